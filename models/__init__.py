@@ -1,0 +1,10 @@
+"""The model zoo, by name. A model is its mixer: everything round it is the same `Encoder`.
+
+A mixer is named by the place of its class, so that names can be listed and checked without importing JAX.
+Adding one: its module, its line here. Someone else's needs no line: `--models=their_package.module:Class`.
+"""
+
+MIXERS: dict[str, str] = {
+    "transformer": "models.attention:Attention",
+    "fnet": "models.fnet:FNet",
+}

@@ -1,0 +1,78 @@
+"""How generated tasks are made: a stream of numbered blocks, drawn by any number of workers, read in order.
+
+Block i depends on the settings, the seed and i alone, so the result never depends on who drew it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+from tasks.task import DataError
+
+Block = TypeVar("Block")
+
+
+def blocks(draw: Callable[[int], Block], workers: int) -> Iterator[Block]:
+    """`draw(0)`, `draw(1)`, … in this order, without end. `draw` must be picklable when workers > 1."""
+    if workers <= 1:
+        yield from map(draw, itertools.count())
+        return
+    # Fresh interpreters: forking a process that has started threads (TensorFlow, BLAS) can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting: deque[Future[Block]] = deque()
+        try:
+            for number in itertools.count():
+                waiting.append(pool.submit(draw, number))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def distinct(
+    draw: Callable[[int], list[tuple[bytes, int]]],
+    count: int,
+    what: str,
+    workers: int,
+    report: Callable[[str], None],
+) -> list[tuple[bytes, int]]:
+    """The first `count` examples of the stream whose contents differ from all before them.
+
+    Raises:
+        DataError: when the stream has run dry, that is, 100 blocks on end brought next to nothing new.
+    """
+    seen: set[bytes] = set()
+    examples: list[tuple[bytes, int]] = []
+    lean, told = 0, time.monotonic()
+    stream = blocks(draw, workers)
+    try:
+        for block in stream:
+            before = len(examples)
+            for example in block:
+                digest = hashlib.blake2b(example[0], digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    examples.append(example)
+            if len(examples) >= count:
+                break
+            if time.monotonic() - told > 2:
+                told = time.monotonic()
+                report(f"{len(examples):,} of {count:,} {what}")
+            lean = lean + 1 if len(examples) - before < 2 else 0
+            if lean == 100:
+                raise DataError(
+                    f"these rules give only {len(examples):,} distinct {what} and {count:,} are asked for: "
+                    "ask for fewer or loosen the rules"
+                )
+    finally:
+        stream.close()
+    return examples[:count]

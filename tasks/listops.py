@@ -1,0 +1,294 @@
+"""ListOps: the value of a nested list expression (Nangia & Bowman 2018, arXiv:1804.06028).
+
+Data card
+    What        `[MAX 2 9 [MIN 4 7 ] 0 ]` → 9. Operators MIN, MAX, MED (median, truncated to an integer) and SM
+                (sum modulo 10) over 2 to 10 arguments, nested at most 10 deep; ten classes.
+    From        Our generator, by the rules of the Long Range Arena (Tay et al. 2020, arXiv:2011.04006): below
+                the maximum depth a node is an operator with probability 1/4, else a digit; a tree is kept when
+                500 < length < 2000; duplicates are dropped; 96,000 / 2,000 / 2,000 examples. Or the files
+                `basic_{train,val,test}.tsv` of the benchmark's release.
+    Decided     The closing bracket is a token (an early release dropped it, which makes the task unlearnable).
+                The vocabulary is fixed, so that ids never depend on a split or on a hash seed. Round brackets
+                carry no meaning and are removed. An expression is never cut by the generator: at a shorter
+                `length` the expressions are shorter. A release's rows that are longer are cut, and counted.
+    Also        `listops_short`: the same rules with short expressions, for laptops and tests. Not comparable
+                with published numbers, and named so.
+    Licence     Generated data has none; the release is Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tasks.generate import distinct
+from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+
+OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
+VOCABULARY = (*"0123456789", *OPERATORS, "]")
+"""Value v is VOCABULARY[v]; its token id is v + 1."""
+_OPERATOR, _CLOSE = 10, 14
+_IDS = {token: value for value, token in enumerate(VOCABULARY)}
+_CANDIDATES = 8192
+"""Trees a block draws: a constant of the stream, so changing it changes the data (and the version)."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What expressions are drawn; the defaults are the benchmark's."""
+
+    max_depth: int = 10
+    """Depth of the deepest digit; the root has depth 1."""
+    max_args: int = 10
+    """An operator has 2 to this many arguments."""
+    min_length: int = 500
+    """An expression is kept when min_length < tokens < max_length."""
+    max_length: int = 2000
+    train: int = 96_000
+    validation: int = 2_000
+    test: int = 2_000
+
+
+def evaluate(values: np.ndarray) -> int:
+    """The value of one expression given as raw values [n]. Raises `DataError` on one that isn't well formed."""
+    stack: list[list[int]] = [[]]
+    for value in values.tolist():
+        if value < _OPERATOR:
+            stack[-1].append(value)
+        elif value < _CLOSE:
+            stack.append([value])
+        else:
+            if len(stack) < 2 or len(stack[-1]) < 2:
+                raise DataError("a ListOps expression closes an operator it never opened, or one without arguments")
+            operator, *args = stack.pop()
+            stack[-1].append(_apply(operator - _OPERATOR, args))
+    if len(stack) != 1 or len(stack[0]) != 1:
+        raise DataError("a ListOps expression has unclosed operators or more than one value")
+    return stack[0][0]
+
+
+def _apply(operator: int, args: list[int]) -> int:
+    if operator == 0:
+        return min(args)
+    if operator == 1:
+        return max(args)
+    if operator == 2:
+        ordered = sorted(args)
+        return (ordered[(len(args) - 1) // 2] + ordered[len(args) // 2]) // 2
+    return sum(args) % 10
+
+
+def parse(text: str) -> np.ndarray:
+    """Raw values uint8 [n] of an expression's text. Raises `DataError` on an unknown token."""
+    try:
+        return np.array([_IDS[t] for t in text.replace("(", " ").replace(")", " ").split()], np.uint8)
+    except KeyError as unknown:
+        raise DataError(f"unknown ListOps token {unknown}; known are {' '.join(VOCABULARY)}") from None
+
+
+# --- the generator -----------------------------------------------------------------------------------
+
+
+def draw_block(rules: Rules, seed: int, block: int) -> list[tuple[bytes, int]]:
+    """The expressions of one block of the stream, as (raw values, answer) in a fixed order.
+
+    A block draws `_CANDIDATES` trees, all at once and level by level, and keeps those of the right length:
+    nearly all work is spent on array operations over a level. Depends on (rules, seed, block) only.
+    """
+    rng = np.random.default_rng([seed, block])
+    levels, lengths = _structures(rng, rules)
+    kept = (lengths > rules.min_length) & (lengths < rules.max_length)
+    if not kept.any():
+        return []
+    values, sizes = _fill(rng, [arity[kept[tree]] for tree, arity in levels])
+    flat = _flatten(values, sizes)
+    ends = np.cumsum(sizes[0])
+    answers = values[0][1]
+    data = flat.tobytes()
+    return [(data[end - size : end], int(a)) for end, size, a in zip(ends, sizes[0], answers, strict=True)]
+
+
+def _structures(rng: np.random.Generator, rules: Rules) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Shapes of the trees: a level's (tree, arity) for each node in order (arity 0 is a digit); trees' lengths.
+
+    A tree that has grown too long is not grown further: its length only has to stay out of range.
+    """
+    tree = np.arange(_CANDIDATES)
+    lengths = np.zeros(_CANDIDATES, np.int64)
+    levels = []
+    for depth in range(1, rules.max_depth + 1):
+        operator = rng.random(len(tree), dtype=np.float32) < 0.25
+        if depth == rules.max_depth:
+            operator[:] = False
+        arity = np.where(operator, rng.integers(2, rules.max_args + 1, len(tree), dtype=np.int8), 0)
+        levels.append((tree, arity))
+        lengths += np.bincount(tree, np.where(operator, 2, 1), _CANDIDATES).astype(np.int64)
+        tree = np.repeat(tree, arity)
+        pending = np.bincount(tree, minlength=_CANDIDATES)
+        overlong = lengths + pending >= rules.max_length
+        lengths[overlong] = rules.max_length
+        tree = tree[~overlong[tree]]
+        if not len(tree):
+            break
+    return levels, lengths
+
+
+def _fill(
+    rng: np.random.Generator, arities: list[np.ndarray]
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
+    """Symbols and answers, from the leaves up: a level's (symbol, answer) and its subtrees' sizes in tokens."""
+    values: list[tuple[np.ndarray, np.ndarray]] = []
+    sizes: list[np.ndarray] = []
+    below, below_size = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for arity in reversed(arities):
+        operator = arity > 0
+        answer = rng.integers(0, 10, len(arity))
+        symbol = answer.copy()
+        size = np.ones(len(arity), np.int64)
+        counts = arity[operator].astype(np.int64)
+        if len(counts):
+            kind = rng.integers(0, len(OPERATORS), len(counts))
+            starts = np.cumsum(counts) - counts
+            segment = np.repeat(np.arange(len(counts)), counts)
+            ordered = np.sort(segment * 16 + below) & 15
+            median = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) // 2
+            total = np.add.reduceat(below, starts) % 10
+            choices = np.stack([ordered[starts], ordered[starts + counts - 1], median, total])
+            answer[operator] = choices[kind, np.arange(len(counts))]
+            symbol[operator] = _OPERATOR + kind
+            size[operator] = 2 + np.add.reduceat(below_size, starts)
+        values.append((symbol, answer))
+        sizes.append(size)
+        below, below_size = answer, size
+    return values[::-1], sizes[::-1]
+
+
+def _flatten(values: list[tuple[np.ndarray, np.ndarray]], sizes: list[np.ndarray]) -> np.ndarray:
+    """All expressions one after the other, uint8: every node's place follows from its parent's and its sizes."""
+    out = np.empty(int(sizes[0].sum()), np.uint8)
+    place = np.cumsum(sizes[0]) - sizes[0]
+    for depth, ((symbol, _), size) in enumerate(zip(values, sizes, strict=True)):
+        out[place] = symbol
+        operator = symbol >= _OPERATOR
+        out[place[operator] + size[operator] - 1] = _CLOSE
+        if depth + 1 == len(sizes) or not operator.any():
+            break
+        # Children lie one after the other behind their parent; the parents' own two tokens set them apart.
+        child = sizes[depth + 1]
+        before = np.cumsum(child) - child
+        parent_span = size[operator] - 2
+        first = np.cumsum(parent_span) - parent_span
+        parent = np.searchsorted(first, before, side="right") - 1
+        place = place[operator][parent] + 1 + before - first[parent]
+    return out
+
+
+def _generate(request: Request) -> Arrays:
+    rules: Rules = replace(request.rules, max_length=min(request.rules.max_length, request.length))
+    if not 2 <= rules.max_args <= 100 or rules.max_depth < 1:
+        raise DataError("ListOps needs 2 ≤ max_args ≤ 100 and max_depth ≥ 1")
+    if rules.min_length + 1 >= rules.max_length:
+        raise DataError(
+            f"no ListOps expression is longer than {rules.min_length} and shorter than {rules.max_length} tokens: "
+            "lower data.min_length or take a greater length"
+        )
+    counts = [rules.train, rules.validation, rules.test]
+    if min(counts) < 1:
+        raise DataError("every split of ListOps needs at least one example")
+    examples = distinct(
+        partial(draw_block, rules, request.seed), sum(counts), "expressions", request.workers, request.report
+    )
+    values, lengths, labels = _pack(examples, request.length)
+    index = np.arange(len(labels), dtype=np.int32)[:, None]
+    cuts = np.cumsum([0, *counts])
+    splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    return Arrays(values, lengths, splits, f"generated (seed {request.seed})")
+
+
+def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values = np.zeros((len(examples), length), np.uint8)
+    lengths = np.zeros(len(examples), np.int32)
+    for row, (data, _) in enumerate(examples):
+        lengths[row] = min(len(data), length)
+        values[row, : lengths[row]] = np.frombuffer(data, np.uint8)[:length]
+    return values, lengths, np.array([answer for _, answer in examples], np.uint8)
+
+
+# --- the reader of the release -----------------------------------------------------------------------
+
+
+def _files(folder: Path) -> list[Path]:
+    """The three TSVs under `folder`: in it, or in `listops-1000` or `lra_release/listops-1000` below it."""
+    for place in (folder, folder / "listops-1000", folder / "lra_release" / "listops-1000"):
+        files = [place / f"basic_{part}.tsv" for part in ("train", "val", "test")]
+        if all(f.is_file() for f in files):
+            return files
+    raise DataError(
+        f"{folder} holds no ListOps: basic_train.tsv, basic_val.tsv and basic_test.tsv are looked for in it and in "
+        "its listops-1000"
+    )
+
+
+def read_tsv(file: Path) -> list[tuple[bytes, int]]:
+    """(raw values, answer) for each row of one of the release's TSVs. Raises `DataError` naming file and line."""
+    examples = []
+    try:
+        with open(file, encoding="ascii", newline="") as lines:
+            rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if next(rows, None) != ["Source", "Target"]:
+                raise DataError(f"{file}: the first line must be 'Source<tab>Target'")
+            for line, row in enumerate(rows, start=2):
+                if len(row) != 2 or row[1] not in tuple("0123456789"):
+                    raise DataError(f"{file}, line {line}: expected an expression, a tab and a digit")
+                examples.append((parse(row[0]).tobytes(), int(row[1])))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a ListOps file: {error.reason} at byte {error.start}") from None
+    if not examples:
+        raise DataError(f"{file}: no rows")
+    return examples
+
+
+def _read(request: Request) -> Arrays:
+    parts = [read_tsv(file) for file in _files(Path(request.source))]
+    examples = [example for part in parts for example in part]
+    values, lengths, labels = _pack(examples, request.length)
+    index = np.arange(len(labels), dtype=np.int32)[:, None]
+    cuts = np.cumsum([0, *map(len, parts)])
+    splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    cut = sum(len(data) > request.length for data, _ in examples)
+    notes = (f"{cut} expressions longer than {request.length} tokens were cut",) if cut else ()
+    return Arrays(values, lengths, splits, "lra_release", notes)
+
+
+def build(request: Request) -> Arrays:
+    """ListOps from the generator or from a folder. Raises `DataError`."""
+    return _generate(request) if request.source == "generate" else _read(request)
+
+
+LISTOPS = Task(
+    name="listops",
+    version="1",
+    vocab=len(VOCABULARY) + 1,
+    classes=10,
+    length=2000,
+    chance=0.1,
+    build=build,
+    rules=Rules(),
+    sources=("generate", "folder"),
+    inputs=_files,
+    summary="nested list operators, up to 2,000 tokens; ten answers",
+)
+
+LISTOPS_SHORT = replace(
+    LISTOPS,
+    name="listops_short",
+    length=64,
+    rules=Rules(max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000),
+    sources=("generate",),
+    inputs=None,
+    summary="the same with expressions under 64 tokens, for laptops; not comparable with published numbers",
+)
