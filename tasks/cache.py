@@ -147,6 +147,7 @@ def _write(entry: Path, arrays: Arrays, settings: dict[str, Any], task: Task) ->
             "source": arrays.source,
             "notes": arrays.notes,
             "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
+            "majority": {name: arrays.majority(name) for name in arrays.splits},
             "vocab": task.vocab,
             "classes": task.classes,
             "fingerprint": _digest({"made": made, "sha256": sums}),
