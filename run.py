@@ -1,14 +1,14 @@
 """The Long Range Arena suite: train and measure sequence models, and compare them.
 
-  python run.py [VERB] [--flag=value ...]
+python run.py [VERB] [--flag=value ...]
 
-  run          train a grid of cells and print the leaderboard (the default verb)
-  prepare      make the tasks' data ready, and say what was done
-  bench        speed and memory alone, without accuracy
-  leaderboard  write the tables of a folder of results
-  list         tasks | models | protocols
+run          train a grid of cells and print the leaderboard (the default verb)
+prepare      make the tasks' data ready, and say what was done
+bench        speed and memory alone, without accuracy
+leaderboard  write the tables of a folder of results
+list         tasks | models | protocols
 
-  python run.py VERB --help shows a verb's flags.
+python run.py VERB --help shows a verb's flags.
 """
 
 from __future__ import annotations
@@ -115,7 +115,12 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     from tasks.cache import describe
 
     plans = grid.plans(
-        grid.protocol_named(f.protocol), f.tasks, ["transformer"], _integers("lengths", f.lengths), [], f["set"].value
+        grid.protocol_named(f.protocol),
+        f.tasks,
+        ["transformer"],
+        _integers("lengths", f.lengths),
+        [],
+        f["set"].value,
     )
     for plan, entry in grid.prepared(plans, f.source, Path(f.data), f.workers, _line).items():
         made = describe(entry)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs import PROTOCOLS
 from lra.recipe import Protocol, Recipe, UsageError, nearest, override
@@ -135,7 +135,7 @@ def cell(plan: Plan, entry: Path, device: dict[str, Any]) -> Cell:
     recipe = plan.recipe
     accelerator = accelerator_name(device)
     if recipe.train.precision == "auto":
-        precision = "float32" if device["platform"] == "cpu" else "bfloat16"
+        precision: Literal["float32", "bfloat16"] = "float32" if device["platform"] == "cpu" else "bfloat16"
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
     data = describe(entry)
     decides = {

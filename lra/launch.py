@@ -42,9 +42,7 @@ def environment(device: str) -> dict[str, str]:
 
 def probe(device: str) -> dict[str, Any]:
     """What the device is, asked of a process of its own. Raises `UsageError` where there is none."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UsageError(f"JAX finds no device for --device={device}: {last}")

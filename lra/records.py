@@ -12,7 +12,14 @@ SCHEMA = 1
 STATUSES = ("ok", "oom", "failed", "timeout", "diverged", "interrupted")
 FINAL = ("ok", "oom", "diverged")
 """Results that the same cell would give again; the others are tried again by the next run."""
-_NEEDED: dict[str, type] = {"schema": int, "status": str, "key": str, "cell": dict, "recipe": dict, "data": dict}
+_NEEDED: dict[str, type] = {
+    "schema": int,
+    "status": str,
+    "key": str,
+    "cell": dict,
+    "recipe": dict,
+    "data": dict,
+}
 
 Record = dict[str, Any]
 

@@ -167,12 +167,12 @@ def _write(entry: Path, arrays: Arrays, settings: dict[str, Any], task: Task) ->
 @contextlib.contextmanager
 def _locked(cache: Path, name: str, report: Callable[[str], None]) -> Iterator[None]:
     """Holds the entry's lock: of two processes that want the same data, one makes it and the other waits."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = open(cache / f".{name}.lock", "w")
-    except OSError as error:
-        raise DataError(f"cannot write the data cache {cache}: {error.strerror or error}") from None
-    with lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(cache / f".{name}.lock", "w"))
+        except OSError as error:
+            raise DataError(f"cannot write the data cache {cache}: {error.strerror or error}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

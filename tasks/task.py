@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class DataError(Exception):
     """Data that is missing, damaged or not what it claims to be. One line that says what to do."""
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """One split: which rows of the table make each example, and its class."""
 
     index: np.ndarray
