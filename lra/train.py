@@ -175,6 +175,15 @@ class Program:
         return jnp.where(real, losses, 0).sum(), (real & (logits.argmax(-1) == labels)).sum()
 
 
+def steps_in_chunk(program: Program, state: State, data: Data, steps_between: int) -> tuple[float | None, int]:
+    """One step's floating-point operations by the compiler's count, and the steps of a chunk of about a second."""
+    rows = jnp.zeros(program.recipe.train.batch, jnp.uint32)
+    lowered = jax.jit(program.step).lower(state, rows, program.rest, data)
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
+    return flops, chunk_length(steps_between, (flops or 1e9) / speed)
+
+
 def chunk_length(steps_between: int, seconds_a_step: float) -> int:
     """Steps in a chunk: the largest divisor of `steps_between` that is expected to take about a second."""
     most = max(1, min(steps_between, round(_SECONDS_A_CHUNK / seconds_a_step)))
@@ -200,14 +209,10 @@ def fit(
     outcome = Outcome(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
 
     started = time.perf_counter()
-    rows = jnp.zeros(budget.batch, jnp.uint32)
-    lowered = jax.jit(program.step).lower(state, rows, rest, data["train"])
-    outcome.flops_per_step = (lowered.cost_analysis() or {}).get("flops")
-    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
     interval = min(budget.eval_every, budget.steps)
-    length = chunk_length(interval, (outcome.flops_per_step or 1e9) / speed)
-    compiled = {length: _compile(program, state, data["train"], length)}
-    outcome.compiled_bytes = _bytes(compiled[length])
+    outcome.flops_per_step, length = steps_in_chunk(program, state, data["train"], interval)
+    compiled = {length: compile_chunk(program, state, data["train"], length)}
+    outcome.compiled_bytes = program_bytes(compiled[length])
     evaluate = {
         split: jax.jit(program.evaluate).lower(state.params, rest, data[split], jnp.int32(0)).compile()
         for split in ("validation", "test")
@@ -229,7 +234,7 @@ def fit(
         size = min(length, stop - outcome.steps)
         if size not in compiled:
             started = time.perf_counter()
-            compiled[size] = _compile(program, state, data["train"], size)
+            compiled[size] = compile_chunk(program, state, data["train"], size)
             outcome.compile_seconds += time.perf_counter() - started
         started = time.perf_counter()
         state, told = compiled[size](state, rest, data["train"])
@@ -267,12 +272,14 @@ def fit(
     return outcome
 
 
-def _compile(program: Program, state: State, data: Data, steps: int) -> Any:
+def compile_chunk(program: Program, state: State, data: Data, steps: int) -> Any:
+    """The compiled chunk (state, rest, data) → (state, metrics); it consumes the state it is given."""
     chunk = jax.jit(program.chunk, static_argnames="steps", donate_argnames="state")
     return chunk.lower(state, program.rest, data, steps=steps).compile()
 
 
-def _bytes(compiled: Any) -> int | None:
+def program_bytes(compiled: Any) -> int | None:
+    """Temporaries + arguments + outputs − aliased of a compiled program, as the compiler plans them."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None

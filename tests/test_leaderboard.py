@@ -91,8 +91,8 @@ def test_the_order_of_files_does_not_matter():
 
 def test_files_are_written_and_read_back(tmp_path):
     for number, made in enumerate([record(score=0.4), record("transformer", status="oom")]):
-        records.write(records.path_of(tmp_path, f"r{number}"), made)
-    records.path_of(tmp_path, "r9").write_text("{")
+        records.write(tmp_path / "records" / f"r{number}.json", made)
+    (tmp_path / "records" / "r9.json").write_text("{")
     text, problems = leaderboard.write(tmp_path, tmp_path / "out")
     assert len(problems) == 1
     board = pd.read_csv(tmp_path / "out" / "leaderboard.csv")

@@ -13,7 +13,7 @@ from tests.made import record
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
     made = record(score=0.25) | {"nested": {"list": [1, 2.5, None, "é"]}}
-    path = records.path_of(tmp_path, "cell")
+    path = tmp_path / "records" / "cell.json"
     records.write(path, made)
     assert records.read(path) == made
     assert os.listdir(path.parent) == ["cell.json"]
@@ -52,8 +52,8 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeyp
     ],
 )
 def test_damaged_records_are_named_and_left_out(tmp_path, content, words):
-    records.write(records.path_of(tmp_path, "a"), record())
-    records.path_of(tmp_path, "b").write_text(content)
+    records.write(tmp_path / "records" / "a.json", record())
+    (tmp_path / "records" / "b.json").write_text(content)
     found, problems = records.read_all(tmp_path)
     assert len(found) == 1 and len(problems) == 1
     assert words in problems[0] and "b.json" in problems[0]
