@@ -123,6 +123,17 @@ def markdown(board: pd.DataFrame) -> str:
     return _grid(shown)
 
 
+def notes(tidy: pd.DataFrame) -> str:
+    """What the table's numbers are, and what always answering the most frequent class would give."""
+    if "data.majority.test" not in tidy:
+        return ""
+    tidy = tidy.assign(column=tidy["task"] + "@" + tidy["length"].astype(str))
+    share = 100 * tidy.groupby("column")["data.majority.test"].max()
+    known = ", ".join(f"{column} {value:.2f}" for column, value in share.dropna().items())
+    told = "\nTest accuracy at the best validation step; ± is the standard deviation over seeds."
+    return f"{told} Most frequent class: {known} %.\n" if known else f"{told}\n"
+
+
 def _score(row: pd.Series, column: str) -> str:
     if math.isnan(row[column]):
         status = row.get(f"{column} status")
@@ -155,7 +166,7 @@ def write(results: Path, out: Path) -> tuple[str, list[str]]:
     found, problems = records.read_all(results)
     tidy = cells(found)
     board = table(tidy)
-    text = markdown(board)
+    text = markdown(board) + notes(tidy)
     csv = board.to_csv(index=False, float_format="%.6g")
     _write(out, {"cells.csv": tidy.to_csv(index=False), "leaderboard.csv": csv, "leaderboard.md": text})
     return text, problems

@@ -101,6 +101,7 @@ def test_files_are_written_and_read_back(tmp_path):
     assert len(tidy) == 2 and {"recipe.train.steps", "data.fingerprint", "key", "test_best"} <= set(tidy.columns)
     assert (tmp_path / "out" / "leaderboard.md").read_text() == text
     assert "40.00 (1 seed)" in text and "oom" in text
+    assert "Most frequent class: listops@2000 20.00 %" in text
 
 
 def test_no_records_is_a_table_too():
