@@ -10,7 +10,7 @@ import itertools
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from tasks.task import DataError
 Block = TypeVar("Block")
 
 
-def blocks(draw: Callable[[int], Block], workers: int) -> Iterator[Block]:
+def blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None, None]:
     """`draw(0)`, `draw(1)`, … in this order, without end. `draw` must be picklable when workers > 1."""
     if workers <= 1:
         yield from map(draw, itertools.count())
