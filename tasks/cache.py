@@ -169,7 +169,10 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
         "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
         "vocab": task.vocab,
         "classes": task.classes,
+        "summary": task.summary,
         "shape": task.shape,
+        "names": task.names,
+        "alphabet": task.alphabet,
         "sha256": sums,
     }
     meta["fingerprint"] = _fingerprint(meta)

@@ -122,7 +122,7 @@ def build(request: Request) -> Arrays:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds {path.parent.name} {path.name}", [])
+        return _arrays(request, _from_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.notes(path))
     archive = PYTHON if path.name == PYTHON.name else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
@@ -177,4 +177,5 @@ IMAGE = Task(
     tfds="cifar10",
     summary="grey CIFAR-10 pictures as 1,024 pixels; ten classes",
     shape=(32, 32),
+    names=CLASSES,
 )

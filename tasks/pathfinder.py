@@ -295,6 +295,7 @@ def _task(size: int, difficulty: str) -> Task:
         tfds=kind.name,
         summary=f"{size}×{size} drawings: are two discs joined by a dashed path ({difficulty})",
         shape=(size, size),
+        names=("apart", "joined"),
     )
 
 

@@ -174,4 +174,5 @@ RETRIEVAL = Task(
     archive=LRA_RELEASE,
     pair=True,
     summary="two papers as bytes: does one cite the other",
+    names=("unrelated", "cites"),
 )

@@ -151,3 +151,7 @@ class Task:
     summary: str = ""
     shape: tuple[int, ...] = field(default=())
     """How a picture's pixels are laid out; empty for text."""
+    names: tuple[str, ...] = ()
+    """What the classes mean, for people."""
+    alphabet: tuple[str, ...] = ()
+    """What the values mean, for people; empty for bytes and pixels."""

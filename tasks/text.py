@@ -78,7 +78,7 @@ def build(request: Request) -> Arrays:
     """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", [])
+        return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", tfds.notes(path))
     with opened(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
         return _arrays(request, _from_folder(folder), f"aclImdb ({path.name})", notes)
 
@@ -147,4 +147,5 @@ TEXT = Task(
     archive=ACLIMDB,
     tfds="imdb_reviews/plain_text",
     summary="IMDb reviews as bytes: liked or not",
+    names=("negative", "positive"),
 )

@@ -5,6 +5,7 @@ TFDS never downloads here: `tasks.download` does, with a lock and a resume, and 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -22,10 +23,13 @@ MISSING = (
 )
 
 
+_UNVERIFIED = "tfds-unverified"
+
+
 def folders(cache: Path, allow_unverified: bool) -> list[Path]:
     """Where prepared copies may lie: $TFDS_DATA_DIR, what was built here, and TFDS's own default."""
     own = [os.environ["TFDS_DATA_DIR"]] if os.environ.get("TFDS_DATA_DIR") else []
-    built = [cache / "tfds-unverified"] if allow_unverified else []
+    built = [cache / _UNVERIFIED] if allow_unverified else []
     return [*map(Path, own), cache / "tfds", *built, Path("~/tensorflow_datasets").expanduser()]
 
 
@@ -59,7 +63,7 @@ def build(
     """
     tfds = _import()
     unverified = verify(path, archive, allow_unverified)
-    place = cache / ("tfds-unverified" if unverified else "tfds")
+    place = cache / (_UNVERIFIED if unverified else "tfds")
     if "TFDS_DATA_DIR" in os.environ and not unverified:
         place = Path(os.environ["TFDS_DATA_DIR"])
     with writing(place):
@@ -68,6 +72,7 @@ def build(
         builder = tfds.builder(name, data_dir=str(place))
         if unverified:
             _register(tfds, builder, path, archive)
+            _only_used(builder)
         report(f"TensorFlow Datasets builds {name} from {path}")
         config = tfds.download.DownloadConfig(manual_dir=str(path.parent), try_download_gcs=False)
         builder.download_and_prepare(download_dir=str(place / "downloads"), download_config=config)
@@ -75,6 +80,25 @@ def build(
         line = str(error).strip().split("\n")[0]
         raise DataError(f"TensorFlow Datasets cannot build {name} from {path}: {line}") from error
     return Path(builder.data_dir)
+
+
+def notes(folder: Path) -> list[str]:
+    """What a user should know of a prepared copy."""
+    return ["built by TFDS from an unverified copy of the archive"] if _UNVERIFIED in folder.parts else []
+
+
+def _only_used(builder: Any) -> None:
+    """Has TFDS build train and test alone: a copy without the unlabelled reviews fails otherwise."""
+    every = builder._split_generators
+
+    @functools.wraps(every)
+    def used(manager: Any) -> Any:
+        splits = every(manager)
+        if isinstance(splits, dict):
+            return splits
+        return [split for split in splits if str(split.name) in ("train", "test")]
+
+    builder._split_generators = used
 
 
 def _register(tfds: ModuleType, builder: Any, path: Path, archive: Archive) -> None:
