@@ -157,7 +157,7 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     sums = {}
     for name, array in parts.items():
         file = folder / f"{name}.npy"
-        if not (isinstance(array, np.memmap) and array.filename == str(file)):  # else it lies there already
+        if not (isinstance(array, np.memmap) and file.exists() and os.path.samefile(array.filename, file)):
             with open(file, "wb") as out:
                 np.save(out, array, allow_pickle=False)
             sync(file)
@@ -167,6 +167,7 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
         "source": arrays.source,
         "notes": arrays.notes,
         "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
+        "majority": {name: arrays.majority(name) for name in arrays.splits},
         "vocab": task.vocab,
         "classes": task.classes,
         "summary": task.summary,

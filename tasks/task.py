@@ -57,6 +57,11 @@ class Arrays:
     notes: tuple[str, ...] = ()
     """What a user should know of this copy: examples cut, skipped or dropped."""
 
+    def majority(self, split: str = "test") -> float:
+        """Accuracy of always answering the split's most frequent class."""
+        labels = self.splits[split].labels
+        return float(np.bincount(labels).max() / len(labels))
+
 
 @dataclass(frozen=True)
 class Splits(Arrays):
@@ -72,11 +77,6 @@ class Splits(Arrays):
         """Token ids int32 [..., L] of the table's `rows`; 0 beyond each document's length."""
         inside = np.arange(self.values.shape[1]) < self.lengths[rows][..., None]
         return np.where(inside, self.values[rows].astype(np.int32) + 1, 0)
-
-    def majority(self, split: str = "test") -> float:
-        """Accuracy of always answering the split's most frequent class."""
-        labels = self.splits[split].labels
-        return float(np.bincount(labels).max() / len(labels))
 
 
 @dataclass(frozen=True)

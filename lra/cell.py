@@ -1,0 +1,132 @@
+"""One cell in a process of its own: `python -m lra.cell SPEC.json`. Joins a task's arrays and a model.
+
+Standard output carries progress as JSON lines; what libraries print goes to standard error. The process ends
+as soon as its standard input closes, so it never outlives the run that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lra import device, records
+from lra.recipe import Recipe, from_dict
+from lra.train import Outcome, fit
+from models.build import mixer_factory
+from models.encoder import Encoder
+from tasks import TASKS
+from tasks.cache import open_entry
+
+
+def build(spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> Encoder:
+    """The model of a cell, initialised from its seed."""
+    e = recipe.encoder
+    make_mixer = mixer_factory(
+        spec["cell"]["model"], {}, heads=e.heads, qkv=e.qkv, dropout=e.attention_dropout, layers=e.layers
+    )
+    return Encoder(
+        make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
+        positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout,
+        rngs=nnx.Rngs(spec["cell"]["seed"]),
+    )  # fmt: skip
+
+
+def run(spec: dict[str, Any], tell: Any) -> records.Record:
+    """Trains and tests one cell; returns its record, whatever happens short of the process's death."""
+    record: records.Record = dict(spec["record"])
+    record |= {"device": device.describe(), "versions": device.versions()}
+    started = time.perf_counter()
+    outcome = Outcome()
+    try:
+        recipe = from_dict(Recipe, spec["record"]["recipe"])
+        splits = open_entry(Path(spec["entry"]))
+        pair = TASKS[spec["cell"]["task"]].pair
+        model = build(spec, recipe, splits.vocab, splits.classes, pair, splits.values.shape[1])
+        outcome = fit(model, splits, recipe, spec["cell"]["seed"], tell)
+    except Exception as error:
+        traceback.print_exc()
+        outcome.status = "oom" if _out_of_memory(error) else "failed"
+        outcome.error = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    return record | report(outcome, spec["cell"]["seed"]) | {"wall_seconds": time.perf_counter() - started}
+
+
+def report(outcome: Outcome, seed: int) -> dict[str, Any]:
+    """What an outcome adds to a record."""
+    return {
+        "status": outcome.status,
+        "error": outcome.error,
+        "results": [
+            {
+                "seed": seed,
+                "steps": outcome.steps,
+                "best_step": outcome.best_step,
+                "validation_best": outcome.validation_best,
+                "validation_last": outcome.validation_last,
+                "test_best": outcome.test_best,
+                "test_last": outcome.test_last,
+                "curve": outcome.curve,
+            }
+        ],
+        "parameters": outcome.parameters,
+        "flops_per_step": outcome.flops_per_step,
+        "compile_seconds": outcome.compile_seconds,
+        "train_speed": speed(outcome.blocks),
+        "memory": device.memory(outcome.compiled_bytes),
+    }
+
+
+def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int] | None:
+    """Steps per second over the timed chunks but the first: the median and the quartiles of the chunks' rates."""
+    timed = blocks[1:] or blocks
+    if not timed:
+        return None
+    rates = sorted(steps / seconds for steps, seconds in timed)
+
+    def quantile(q: float) -> float:
+        place = q * (len(rates) - 1)
+        low = int(place)
+        high = min(low + 1, len(rates) - 1)
+        return rates[low] + (place - low) * (rates[high] - rates[low])
+
+    return {
+        "steps_per_second": quantile(0.5),
+        "quartile_1": quantile(0.25),
+        "quartile_3": quantile(0.75),
+        "blocks": len(rates),
+    }
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
+
+
+def _die_with_parent() -> None:
+    os.read(0, 1)  # returns when the parent is gone and the pipe with it
+    os._exit(1)
+
+
+def main() -> None:
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    if spec["compilation_cache"]:
+        jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
+
+    def tell(progress: dict[str, float]) -> None:
+        print(json.dumps(progress), file=told, flush=True)
+
+    records.write(Path(spec["path"]), run(spec, tell))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Runs cells one after the other, each in a process of its own, and sees to it that each leaves a record.
+
+The parent never imports JAX: a cell that dies takes nothing with it, and each starts with the whole device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lra import records
+from lra.grid import Cell
+from lra.progress import CellProgress
+from lra.recipe import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+def environment(device: str) -> dict[str, str]:
+    """The environment of a process that is to use `device`."""
+    env = dict(os.environ)
+    if device != "auto":
+        env["JAX_PLATFORMS"] = PLATFORMS[device]
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return env
+
+
+def probe(device: str) -> dict[str, Any]:
+    """What the device is, asked of a process of its own. Raises `UsageError` where there is none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(f"JAX finds no device for --device={device}: {last}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def finished(results: Path, cell: Cell) -> bool:
+    """Whether the cell has a record that another run would only repeat."""
+    try:
+        record = records.read(records.path_of(results, cell.name))
+    except ValueError:
+        return False
+    return record["key"] == cell.key and record["status"] in records.FINAL
+
+
+def run_cells(cells: Sequence[Cell], results: Path, data: Path, device: str, console: Console) -> dict[str, int]:
+    """Runs the cells; returns how many ended with each status.
+
+    A KeyboardInterrupt ends the running cell's process and is passed on; finished cells have their records.
+    """
+    counts: dict[str, int] = {}
+    for number, cell in enumerate(cells, start=1):
+        p = cell.plan
+        label = f"[{number}/{len(cells)}] {p.task} × {p.model}, length {p.length:,}, seed {p.seed}"
+        record = _run(cell, results, data, device, console, label.replace("[", r"\["))
+        counts[record["status"]] = counts.get(record["status"], 0) + 1
+        console.print(f"{label}: {summary(record)}", highlight=False, markup=False, soft_wrap=True)
+    return counts
+
+
+def summary(record: records.Record) -> str:
+    """A finished cell in a few words."""
+    if record["status"] != "ok":
+        return f"{record['status']}: {record['error']}"
+    result, speed = record["results"][0], record["train_speed"]
+    return (
+        f"test {100 * result['test_best']:.2f} % at step {result['best_step']:,}, "
+        f"{speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
+    )
+
+
+def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, label: str) -> records.Record:
+    path = records.path_of(results, cell.name)
+    log = results / "logs" / f"{cell.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = _start(cell)
+    spec = {
+        "cell": start["cell"],
+        "record": start,
+        "entry": str(cell.entry.resolve()),
+        "path": str(path.resolve()),
+        "compilation_cache": str((data / "compiled").resolve()),
+    }
+    kills = _memory_kills()
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".json") as file,
+        open(log, "wb") as errors,
+        CellProgress(console, label, cell.plan.recipe.train.steps) as progress,
+    ):
+        json.dump(spec, file)
+        file.flush()
+        # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lra.cell", file.name],
+            env=environment(device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                progress.update(json.loads(line))
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    if code == 0:
+        return records.read(path)
+    record = start | {
+        "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
+        "error": _cause(code),
+        "log": _tail(log),
+    }
+    records.write(path, record)
+    return record
+
+
+def _start(cell: Cell) -> records.Record:
+    """What is known of a record before the cell runs."""
+    p = cell.plan
+    return {
+        "schema": records.SCHEMA,
+        "status": "failed",
+        "error": "",
+        "key": cell.key,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cell": {
+            "task": p.task,
+            "model": p.model,
+            "length": p.length,
+            "protocol": p.protocol,
+            "seed": p.seed,
+            "accelerator": cell.accelerator,
+        },
+        "recipe": dataclasses.asdict(p.recipe),
+        "overrides": list(p.overrides),
+        "data": {
+            "source": cell.data["source"],
+            "fingerprint": cell.data["fingerprint"],
+            "task_version": cell.data["settings"]["version"],
+            "counts": cell.data["counts"],
+            "majority": cell.data["majority"],
+            "notes": cell.data["notes"],
+        },
+        "commit": _commit(),
+        "command": shlex.join(["python", *sys.argv]),
+        "results": [],
+    }
+
+
+def _commit() -> str | None:
+    """The suite's commit, with '+changes' where the working tree differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return None
+    changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _cause(code: int) -> str:
+    if code < 0:
+        return f"the cell's process was ended by {signal.Signals(-code).name}"
+    return f"the cell's process ended with exit code {code}"
+
+
+def _tail(log: Path, lines: int = 20, most: int = 8192) -> list[str]:
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - most))
+        return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def _memory_kills() -> int:
+    """How often the kernel has killed a process for memory since it started; 0 where it does not say."""
+    try:
+        found = re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0

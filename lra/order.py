@@ -1,0 +1,49 @@
+"""The order of training examples: a pure function of (seed, step), with nothing to store or to resume.
+
+Every epoch visits the examples in an order of its own, a permutation that can be evaluated at any single
+place. It is the swap-or-not shuffle (Hoang, Morris & Rogaway 2012, "An Enciphering Scheme Based on a Card
+Shuffle"): in each of r rounds, x and its partner (k_r − x) mod n are swapped, or not, by one bit that depends
+on the larger of the two. Works on NumPy and JAX arrays alike, with equal results.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+ROUNDS = 40
+"""At least 2 log₂ n for n up to a million; the shuffle is a permutation with any number of rounds."""
+
+
+def examples(step: Any, batch: int, count: int, seed: int, xp: ModuleType) -> Any:
+    """Rows of the training split that make the batch of `step`, uint32 [batch].
+
+    Batches run on over the end of an epoch, so no example is dropped or doubled within one.
+
+    Args:
+        step: the step, from 0; a scalar that may be traced. step × batch must stay below 2³².
+        count: examples in the split.
+        xp: `numpy` or `jax.numpy`.
+    """
+    place = xp.asarray(step).astype(xp.uint32) * xp.uint32(batch) + xp.arange(batch, dtype=xp.uint32)
+    n = xp.uint32(count)
+    return permute(place % n, count, _hash(_hash(place // n) ^ xp.uint32(seed % 2**32)), xp)
+
+
+def permute(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
+    """Where the permutation of 0 … count − 1 chosen by `key` sends x. uint32 arrays of one shape."""
+    n = xp.uint32(count)
+    for number in range(ROUNDS):
+        key = _hash(key + xp.uint32(0x9E3779B9 + number))
+        partner = (key % n + n - x) % n
+        larger = xp.maximum(x, partner)
+        x = xp.where(_hash(larger ^ key) & xp.uint32(1) == 0, x, partner)
+    return x
+
+
+def _hash(x: Any) -> Any:
+    """A bijective mixer of 32 bits (the constants are those of Wellons' hash prospector, lowbias32)."""
+    u = x.dtype.type
+    x = (x ^ (x >> u(16))) * u(0x7FEB352D)
+    x = (x ^ (x >> u(15))) * u(0x846CA68B)
+    return x ^ (x >> u(16))

@@ -1,0 +1,54 @@
+"""One live line a cell on a terminal; a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class CellProgress:
+    """Shows how far one cell is: step, loss, validation accuracy, steps a second, time left."""
+
+    def __init__(self, console: Console, label: str, steps: int):
+        self.console, self.label, self.steps = console, label, steps
+        self.told: dict[str, float] = {}
+        self.last_line = time.monotonic()
+        self.live: Progress | None = None
+        self.task = TaskID(0)
+        if console.is_terminal:
+            self.live = Progress(
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"),
+                TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self.task = self.live.add_task(label, total=steps, told="starting")
+
+    def __enter__(self) -> CellProgress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def update(self, told: dict[str, float]) -> None:
+        """Takes what the cell's process told."""
+        self.told |= told
+        if self.live:
+            self.live.update(self.task, completed=self.told["step"], told=self._text())
+        elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            left = (self.steps - self.told["step"]) / self.told.get("steps_per_second", float("inf"))
+            self.console.print(f"  {self.label}: {self._text()}, {left:.0f} s left", highlight=False, soft_wrap=True)
+
+    def _text(self) -> str:
+        t = self.told
+        words = [f"step {t['step']:,.0f}/{self.steps:,}", f"loss {t.get('loss', float('nan')):.3f}"]
+        if "validation_accuracy" in t:
+            words.append(f"validation {100 * t['validation_accuracy']:.1f} %")
+        return ", ".join([*words, f"{t.get('steps_per_second', 0):.3g} steps/s"])

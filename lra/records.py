@@ -1,0 +1,81 @@
+"""Records: one JSON file a cell, written whole or not at all. Imports no JAX."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+STATUSES = ("ok", "oom", "failed", "timeout", "diverged", "interrupted")
+FINAL = ("ok", "oom", "diverged")
+"""Results that the same cell would give again; the others are tried again by the next run."""
+_NEEDED: dict[str, type] = {"schema": int, "status": str, "key": str, "cell": dict, "recipe": dict, "data": dict}
+
+Record = dict[str, Any]
+
+
+def path_of(results: Path, name: str) -> Path:
+    """Where the record of the cell called `name` lies."""
+    return results / "records" / f"{name}.json"
+
+
+def write(path: Path, record: Record) -> None:
+    """Writes a record beside its place, syncs it and renames it. NaN becomes null. Raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "w") as file:
+            json.dump(_plain(record), file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(path: Path) -> Record:
+    """One record. Raises `ValueError` saying what is wrong with the file."""
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a whole record: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: not a record")
+    for name, kind in _NEEDED.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"{path}: not a record: '{name}' is missing or of another type")
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"{path}: written by schema {record['schema']}, and this version reads {SCHEMA}")
+    if record["status"] not in STATUSES:
+        raise ValueError(f"{path}: unknown status '{record['status']}'")
+    return record
+
+
+def read_all(results: Path) -> tuple[list[Record], list[str]]:
+    """All records of a results folder in the order of their names, and a line for each file left out."""
+    records, problems = [], []
+    for path in sorted((results / "records").glob("[!.]*.json")):
+        try:
+            records.append(read(path))
+        except ValueError as problem:
+            problems.append(str(problem))
+    return records, problems

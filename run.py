@@ -1,0 +1,221 @@
+"""The Long Range Arena suite: train and measure sequence models, and compare them.
+
+  python run.py [VERB] [--flag=value ...]
+
+  run          train a grid of cells and print the leaderboard (the default verb)
+  prepare      make the tasks' data ready, and say what was done
+  bench        speed and memory alone, without accuracy
+  leaderboard  write the tables of a folder of results
+  list         tasks | models | protocols
+
+  python run.py VERB --help shows a verb's flags.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from absl import flags
+
+VERBS = ("run", "prepare", "bench", "leaderboard", "list")
+
+
+def _grid_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_list("tasks", [], "Tasks, or all; empty: the protocol's own.", flag_values=f)
+    flags.DEFINE_list("models", [], "Models, or all; empty: the protocol's own.", flag_values=f)
+    flags.DEFINE_list("lengths", [], "Sequence lengths in tokens; empty: each task's own.", flag_values=f)
+    flags.DEFINE_string("protocol", "quick", "How cells are run: see `list protocols`.", flag_values=f)
+    flags.DEFINE_multi_string("set", [], "A recipe's field: --set optimizer.learning_rate=0.01", flag_values=f)
+
+
+def _data_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "source", "auto", "Where data comes from: auto, generate, tfds, or a folder's path.", flag_values=f
+    )
+    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that prepare data.", 1, flag_values=f)
+
+
+def _run_flags(f: flags.FlagValues) -> None:
+    _grid_flags(f)
+    _data_flags(f)
+    flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's own.", flag_values=f)
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
+    flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
+    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
+    flags.DEFINE_bool("dry_run", False, "Only print the cells and their cost in steps.", flag_values=f)
+    flags.DEFINE_bool("rerun", False, "Run finished cells again.", flag_values=f)
+
+
+def _prepare_flags(f: flags.FlagValues) -> None:
+    _grid_flags(f)
+    _data_flags(f)
+
+
+def _leaderboard_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
+    flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
+
+
+def _integers(name: str, words: list[str]) -> list[int]:
+    from lra.recipe import UsageError
+
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise UsageError(f"--{name} takes whole numbers, not '{','.join(words)}'") from None
+
+
+def run(f: flags.FlagValues, rest: list[str]) -> int:
+    """Trains a grid and prints the leaderboard."""
+    from rich.console import Console
+
+    from lra import grid, launch
+    from lra.recipe import UsageError
+
+    console = Console()
+    protocol = grid.protocol_named(f.protocol)
+    seeds = _integers("seeds", f.seeds)
+    plans = grid.plans(protocol, f.tasks, f.models, _integers("lengths", f.lengths), seeds, f["set"].value)
+    if f.dry_run:
+        for p in plans:
+            t = p.recipe.train
+            tokens = t.steps * t.batch * p.length
+            print(f"{p.task} × {p.model}, length {p.length:,}, seed {p.seed}: {t.steps:,} steps of {t.batch} "
+                  f"({tokens:.2g} tokens)")  # fmt: skip
+        print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
+        return 0
+    results, data = Path(f.results), Path(f.data)
+    try:
+        (results / "records").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
+    device = launch.probe(f.device)
+    entries = grid.prepared(plans, f.source, data, f.workers, _line)
+    cells = [grid.cell(p, entries[p], device) for p in plans]
+    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
+    done = len(cells) - len(left)
+    told = f", {done} already done (--rerun repeats them)" if done else ""
+    console.print(f"{len(cells)} cells on {grid.accelerator_name(device)}{told}", highlight=False)
+    try:
+        launch.run_cells(left, results, data, f.device, console)
+    except KeyboardInterrupt:
+        print("\nStopped. Finished cells are kept: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return leaderboard(f, [])
+
+
+def prepare(f: flags.FlagValues, rest: list[str]) -> int:
+    """Puts the data of a grid into the cache."""
+    from lra import grid
+    from tasks.cache import describe
+
+    plans = grid.plans(
+        grid.protocol_named(f.protocol), f.tasks, ["transformer"], _integers("lengths", f.lengths), [], f["set"].value
+    )
+    for plan, entry in grid.prepared(plans, f.source, Path(f.data), f.workers, _line).items():
+        made = describe(entry)
+        counts = " / ".join(f"{made['counts'][split]:,}" for split in ("train", "validation", "test"))
+        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {made['source']}, in {entry}")
+        for note in made["notes"]:
+            print(f"  {note}")
+    return 0
+
+
+def bench(f: flags.FlagValues, rest: list[str]) -> int:
+    """Speed and memory alone: the cells are run for a few steps and not evaluated for accuracy."""
+    raise NotImplementedError
+
+
+def leaderboard(f: flags.FlagValues, rest: list[str]) -> int:
+    """Writes the tables of a results folder and prints the leaderboard."""
+    from lra import leaderboard
+    from lra.recipe import UsageError
+
+    results, out = Path(f.results), Path(f.out)
+    if not (results / "records").is_dir():
+        raise UsageError(f"no records in {results}: run cells first, or give their folder with --results")
+    try:
+        text, problems = leaderboard.write(results, out)
+    except OSError as error:
+        raise UsageError(f"cannot write --out={out}: {error.strerror}") from None
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"\n{text}\n{out}/leaderboard.csv, {out}/cells.csv, {out}/leaderboard.md")
+    return 0
+
+
+def list_(f: flags.FlagValues, rest: list[str]) -> int:
+    """Prints what there is to choose from."""
+    from configs import PROTOCOLS
+    from lra.recipe import UsageError, nearest
+    from models import MIXERS
+    from tasks import TASKS
+
+    tables = {
+        "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
+        "models": dict(MIXERS),
+        "protocols": {p.name: f"{p.summary} (tasks: {', '.join(p.tasks)})" for p in PROTOCOLS.values()},
+    }
+    if len(rest) != 1:
+        raise UsageError(f"list takes one of {', '.join(tables)}")
+    if rest[0] not in tables:
+        raise UsageError(nearest("list", rest[0], tables))
+    width = max(map(len, tables[rest[0]]))
+    for name, words in tables[rest[0]].items():
+        print(f"{name:{width}}  {words}")
+    return 0
+
+
+def _line(text: str) -> None:
+    print(text, flush=True)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command line; returns the exit code."""
+    from lra.recipe import UsageError, nearest
+    from tasks.task import DataError
+
+    verb, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("run", arguments)
+    verbs = {
+        "run": (run, _run_flags),
+        "prepare": (prepare, _prepare_flags),
+        "bench": (bench, _run_flags),
+        "leaderboard": (leaderboard, _leaderboard_flags),
+        "list": (list_, lambda f: None),
+    }
+    try:
+        if arguments[:1] in (["--help"], ["-h"], ["help"]):
+            print((__doc__ or "").strip())
+            return 0
+        if verb not in verbs:
+            raise UsageError(nearest("verb", verb, verbs))
+        act, define = verbs[verb]
+        values = flags.FlagValues()
+        define(values)
+        if {"--help", "-h"} & set(rest):
+            print(f"python run.py {verb}: {act.__doc__}\n\n{values.get_help()}")
+            return 0
+        positional = values([f"run.py {verb}", *rest])[1:]
+        if positional and verb != "list":
+            raise UsageError(f"{verb} takes flags only, not '{positional[0]}'")
+        return act(values, positional)
+    except (UsageError, DataError, flags.Error) as error:
+        print(f"run.py {verb}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
