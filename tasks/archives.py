@@ -12,9 +12,9 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
-from tasks.files import Progress, sha256, writing
+from tasks.files import Progress, sha256
 from tasks.task import Archive, DataError, Request
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
@@ -55,15 +55,15 @@ def opened(
     more than `limit` bytes of them.
 
     Raises:
-        DataError: the archive is damaged, too large, not the published one, or there is no room to unpack it.
+        DataError: the archive is damaged, too large, or not the published one.
+        OSError: there is no room to unpack it.
     """
     path = Path(request.source)
     if path.is_dir():
         yield path, []
         return
     note = verify(path, archive, request.allow_unverified)
-    with writing(request.scratch or Path(tempfile.gettempdir())):
-        folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=request.scratch))
+    folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=request.scratch))
     try:
         unpack(path, folder, wanted, limit, Progress(request.report))
         yield folder, [note] if note else []
@@ -75,7 +75,12 @@ def opened(
 
 
 def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], limit: int, progress: Progress) -> None:
-    """Unpacks the wanted regular files of a tar archive below `folder`. Raises `DataError`."""
+    """Unpacks the wanted regular files of a tar archive below `folder`.
+
+    Raises:
+        DataError: the archive is damaged or unpacks to more than `limit` bytes.
+        OSError: there is no room for it.
+    """
     with open(path, "rb") as file:
         start = file.read(6)
     opener: Any = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)
@@ -95,7 +100,10 @@ def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], limit: int, 
                         raise DataError(f"{path} unpacks to more than {limit:,} bytes: not what it should be")
                     content = tar.extractfile(member)
                     assert content is not None  # a regular file has contents
-                    _copy(content, folder.joinpath(*name.parts), folder)
+                    target = folder.joinpath(*name.parts)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with open(target, "wb") as out:
+                        shutil.copyfileobj(content, out, 1 << 20)
                     files += 1
                     progress(lambda: f"{files:,} files unpacked from {path.name}")  # noqa: B023
             # A tar ends before its file does: only at the very end is the checksum of gzip and xz looked at.
@@ -103,15 +111,3 @@ def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], limit: int, 
                 pass
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _copy(content: IO[bytes], target: Path, folder: Path) -> None:
-    with writing(folder):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        out = open(target, "wb")  # noqa: SIM115
-    with out:
-        while block := content.read(1 << 20):
-            with writing(folder):
-                out.write(block)

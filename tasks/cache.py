@@ -158,9 +158,7 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     for name, array in parts.items():
         file = folder / f"{name}.npy"
         if not (isinstance(array, np.memmap) and file.exists() and os.path.samefile(array.filename, file)):
-            with open(file, "wb") as out:
-                np.save(out, array, allow_pickle=False)
-            sync(file)
+            _save(file, np.ascontiguousarray(array))
         sums[file.name] = sha256(file)
     meta = {
         "settings": settings,
@@ -180,6 +178,15 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     sync(folder / "meta.json")
     sync(folder)
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    """What `numpy.save` does, whose error does not say that the disk is full."""
+    with open(file, "wb") as out:
+        np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+        out.write(array.data)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:

@@ -156,6 +156,6 @@ def _connect(request: urllib.request.Request) -> http.client.HTTPResponse:
             raise Unreachable(f"{request.full_url} answers {answer[0].code} {answer[0].reason}")
     if isinstance(answer[0], Exception) and not isinstance(answer[0], urllib.error.HTTPError):
         reason = getattr(answer[0], "reason", answer[0])
-        raise Unreachable(f"{host} does not answer: {reason}")
+        raise Unreachable(f"{host} does not answer ({getattr(reason, 'strerror', None) or reason})")
     response: http.client.HTTPResponse = answer[0]
     return response

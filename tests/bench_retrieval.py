@@ -51,7 +51,10 @@ def main(documents: int) -> None:
             command = [sys.executable, "-c", f"from tests.bench_retrieval import read; read({folder!r})"]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             memory, table = map(int, done.stdout.split())
-            print(f"| {pairs:,} | {size / 1e6:,.0f} MB | {table / 1e6:.1f} MB | {memory / 1e6:.1f} MB |", flush=True)
+            print(
+                f"| {pairs:,} | {size / 1e6:,.0f} MB | {table / 1e6:.1f} MB | {memory / 1e6:.1f} MB |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

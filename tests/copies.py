@@ -6,9 +6,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tasks.files import sha256
+from tasks.image import CLASSES
 from tasks.task import Archive, Request, Task
 
-WORDS = "a good bad film with the plot actor scene never always loved hated ending it was".split()
+WORDS = [
+    "a",
+    "good",
+    "bad",
+    "film",
+    "with",
+    "the",
+    "plot",
+    "actor",
+    "never",
+    "always",
+    "loved",
+    "hated",
+    "it",
+]
 
 
 def request(task: Task, source, length: int | None = None, seed: int = 0, **settings) -> Request:
@@ -29,7 +45,7 @@ def cifar(folder: Path, train: int = 200, test: int = 50, seed: int = 0) -> Path
         )
         for name, part in zip(names, np.array_split(records, len(names)), strict=True):
             part.tofile(out / name)
-    (out / "batches.meta.txt").write_text("\n".join("airplane automobile bird cat deer dog frog horse ship truck".split()))
+    (out / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n")
     return out
 
 
@@ -46,7 +62,9 @@ def imdb(folder: Path, each: int = 40, seed: int = 0) -> Path:
     return folder / "aclImdb"
 
 
-def papers(folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60, 10, 10), length: int = 300) -> Path:
+def papers(
+    folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60, 10, 10), length: int = 300
+) -> Path:
     """`tsv_data` below `folder`: pairs of a few documents."""
     rng = np.random.default_rng(0)
     texts = [f'{i} "quoted {" ".join(rng.choice(WORDS, length // 5))}' for i in range(documents)]
@@ -69,7 +87,9 @@ def drawings(folder: Path, count: int = 30, size: int = 32, kind: str = "curv_co
         (out / "imgs" / str(part)).mkdir(parents=True)
         lines = []
         for i in range(count // 2):
-            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(out / f"imgs/{part}/sample_{i}.png")
+            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(
+                out / f"imgs/{part}/sample_{i}.png"
+            )
             lines.append(f"imgs/{part} sample_{i}.png {i} {i % 2} 1.0 14 4 2 0.5 1 1\n")
         (out / "metadata" / f"{part}.npy").write_text("".join(lines))
     return out
@@ -84,6 +104,4 @@ def pack(folder: Path, archive: Path) -> Path:
 
 def published(archive: Archive, path: Path) -> Archive:
     """The archive as it would be described, had this copy been published."""
-    from tasks.files import sha256
-
     return Archive(archive.url, path.stat().st_size, sha256(path), archive.unpacked)

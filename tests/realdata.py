@@ -1,6 +1,7 @@
 """The real data that tests use where they are present: unpacked once, outside the repository.
 
-`$LRA_SHARED` names the folder that holds `data/rebuild.py`; without it, `shared` beside the repository is taken.
+`$LRA_SHARED` names the folder that holds `data/rebuild.py`; without it, `shared` beside the repository is
+taken.
 """
 
 import fcntl
@@ -28,7 +29,7 @@ def shared() -> Path:
 
 @functools.cache
 def folder() -> Path:
-    """The folder with aclImdb, cifar-10-batches-bin and lra_release. Takes 20 s the first time on a machine."""
+    """The folder with aclImdb, cifar-10-batches-bin and lra_release. Takes 20 s the first time."""
     packed = shared()
     stamp = "".join(f"{file.name}{file.stat().st_size}" for file in sorted(packed.iterdir()))
     name = f"lra-test-data-{os.getuid()}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"

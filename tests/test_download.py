@@ -141,7 +141,7 @@ def test_another_file_at_the_address_is_refused_or_taken_by_wish(server, tmp_pat
 
 
 def test_an_address_that_is_gone_is_told(server, tmp_path):
-    with pytest.raises(download.Unreachable, match="gone.tar.gz answers 404 Not Found"):
+    with pytest.raises(download.Unreachable, match=r"gone\.tar\.gz answers 404 Not Found"):
         fetch(archive(server, name="gone.tar.gz"), tmp_path)
 
 

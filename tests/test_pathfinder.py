@@ -47,7 +47,9 @@ def test_real_counts_and_pictures():
             with Image.open(folder / place / name) as picture:
                 theirs[picture.tobytes()] = int(label)
     ours = {
-        bytes(arrays.values[row]): label for split in arrays.splits.values() for (row,), label in zip(*split, strict=True)
+        bytes(arrays.values[row]): label
+        for split in arrays.splits.values()
+        for (row,), label in zip(*split, strict=True)
     }
     assert ours == theirs and len(ours) == 400
     assert abs(np.mean(list(ours.values())) - 0.5) < 0.05
@@ -119,8 +121,14 @@ def disguised(folder):
         (coloured, "sample_1.png is not a grey picture of 8 bits"),
         (deep, "sample_1.png is not a grey picture of 8 bits"),
         (disguised, "0 of 30 pictures can be read"),
-        (lambda f: (f / "metadata/0.npy").write_text("imgs/0 sample_0.png 0\n"), "0.npy, line 1: folder, file"),
-        (lambda f: (f / "metadata/0.npy").write_text("imgs/0 sample_0.png 0 2\n"), "0.npy, line 1: folder, file"),
+        (
+            lambda f: (f / "metadata/0.npy").write_text("imgs/0 sample_0.png 0\n"),
+            "0.npy, line 1: folder, file",
+        ),
+        (
+            lambda f: (f / "metadata/0.npy").write_text("imgs/0 sample_0.png 0 2\n"),
+            "0.npy, line 1: folder, file",
+        ),
         (lambda f: np.save(f / "metadata/0.npy", np.zeros(3)), "0.npy is not text"),
         (lambda f: (f / "metadata/0.npy").write_text("../../x a.png 0 1\n"), "lies outside the data set"),
         (lambda f: [file.unlink() for file in (f / "metadata").iterdir()], "holds no metadata"),

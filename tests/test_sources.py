@@ -1,4 +1,4 @@
-"""Which source is taken, what is said where there is none, and that TensorFlow is needed for none but its own."""
+"""Which source is taken, what is said where there is none, and that only TFDS needs TensorFlow."""
 
 import dataclasses
 import socket
@@ -26,7 +26,9 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(download, "_silent", set())
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: (_ for _ in ()).throw(socket.gaierror("no network")))
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *a, **k: (_ for _ in ()).throw(socket.gaierror("no network"))
+    )
 
 
 def found(task, source="auto", cache=Path("no-cache"), **settings):
@@ -90,7 +92,11 @@ def test_a_changed_folder_is_another_source(tmp_path):
     ("task", "source", "words"),
     [
         (TEXT, "generate", "text cannot be generated: its sources are a folder or archive, tfds, download"),
-        (TASKS["retrieval"], "tfds", "retrieval is not in TensorFlow Datasets: its sources are a folder or archive, download"),
+        (
+            TASKS["retrieval"],
+            "tfds",
+            "retrieval is not in TensorFlow Datasets: its sources are a folder or archive, download",
+        ),
         (SHORT, "download", "listops_short has no download: its sources are generate"),
         (SHORT, "/", "listops_short cannot be read from a folder: its sources are generate"),
         (TEXT, "nowhere", "no source 'nowhere': give auto, generate, tfds, download or a path"),
@@ -105,7 +111,7 @@ def test_a_source_that_there_is_not_is_told(task, source, words, tmp_path):
 def test_an_empty_or_missing_folder_is_told(tmp_path):
     with pytest.raises(Absent, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
         found(TEXT, str(tmp_path))
-    with pytest.raises(DataError, match="the source folder .*nowhere does not exist"):
+    with pytest.raises(DataError, match=r"the source folder .*nowhere does not exist"):
         found(TEXT, source_dir=tmp_path / "nowhere")
 
 
@@ -127,16 +133,17 @@ def test_without_network_the_answer_comes_soon_and_says_what_to_do(tmp_path, mon
     def hang(*arguments, **settings):
         time.sleep(30)
 
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    for name in ("text", "image", "retrieval"):
+    for name in ("image", "retrieval", "text"):
+        if name == "text":  # a name server that says nothing holds it up most
+            monkeypatch.setattr(socket, "getaddrinfo", hang)
         with pytest.raises(DataError) as told:
             prepare(TASKS[name], TASKS[name].length, 0, "auto", cache=tmp_path)
         archive = TASKS[name].archive
         assert archive.name in str(told.value) and archive.url in str(told.value)
         assert str(tmp_path / "sources") in str(told.value) and "--source_dir" in str(told.value)
         assert "--source=generate" in str(told.value) and "\n" not in str(told.value)
-        assert time.monotonic() - start < 5 * (1 + ["text", "image", "retrieval"].index(name))
+        assert time.monotonic() - start < 5
     assert not [path for path in (tmp_path / "sources").iterdir() if path.suffix != ".lock"]
 
 
@@ -176,7 +183,8 @@ from tasks.pathfinder import Rules
 cache, folder = map(Path, sys.argv[1:])
 entries = []
 for name in ("text", "image", "retrieval", "pathfinder"):
-    entries.append(prepare(TASKS[name], TASKS[name].length, 0, str(folder), cache=cache, allow_unverified=True))
+    task = TASKS[name]
+    entries.append(prepare(task, task.length, 0, str(folder), cache=cache, allow_unverified=True))
 rules = Rules(train=8, validation=1, test=1)
 entries.append(prepare(TASKS["pathfinder"], 1024, 0, "generate", rules=rules, cache=cache))
 for entry in entries:
@@ -205,7 +213,9 @@ def test_where_tfds_is_not_installed_it_is_told(tmp_path, monkeypatch):
 
 def test_prepare_takes_a_path_and_says_what_it_took(tmp_path):
     copies.imdb(tmp_path / "data")
-    entry = prepare(TEXT, 1000, 0, "auto", cache=tmp_path, source_dir=tmp_path / "data", allow_unverified=True)
+    entry = prepare(
+        TEXT, 1000, 0, "auto", cache=tmp_path, source_dir=tmp_path / "data", allow_unverified=True
+    )
     assert describe(entry)["source"] == "aclImdb (data)"
     assert open_entry(entry).values.shape == (160, 1000)
     with pytest.raises(DataError, match="--allow_unverified"):
@@ -219,6 +229,8 @@ def test_every_task_says_what_it_is():
         assert (task.inputs is not None) == ("folder" in task.sources)
         assert bool(task.tfds) == ("tfds" in task.sources)
         assert dataclasses.is_dataclass(task.rules)
-        module = sys.modules[f"tasks.{'listops' if 'listops' in name else 'pathfinder' if name.startswith('path') else name}"]
+        module = sys.modules[
+            f"tasks.{'listops' if 'listops' in name else 'pathfinder' if name.startswith('path') else name}"
+        ]
         card = module.__doc__
         assert all(f"\n    {word} " in card for word in ("What", "From", "Decided", "Licence")), name
