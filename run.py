@@ -1,14 +1,14 @@
 """The Long Range Arena suite: train and measure sequence models, and compare them.
 
-  python run.py [VERB] [--flag=value ...]
+python run.py [VERB] [--flag=value ...]
 
-  run          train a grid of cells and print the leaderboard (the default verb)
-  prepare      make the tasks' data ready, and say what was done
-  bench        speed and memory alone, without accuracy
-  leaderboard  write the tables of a folder of results
-  list         tasks | models | protocols
+run          train a grid of cells and print the leaderboard (the default verb)
+prepare      make the tasks' data ready, and say what was done
+bench        speed and memory alone, without accuracy
+leaderboard  write the tables of a folder of results
+list         tasks | models | protocols
 
-  python run.py VERB --help shows a verb's flags.
+python run.py VERB --help shows a verb's flags.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType
 
 from absl import flags
-
-VERBS = ("run", "prepare", "bench", "leaderboard", "list")
 
 
 def _grid_flags(f: flags.FlagValues) -> None:
@@ -43,9 +41,8 @@ def _data_flags(f: flags.FlagValues) -> None:
 def _run_flags(f: flags.FlagValues) -> None:
     _grid_flags(f)
     _data_flags(f)
+    _output_flags(f)
     flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's own.", flag_values=f)
-    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
-    flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
     flags.DEFINE_bool("dry_run", False, "Only print the cells and their cost in steps.", flag_values=f)
     flags.DEFINE_bool("rerun", False, "Run finished cells again.", flag_values=f)
@@ -56,7 +53,15 @@ def _prepare_flags(f: flags.FlagValues) -> None:
     _data_flags(f)
 
 
-def _leaderboard_flags(f: flags.FlagValues) -> None:
+def _bench_flags(f: flags.FlagValues) -> None:
+    _grid_flags(f)
+    _output_flags(f)
+    flags.DEFINE_string("data", "data", "Folder of the compilation cache.", flag_values=f)
+    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
+    flags.DEFINE_bool("rerun", False, "Measure finished cells again.", flag_values=f)
+
+
+def _output_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
     flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
 
@@ -75,7 +80,6 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     from rich.console import Console
 
     from lra import grid, launch
-    from lra.recipe import UsageError
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -89,11 +93,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
                   f"({tokens:.2g} tokens)")  # fmt: skip
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
-    results, data = Path(f.results), Path(f.data)
-    try:
-        (results / "records").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
+    results, data = _results(f), Path(f.data)
     device = launch.probe(f.device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line)
     cells = [grid.cell(p, entries[p], device) for p in plans]
@@ -101,11 +101,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     done = len(cells) - len(left)
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device)}{told}", highlight=False)
-    try:
-        launch.run_cells(left, results, data, f.device, console)
-    except KeyboardInterrupt:
-        print("\nStopped. Finished cells are kept: the same command goes on from here.", file=sys.stderr)
-        return 130
+    launch.run_cells(left, results, data, f.device, console)
     return leaderboard(f, [])
 
 
@@ -115,7 +111,12 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     from tasks.cache import describe
 
     plans = grid.plans(
-        grid.protocol_named(f.protocol), f.tasks, ["transformer"], _integers("lengths", f.lengths), [], f["set"].value
+        grid.protocol_named(f.protocol),
+        f.tasks,
+        ["transformer"],
+        _integers("lengths", f.lengths),
+        [],
+        f["set"].value,
     )
     for plan, entry in grid.prepared(plans, f.source, Path(f.data), f.workers, _line).items():
         made = describe(entry)
@@ -127,8 +128,39 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def bench(f: flags.FlagValues, rest: list[str]) -> int:
-    """Speed and memory alone: the cells are run for a few steps and not evaluated for accuracy."""
-    raise NotImplementedError
+    """Measures speed and memory on random tokens of the tasks' shapes, and prints efficiency.csv's table."""
+    from rich.console import Console
+
+    from lra import grid, launch, leaderboard
+
+    console = Console()
+    lengths = _integers("lengths", f.lengths)
+    plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], f["set"].value)
+    results = _results(f)
+    device = launch.probe(f.device)
+    cells = [grid.cell(plan, None, device) for plan in plans]
+    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
+    launch.run_cells(left, results, Path(f.data), f.device, console)
+    text, problems = leaderboard.write_efficiency(results, Path(f.out))
+    _told(problems)
+    print(f"\n{text}\n{f.out}/efficiency.csv")
+    return 0
+
+
+def _results(f: flags.FlagValues) -> Path:
+    from lra.recipe import UsageError
+
+    results = Path(f.results)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
+    return results
+
+
+def _told(problems: list[str]) -> None:
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
 
 
 def leaderboard(f: flags.FlagValues, rest: list[str]) -> int:
@@ -137,14 +169,13 @@ def leaderboard(f: flags.FlagValues, rest: list[str]) -> int:
     from lra.recipe import UsageError
 
     results, out = Path(f.results), Path(f.out)
-    if not (results / "records").is_dir():
+    if not results.is_dir():
         raise UsageError(f"no records in {results}: run cells first, or give their folder with --results")
     try:
         text, problems = leaderboard.write(results, out)
     except OSError as error:
         raise UsageError(f"cannot write --out={out}: {error.strerror}") from None
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+    _told(problems)
     print(f"\n{text}\n{out}/leaderboard.csv, {out}/cells.csv, {out}/leaderboard.md")
     return 0
 
@@ -188,8 +219,8 @@ def main(arguments: list[str]) -> int:
     verbs = {
         "run": (run, _run_flags),
         "prepare": (prepare, _prepare_flags),
-        "bench": (bench, _run_flags),
-        "leaderboard": (leaderboard, _leaderboard_flags),
+        "bench": (bench, _bench_flags),
+        "leaderboard": (leaderboard, _output_flags),
         "list": (list_, lambda f: None),
     }
     try:
@@ -218,4 +249,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
+        print("\nStopped. Finished cells are kept: the same command goes on from here.", file=sys.stderr)
         sys.exit(130)

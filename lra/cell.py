@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 from flax import nnx
 
 from lra import device, records
+from lra.measure import measure, random_splits
 from lra.recipe import Recipe, from_dict
 from lra.train import Outcome, fit
 from models.build import mixer_factory
@@ -40,23 +42,45 @@ def build(spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: 
     )  # fmt: skip
 
 
-def run(spec: dict[str, Any], tell: Any) -> records.Record:
-    """Trains and tests one cell; returns its record, whatever happens short of the process's death."""
+def run(spec: dict[str, Any], tell: Callable[[dict[str, float]], None]) -> records.Record:
+    """Trains and tests, or only measures, one cell; returns its record, whatever happens short of death."""
     record: records.Record = dict(spec["record"])
     record |= {"device": device.describe(), "versions": device.versions()}
     started = time.perf_counter()
-    outcome = Outcome()
     try:
         recipe = from_dict(Recipe, spec["record"]["recipe"])
-        splits = open_entry(Path(spec["entry"]))
-        pair = TASKS[spec["cell"]["task"]].pair
-        model = build(spec, recipe, splits.vocab, splits.classes, pair, splits.values.shape[1])
-        outcome = fit(model, splits, recipe, spec["cell"]["seed"], tell)
+        record |= (train if spec["entry"] else bench)(spec, recipe, tell)
     except Exception as error:
         traceback.print_exc()
-        outcome.status = "oom" if _out_of_memory(error) else "failed"
-        outcome.error = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-    return record | report(outcome, spec["cell"]["seed"]) | {"wall_seconds": time.perf_counter() - started}
+        record["status"] = "oom" if _out_of_memory(error) else "failed"
+        record["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        record["memory"] = device.memory(None)
+    return record | {"wall_seconds": time.perf_counter() - started}
+
+
+def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+    """What a measurement on random tokens adds to a record."""
+    task, length = TASKS[spec["cell"]["task"]], spec["cell"]["length"]
+    model = build(spec, recipe, task.vocab, task.classes, task.pair, length)
+    splits = random_splits(task.vocab, task.classes, task.pair, length, recipe.train.batch)
+    measured = measure(model, splits, recipe, tell)
+    return {
+        "status": "ok",
+        "parameters": measured.parameters,
+        "flops_per_step": measured.flops_per_step,
+        "compile_seconds": measured.compile_seconds,
+        "train_speed": speed(measured.train_blocks),
+        "inference_speed": speed(measured.inference_blocks),
+        "memory": device.memory(measured.compiled_bytes),
+    }
+
+
+def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+    """What training and testing on the task's data adds to a record."""
+    splits = open_entry(Path(spec["entry"]))
+    pair = TASKS[spec["cell"]["task"]].pair
+    model = build(spec, recipe, splits.vocab, splits.classes, pair, splits.values.shape[1])
+    return report(fit(model, splits, recipe, spec["cell"]["seed"], tell), spec["cell"]["seed"])
 
 
 def report(outcome: Outcome, seed: int) -> dict[str, Any]:
@@ -79,17 +103,14 @@ def report(outcome: Outcome, seed: int) -> dict[str, Any]:
         "parameters": outcome.parameters,
         "flops_per_step": outcome.flops_per_step,
         "compile_seconds": outcome.compile_seconds,
-        "train_speed": speed(outcome.blocks),
+        "train_speed": speed(outcome.blocks[1:] or outcome.blocks),
         "memory": device.memory(outcome.compiled_bytes),
     }
 
 
-def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int] | None:
-    """Steps per second over the timed chunks but the first: the median and the quartiles of the chunks' rates."""
-    timed = blocks[1:] or blocks
-    if not timed:
-        return None
-    rates = sorted(steps / seconds for steps, seconds in timed)
+def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int]:
+    """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates."""
+    rates = sorted(steps / seconds for steps, seconds in blocks)
 
     def quantile(q: float) -> float:
         place = q * (len(rates) - 1)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from configs import PROTOCOLS
 from lra.recipe import Protocol, Recipe, UsageError, nearest, override
@@ -36,10 +36,10 @@ class Cell:
     """A cell that can run: its data lies in the cache and its device is known."""
 
     plan: Plan
-    entry: Path
-    """The data's folder in the cache."""
+    entry: Path | None
+    """The data's folder in the cache; None for a measurement on random tokens."""
     data: dict[str, Any]
-    """What the cache says of it: source, counts, fingerprint, notes."""
+    """What is known of the data: source, counts, fingerprint, notes."""
     accelerator: str
     """What it runs on, by `accelerator_name`."""
     key: str
@@ -130,17 +130,23 @@ def accelerator_name(device: dict[str, Any]) -> str:
     return str(device["kind"])
 
 
-def cell(plan: Plan, entry: Path, device: dict[str, Any]) -> Cell:
-    """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed."""
+RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
+
+
+def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
+    """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed.
+
+    Without an `entry` it is a measurement on random tokens.
+    """
     recipe = plan.recipe
     accelerator = accelerator_name(device)
     if recipe.train.precision == "auto":
-        precision = "float32" if device["platform"] == "cpu" else "bfloat16"
+        precision: Literal["float32", "bfloat16"] = "float32" if device["platform"] == "cpu" else "bfloat16"
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
-    data = describe(entry)
+    data = {"task_version": TASKS[plan.task].version} | (RANDOM if entry is None else describe(entry))
     decides = {
         "task": plan.task,
-        "task_version": data["settings"]["version"],
+        "task_version": data["task_version"],
         "fingerprint": data["fingerprint"],
         "model": plan.model,
         "length": plan.length,

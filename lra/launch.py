@@ -42,9 +42,7 @@ def environment(device: str) -> dict[str, str]:
 
 def probe(device: str) -> dict[str, Any]:
     """What the device is, asked of a process of its own. Raises `UsageError` where there is none."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UsageError(f"JAX finds no device for --device={device}: {last}")
@@ -52,10 +50,15 @@ def probe(device: str) -> dict[str, Any]:
     return found
 
 
+def path_of(results: Path, cell: Cell) -> Path:
+    """Where the cell's record lies: measurements on random tokens are kept apart from results."""
+    return results / (records.RESULTS if cell.entry else records.BENCH) / f"{cell.name}.json"
+
+
 def finished(results: Path, cell: Cell) -> bool:
     """Whether the cell has a record that another run would only repeat."""
     try:
-        record = records.read(records.path_of(results, cell.name))
+        record = records.read(path_of(results, cell))
     except ValueError:
         return False
     return record["key"] == cell.key and record["status"] in records.FINAL
@@ -80,7 +83,11 @@ def summary(record: records.Record) -> str:
     """A finished cell in a few words."""
     if record["status"] != "ok":
         return f"{record['status']}: {record['error']}"
-    result, speed = record["results"][0], record["train_speed"]
+    speed = record["train_speed"]
+    if not record["results"]:
+        infers = record["inference_speed"]["steps_per_second"]
+        return f"{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
+    result = record["results"][0]
     return (
         f"test {100 * result['test_best']:.2f} % at step {result['best_step']:,}, "
         f"{speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
@@ -88,14 +95,14 @@ def summary(record: records.Record) -> str:
 
 
 def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, label: str) -> records.Record:
-    path = records.path_of(results, cell.name)
+    path = path_of(results, cell)
     log = results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     start = _start(cell)
     spec = {
         "cell": start["cell"],
         "record": start,
-        "entry": str(cell.entry.resolve()),
+        "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
         "compilation_cache": str((data / "compiled").resolve()),
     }
@@ -153,12 +160,7 @@ def _start(cell: Cell) -> records.Record:
         "recipe": dataclasses.asdict(p.recipe),
         "overrides": list(p.overrides),
         "data": {
-            "source": cell.data["source"],
-            "fingerprint": cell.data["fingerprint"],
-            "task_version": cell.data["settings"]["version"],
-            "counts": cell.data["counts"],
-            "majority": cell.data["majority"],
-            "notes": cell.data["notes"],
+            name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
         "commit": _commit(),
         "command": shlex.join(["python", *sys.argv]),

@@ -28,7 +28,10 @@ def cells(found: Sequence[records.Record]) -> pd.DataFrame:
             "source": record["data"]["source"],
         }
         rest = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
-        nested = {k: record.get(k) or {} for k in ("train_speed", "memory", "data", "device", "versions", "recipe")}
+        nested = {
+            k: record.get(k) or {}
+            for k in ("train_speed", "inference_speed", "memory", "data", "device", "versions", "recipe")
+        }
         for result in record["results"] or [{}]:
             score = {k: v for k, v in result.items() if k != "curve"}
             tail = {k: record.get(k) for k in ("key", "commit", "created", "command")}
@@ -120,6 +123,17 @@ def markdown(board: pd.DataFrame) -> str:
     return _grid(shown)
 
 
+def notes(tidy: pd.DataFrame) -> str:
+    """What the table's numbers are, and what always answering the most frequent class would give."""
+    if "data.majority.test" not in tidy:
+        return ""
+    tidy = tidy.assign(column=tidy["task"] + "@" + tidy["length"].astype(str))
+    share = 100 * tidy.groupby("column")["data.majority.test"].max()
+    known = ", ".join(f"{column} {value:.2f}" for column, value in share.dropna().items())
+    told = "\nTest accuracy at the best validation step; ± is the standard deviation over seeds."
+    return f"{told} Most frequent class: {known} %.\n" if known else f"{told}\n"
+
+
 def _score(row: pd.Series, column: str) -> str:
     if math.isnan(row[column]):
         status = row.get(f"{column} status")
@@ -130,8 +144,8 @@ def _score(row: pd.Series, column: str) -> str:
     return f"{row[column]:.2f} ± {spread:.2f} ({seeds} seeds)"
 
 
-def _number(value: Any, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else form.format(value)
+def _number(value: Any, form: str, unit: float = 1.0) -> str:
+    return "–" if value is None or math.isnan(value) else form.format(value / unit)
 
 
 def _grid(shown: pd.DataFrame) -> str:
@@ -152,14 +166,55 @@ def write(results: Path, out: Path) -> tuple[str, list[str]]:
     found, problems = records.read_all(results)
     tidy = cells(found)
     board = table(tidy)
-    text = markdown(board)
+    text = markdown(board) + notes(tidy)
+    csv = board.to_csv(index=False, float_format="%.6g")
+    _write(out, {"cells.csv": tidy.to_csv(index=False), "leaderboard.csv": csv, "leaderboard.md": text})
+    return text, problems
+
+
+def _write(out: Path, files: dict[str, str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("cells.csv", tidy.to_csv(index=False)),
-        ("leaderboard.csv", board.to_csv(index=False, float_format="%.6g")),
-        ("leaderboard.md", text),
-    ):
+    for name, content in files.items():
         beside = out / f".{name}.{os.getpid()}"
         beside.write_text(content)
         os.replace(beside, out / name)
-    return text, problems
+
+
+EFFICIENCY = {
+    "model": "model",
+    "task": "task",
+    "length": "length",
+    "recipe.train.batch": "batch",
+    "recipe.train.precision": "precision",
+    "accelerator": "accelerator",
+    "status": "status",
+    "train_speed.steps_per_second": "training steps/s",
+    "train_speed.quartile_1": "training steps/s quartile 1",
+    "train_speed.quartile_3": "training steps/s quartile 3",
+    "inference_speed.steps_per_second": "inference steps/s",
+    "compile_seconds": "compile s",
+    "memory.device_peak_bytes": "device peak bytes",
+    "memory.compiled_bytes": "compiled bytes",
+    "memory.host_peak_bytes": "host peak bytes",
+    "flops_per_step": "FLOPs a step",
+    "parameters": "parameters",
+}
+"""Columns of cells.csv and their names in efficiency.csv."""
+
+
+def efficiency(tidy: pd.DataFrame) -> pd.DataFrame:
+    """A row a measured cell: speed and memory, by task, length and model."""
+    shown = tidy.reindex(columns=list(EFFICIENCY)).rename(columns=EFFICIENCY)
+    return shown.sort_values(["task", "length", "model", "accelerator"], kind="stable", ignore_index=True)
+
+
+def write_efficiency(results: Path, out: Path) -> tuple[str, list[str]]:
+    """Writes efficiency.csv of a folder's measurements; returns a Markdown table and what was left out."""
+    found, problems = records.read_all(results, records.BENCH)
+    board = efficiency(cells(found))
+    _write(out, {"efficiency.csv": board.to_csv(index=False)})
+    shown = board[["task", "length", "model", "accelerator", "batch", "status"]].astype(str)
+    for name in ("training steps/s", "inference steps/s"):
+        shown[name] = board[name].map(lambda v: _number(v, "{:.3g}"))
+    shown["compiled MB"] = board["compiled bytes"].map(lambda v: _number(v, "{:,.0f}", 1e6))
+    return _grid(shown), problems

@@ -11,21 +11,24 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import jax
+import numpy as np
+
 ROUNDS = 40
 """At least 2 log₂ n for n up to a million; the shuffle is a permutation with any number of rounds."""
 
 
-def examples(step: Any, batch: int, count: int, seed: int, xp: ModuleType) -> Any:
-    """Rows of the training split that make the batch of `step`, uint32 [batch].
+def examples(steps: Any, batch: int, count: int, seed: int, xp: ModuleType) -> Any:
+    """Rows of the training split that make the batches of `steps`, uint32 [*steps.shape, batch].
 
     Batches run on over the end of an epoch, so no example is dropped or doubled within one.
 
     Args:
-        step: the step, from 0; a scalar that may be traced. step × batch must stay below 2³².
+        steps: steps, counted from 0; integers that may be traced. step × batch must stay below 2³².
         count: examples in the split.
         xp: `numpy` or `jax.numpy`.
     """
-    place = xp.asarray(step).astype(xp.uint32) * xp.uint32(batch) + xp.arange(batch, dtype=xp.uint32)
+    place = xp.asarray(steps).astype(xp.uint32)[..., None] * xp.uint32(batch) + xp.arange(batch, dtype=xp.uint32)
     n = xp.uint32(count)
     return permute(place % n, count, _hash(_hash(place // n) ^ xp.uint32(seed % 2**32)), xp)
 
@@ -33,11 +36,18 @@ def examples(step: Any, batch: int, count: int, seed: int, xp: ModuleType) -> An
 def permute(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
     """Where the permutation of 0 … count − 1 chosen by `key` sends x. uint32 arrays of one shape."""
     n = xp.uint32(count)
-    for number in range(ROUNDS):
-        key = _hash(key + xp.uint32(0x9E3779B9 + number))
+
+    def swap_or_not(number: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        x, key = state
+        key = _hash(key + xp.asarray(number).astype(xp.uint32) + xp.uint32(0x9E3779B9))
         partner = (key % n + n - x) % n
         larger = xp.maximum(x, partner)
-        x = xp.where(_hash(larger ^ key) & xp.uint32(1) == 0, x, partner)
+        return xp.where(_hash(larger ^ key) & xp.uint32(1) == 0, x, partner), key
+
+    if xp is not np:
+        return jax.lax.fori_loop(0, ROUNDS, swap_or_not, (x, key))[0]
+    for number in range(ROUNDS):
+        x, key = swap_or_not(np.array([number]), (x, key))
     return x
 
 

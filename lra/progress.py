@@ -43,12 +43,19 @@ class CellProgress:
             self.live.update(self.task, completed=self.told["step"], told=self._text())
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            left = (self.steps - self.told["step"]) / self.told.get("steps_per_second", float("inf"))
-            self.console.print(f"  {self.label}: {self._text()}, {left:.0f} s left", highlight=False, soft_wrap=True)
+            self.console.print(f"  {self.label}: {self._text()}{self._left()}", highlight=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        """Time left of a training; a measurement ends by its clock, not at a step."""
+        if "loss" not in self.told:
+            return ""
+        return f", {(self.steps - self.told['step']) / self.told['steps_per_second']:.0f} s left"
 
     def _text(self) -> str:
         t = self.told
-        words = [f"step {t['step']:,.0f}/{self.steps:,}", f"loss {t.get('loss', float('nan')):.3f}"]
+        words = [f"step {t['step']:,.0f}"]
+        if "loss" in t:
+            words = [f"step {t['step']:,.0f}/{self.steps:,}", f"loss {t['loss']:.3f}"]
         if "validation_accuracy" in t:
             words.append(f"validation {100 * t['validation_accuracy']:.1f} %")
         return ", ".join([*words, f"{t.get('steps_per_second', 0):.3g} steps/s"])

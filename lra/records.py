@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+RESULTS, BENCH = "records", "bench"
+"""Folders of a results folder: records of trained cells, and of measurements on random tokens."""
 STATUSES = ("ok", "oom", "failed", "timeout", "diverged", "interrupted")
 FINAL = ("ok", "oom", "diverged")
 """Results that the same cell would give again; the others are tried again by the next run."""
-_NEEDED: dict[str, type] = {"schema": int, "status": str, "key": str, "cell": dict, "recipe": dict, "data": dict}
+_NEEDED: dict[str, type] = {
+    "schema": int,
+    "status": str,
+    "key": str,
+    "cell": dict,
+    "recipe": dict,
+    "data": dict,
+}
 
 Record = dict[str, Any]
-
-
-def path_of(results: Path, name: str) -> Path:
-    """Where the record of the cell called `name` lies."""
-    return results / "records" / f"{name}.json"
 
 
 def write(path: Path, record: Record) -> None:
@@ -70,10 +74,10 @@ def read(path: Path) -> Record:
     return record
 
 
-def read_all(results: Path) -> tuple[list[Record], list[str]]:
-    """All records of a results folder in the order of their names, and a line for each file left out."""
+def read_all(results: Path, kind: str = RESULTS) -> tuple[list[Record], list[str]]:
+    """All records of a kind in a results folder, in the order of their names, and a line for each file left out."""
     records, problems = [], []
-    for path in sorted((results / "records").glob("[!.]*.json")):
+    for path in sorted((results / kind).glob("[!.]*.json")):
         try:
             records.append(read(path))
         except ValueError as problem:

@@ -31,7 +31,7 @@ class Data(NamedTuple):
 
     values: jax.Array
     lengths: jax.Array
-    index: jax.Array
+    rows: jax.Array
     labels: jax.Array
 
 
@@ -75,7 +75,7 @@ def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> Calla
 
     base · min(1, step / warmup) times: rsqrt 1 / √max(step, warmup); cosine ½ (1 + cos π·p) or linear 1 − p with
     p the progress from warmup to the last step; constant 1. With rsqrt, base is not the peak: that is
-    base / √warmup. (FACTS of the official code: `warmup * rsqrt_decay`, `warmup * cosine_decay`.)
+    base / √warmup.
     """
 
     def rate(step: jax.Array) -> jax.Array:
@@ -115,7 +115,7 @@ def to_device(splits: Splits) -> dict[str, Data]:
 
 def gather(data: Data, rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Examples `rows` [B] as token ids int32 [B, P, L], mask [B, P, L] and labels [B]."""
-    documents = data.index[rows]
+    documents = data.rows[rows]
     mask = jnp.arange(data.values.shape[1]) < data.lengths[documents][..., None]
     tokens = jnp.where(mask, data.values[documents].astype(jnp.int32) + 1, 0)
     return tokens, mask, data.labels[rows]
@@ -135,20 +135,23 @@ class Program:
         params = jax.tree.map(jnp.copy, self.params)
         return State(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    def logits(self, params: Tree, rest: Tree, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        """Logits float32 [B, classes]; parameters are cast to the compute type here and nowhere else."""
+    def logits(self, params: Tree, rest: Tree, tokens: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+        """Logits float32 [B, classes]; parameters are cast to the compute type here and nowhere else.
+
+        `key` seeds dropout; without it there is none.
+        """
+        rngs = None if key is None else nnx.Rngs(dropout=key)
         cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
         out: jax.Array = nnx.merge(self.graph, cast, rest)(tokens, mask, rngs)
         return out
 
-    def step(self, state: State, rest: Tree, data: Data) -> tuple[State, tuple[jax.Array, jax.Array]]:
-        """One optimizer step on the batch of `state.step`. Returns the batch's mean loss and accuracy too."""
-        rows = order.examples(state.step, self.recipe.train.batch, self.examples, self.seed, jnp)
+    def step(self, state: State, rows: jax.Array, rest: Tree, data: Data) -> tuple[State, tuple[jax.Array, jax.Array]]:
+        """One optimizer step on the examples `rows` [B]. Returns the batch's mean loss and accuracy too."""
         tokens, mask, labels = gather(data, rows)
-        rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(self.seed), state.step))
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
 
         def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits(params, rest, tokens, mask, rngs)
+            logits = self.logits(params, rest, tokens, mask, key)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), (logits.argmax(-1) == labels).mean()
 
@@ -158,7 +161,9 @@ class Program:
 
     def chunk(self, state: State, rest: Tree, data: Data, steps: int) -> tuple[State, tuple[jax.Array, jax.Array]]:
         """`steps` steps in one scan; losses and accuracies [steps]."""
-        return jax.lax.scan(lambda s, _: self.step(s, rest, data), state, length=steps)
+        numbers = state.step + jnp.arange(steps)
+        rows = order.examples(numbers, self.recipe.train.batch, self.examples, self.seed, jnp)
+        return jax.lax.scan(lambda s, r: self.step(s, r, rest, data), state, rows)
 
     def evaluate(self, params: Tree, rest: Tree, data: Data, start: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Summed loss and number of right answers over the examples start … start + batch − 1 that exist."""
@@ -168,6 +173,15 @@ class Program:
         logits = self.logits(params, rest, tokens, mask, None)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.where(real, losses, 0).sum(), (real & (logits.argmax(-1) == labels)).sum()
+
+
+def steps_in_chunk(program: Program, state: State, data: Data, steps_between: int) -> tuple[float | None, int]:
+    """One step's floating-point operations by the compiler's count, and the steps of a chunk of about a second."""
+    rows = jnp.zeros(program.recipe.train.batch, jnp.uint32)
+    lowered = jax.jit(program.step).lower(state, rows, program.rest, data)
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
+    return flops, chunk_length(steps_between, (flops or 1e9) / speed)
 
 
 def chunk_length(steps_between: int, seconds_a_step: float) -> int:
@@ -195,25 +209,20 @@ def fit(
     outcome = Outcome(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
 
     started = time.perf_counter()
-    lowered = jax.jit(program.step).lower(state, rest, data["train"])
-    outcome.flops_per_step = (lowered.cost_analysis() or {}).get("flops")
-    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
     interval = min(budget.eval_every, budget.steps)
-    length = chunk_length(interval, (outcome.flops_per_step or 1e9) / speed)
-    compiled = {length: _compile(program, state, data["train"], length)}
-    outcome.compiled_bytes = _bytes(compiled[length])
-    evaluate = jax.jit(program.evaluate)
-    evaluate = evaluate.lower(state.params, rest, data["test"], jnp.int32(0)).compile()
-    evaluate_validation = jax.jit(program.evaluate).lower(
-        state.params, rest, data["validation"], jnp.int32(0)
-    ).compile()  # fmt: skip
+    outcome.flops_per_step, length = steps_in_chunk(program, state, data["train"], interval)
+    compiled = {length: compile_chunk(program, state, data["train"], length)}
+    outcome.compiled_bytes = program_bytes(compiled[length])
+    evaluate = {
+        split: jax.jit(program.evaluate).lower(state.params, rest, data[split], jnp.int32(0)).compile()
+        for split in ("validation", "test")
+    }
     outcome.compile_seconds = time.perf_counter() - started
 
     def score(params: Tree, split: str) -> tuple[float, float]:
         """Mean loss and accuracy over every example of a split."""
-        run = evaluate if split == "test" else evaluate_validation
         count = len(data[split].labels)
-        sums = [run(params, rest, data[split], jnp.int32(i)) for i in range(0, count, budget.batch)]
+        sums = [evaluate[split](params, rest, data[split], jnp.int32(i)) for i in range(0, count, budget.batch)]
         loss, right = np.sum(jax.device_get(sums), axis=0)
         return float(loss) / count, float(right) / count
 
@@ -225,7 +234,7 @@ def fit(
         size = min(length, stop - outcome.steps)
         if size not in compiled:
             started = time.perf_counter()
-            compiled[size] = _compile(program, state, data["train"], size)
+            compiled[size] = compile_chunk(program, state, data["train"], size)
             outcome.compile_seconds += time.perf_counter() - started
         started = time.perf_counter()
         state, told = compiled[size](state, rest, data["train"])
@@ -263,12 +272,14 @@ def fit(
     return outcome
 
 
-def _compile(program: Program, state: State, data: Data, steps: int) -> Any:
+def compile_chunk(program: Program, state: State, data: Data, steps: int) -> Any:
+    """The compiled chunk (state, rest, data) → (state, metrics); it consumes the state it is given."""
     chunk = jax.jit(program.chunk, static_argnames="steps", donate_argnames="state")
     return chunk.lower(state, program.rest, data, steps=steps).compile()
 
 
-def _bytes(compiled: Any) -> int | None:
+def program_bytes(compiled: Any) -> int | None:
+    """Temporaries + arguments + outputs − aliased of a compiled program, as the compiler plans them."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None

@@ -39,7 +39,14 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, dim: int, length: int, *, heads: int = 4, qkv: int | None = None, dropout: float = 0.0, rngs: nnx.Rngs
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
     ):
         qkv = dim if qkv is None else qkv
         if qkv % heads:

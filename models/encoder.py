@@ -5,6 +5,7 @@ Shapes: B batch, P documents an example (1, or 2 for a pair), L length, D model 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -96,8 +97,7 @@ class Encoder(nnx.Module):
         )
         self.norm = nnx.LayerNorm(dim, rngs=rngs)
         widths = [dim * (4 if self.nli else 2), mlp, mlp // 2] if pair else [dim, mlp]
-        pairs_of_widths = zip(widths, widths[1:], strict=False)
-        self.head = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs_of_widths])
+        self.head = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
         self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

@@ -10,9 +10,7 @@ from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Splits, Task
 from tasks.text import TEXT
 
-TASKS: dict[str, Task] = {
-    task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS)
-}
+TASKS: dict[str, Task] = {task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS)}
 
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 """The six tasks of the paper, in its order."""

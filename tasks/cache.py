@@ -157,7 +157,7 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     sums = {}
     for name, array in parts.items():
         file = folder / f"{name}.npy"
-        if not (isinstance(array, np.memmap) and file.exists() and os.path.samefile(array.filename, file)):
+        if not _lies_at(file, array):
             _save(file, np.ascontiguousarray(array))
         sums[file.name] = sha256(file)
     meta = {
@@ -178,6 +178,13 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     sync(folder / "meta.json")
     sync(folder)
+
+
+def _lies_at(file: Path, array: np.ndarray) -> bool:
+    """Whether the array is mapped from this very file, as a table of `tasks.table` is."""
+    if not isinstance(array, np.memmap) or array.filename is None or not file.exists():
+        return False
+    return os.path.samefile(array.filename, file)
 
 
 def _save(file: Path, array: np.ndarray) -> None:

@@ -133,9 +133,7 @@ def build(request: Request) -> Arrays:
         return _arrays(request, _from_folder(folder), f"CIFAR-10 ({path.name})", notes)
 
 
-def _arrays(
-    request: Request, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
-) -> Arrays:
+def _arrays(request: Request, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]) -> Arrays:
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}

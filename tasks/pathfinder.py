@@ -142,8 +142,7 @@ def _folder(path: Path, kind: Kind) -> Path:
     if copies:
         return copies[-1]
     raise Absent(
-        f"{path} holds no {release}: this folder, a TFDS copy of {kind.name} or {LRA_RELEASE.name} are "
-        "looked for in it"
+        f"{path} holds no {release}: this folder, a TFDS copy of {kind.name} or {LRA_RELEASE.name} are looked for in it"
     )
 
 

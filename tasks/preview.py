@@ -38,9 +38,9 @@ def details(entry: Path) -> str:
         ("fingerprint", data.fingerprint),
         ("documents", f"{len(data.lengths):,}; token ids 1 to {data.vocab - 1}, 0 is padding"),
     ]
-    for split, (_, labels) in data.splits.items():
-        shares = np.bincount(labels, minlength=data.classes) / len(labels)
-        rows.append((split, f"{len(labels):,} examples; {_balance(shares, meta['names'])}"))
+    for split, part in data.splits.items():
+        shares = np.bincount(part.labels, minlength=data.classes) / len(part.labels)
+        rows.append((split, f"{len(part.labels):,} examples; {_balance(shares, meta['names'])}"))
     rows += [(f"{split} length", _lengths(data, split)) for split in data.splits]
     rows += [("note", note) for note in data.notes]
     return "\n".join([f"{made['task']}: {meta['summary']}", *(f"  {name:<18}{text}" for name, text in rows)])
@@ -163,8 +163,8 @@ def _texts(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
 
 def _of_class(data: Splits, label: int, count: int) -> np.ndarray:
     """The table's rows [n, P] of the first `count` training examples of a class."""
-    index, labels = data.splits["train"]
-    return np.asarray(index[np.flatnonzero(labels == label)[:count]])
+    train = data.splits["train"]
+    return np.asarray(train.index[np.flatnonzero(train.labels == label)[:count]])
 
 
 def _shown(data: Splits, row: int, alphabet: list[str], columns: int, lines: int) -> str:
@@ -179,15 +179,13 @@ def _shown(data: Splits, row: int, alphabet: list[str], columns: int, lines: int
         unit = "bytes"
     wrapped = textwrap.wrap(text, columns, break_long_words=True)
     shown = wrapped[: lines - 1] if len(wrapped) >= lines else wrapped
-    return "\n".join(
-        [*shown, f"… ({length:,} {unit})" if len(shown) < len(wrapped) else f"({length:,} {unit})"]
-    )
+    return "\n".join([*shown, f"… ({length:,} {unit})" if len(shown) < len(wrapped) else f"({length:,} {unit})"])
 
 
 def _histogram(axes: Axes, data: Splits) -> None:
     limit = data.values.shape[1]
-    for (split, (index, _)), colour in zip(data.splits.items(), _COLOURS, strict=True):
-        lengths = data.lengths[np.unique(index)]
+    for (split, part), colour in zip(data.splits.items(), _COLOURS, strict=True):
+        lengths = data.lengths[np.unique(part.index)]
         edges = np.linspace(0, limit, 61)
         share = np.histogram(lengths, edges)[0] / len(lengths)
         axes.stairs(share, edges, color=colour, label=split, linewidth=1.4)
@@ -204,15 +202,13 @@ def _levels(axes: Axes, data: Splits) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter("")
     axes.set_xlim(-0.5, 255.5)
-    axes.set_title(
-        f"grey level, share of the pixels of {len(rows)} pictures", fontsize=9, loc="left", color=_INK
-    )
+    axes.set_title(f"grey level, share of the pixels of {len(rows)} pictures", fontsize=9, loc="left", color=_INK)
 
 
 def _classes(axes: Axes, data: Splits, meta: dict[str, Any]) -> None:
     places = np.arange(data.classes)
-    for number, ((split, (_, labels)), colour) in enumerate(zip(data.splits.items(), _COLOURS, strict=True)):
-        share = np.bincount(labels, minlength=data.classes) / len(labels)
+    for number, ((split, part), colour) in enumerate(zip(data.splits.items(), _COLOURS, strict=True)):
+        share = np.bincount(part.labels, minlength=data.classes) / len(part.labels)
         axes.bar(places + (number - 1) * 0.27, share, 0.25, color=colour, label=split)
     axes.set_xticks(places, meta["names"])
     axes.margins(x=0.02)

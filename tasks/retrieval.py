@@ -71,9 +71,7 @@ def read_pairs(file: Path, allow_unverified: bool, foreign: list[int]) -> Iterat
         for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
             fields = line.rstrip(b"\r\n").split(b"\t")
             if len(fields) != 5:
-                raise DataError(
-                    f"{file}, line {number}: {len(fields)} columns where label, id, id, text, text belong"
-                )
+                raise DataError(f"{file}, line {number}: {len(fields)} columns where label, id, id, text, text belong")
             label = _LABELS.get(fields[0])
             if label is None:
                 shown = fields[0][:20].decode("latin-1")

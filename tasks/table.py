@@ -30,9 +30,7 @@ class Table:
         self._file.seek(0)
         shape = (self.rows, self.length)
         # NumPy pads the header so that the first axis can grow without moving the data.
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         return self._file.tell()
 
     def add(self, rows: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,10 +26,11 @@ class Absent(DataError):
     """A place that holds nothing of the task: the next source may have it."""
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """One split: which rows of the table make each example, and its class."""
 
-    index: np.ndarray  # type: ignore[assignment]  # a tuple's own index() is not needed
+    index: np.ndarray
     """Rows of the table, int32 [N, P]."""
     labels: np.ndarray
     """Classes, uint8 [N]."""

@@ -51,9 +51,7 @@ def _version(folder: Path) -> list[int]:
     return [int(number) if number.isdigit() else 0 for number in folder.name.split(".")]
 
 
-def build(
-    name: str, path: Path, archive: Archive, cache: Path, allow_unverified: bool, report: Report
-) -> Path:
+def build(name: str, path: Path, archive: Archive, cache: Path, allow_unverified: bool, report: Report) -> Path:
     """Builds the dataset `name` from a local copy of its archive; returns its folder.
 
     A copy whose checksum is not the published one is built apart, so that it is never taken for the real one.

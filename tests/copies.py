@@ -62,9 +62,7 @@ def imdb(folder: Path, each: int = 40, seed: int = 0) -> Path:
     return folder / "aclImdb"
 
 
-def papers(
-    folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60, 10, 10), length: int = 300
-) -> Path:
+def papers(folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60, 10, 10), length: int = 300) -> Path:
     """`tsv_data` below `folder`: pairs of a few documents."""
     rng = np.random.default_rng(0)
     texts = [f'{i} "quoted {" ".join(rng.choice(WORDS, length // 5))}' for i in range(documents)]
@@ -87,9 +85,7 @@ def drawings(folder: Path, count: int = 30, size: int = 32, kind: str = "curv_co
         (out / "imgs" / str(part)).mkdir(parents=True)
         lines = []
         for i in range(count // 2):
-            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(
-                out / f"imgs/{part}/sample_{i}.png"
-            )
+            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(out / f"imgs/{part}/sample_{i}.png")
             lines.append(f"imgs/{part} sample_{i}.png {i} {i % 2} 1.0 14 4 2 0.5 1 1\n")
         (out / "metadata" / f"{part}.npy").write_text("".join(lines))
     return out

@@ -99,9 +99,7 @@ def test_a_changed_byte_is_found_by_the_packing_s_own_checksum(tmp_path):
         unpack(tmp_path / "archive", tmp_path / "out", everything, 100_000, QUIET)
 
 
-@pytest.mark.parametrize(
-    "content", [b"no archive", b"\x1f\x8bno gzip", b"\x00" * 100, gzip.compress(b"no tar")]
-)
+@pytest.mark.parametrize("content", [b"no archive", b"\x1f\x8bno gzip", b"\x00" * 100, gzip.compress(b"no tar")])
 def test_what_is_no_archive_is_named(tmp_path, content):
     (tmp_path / "archive").write_bytes(content)
     (tmp_path / "out").mkdir()
@@ -115,9 +113,7 @@ def test_the_published_checksum_is_kept(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         verify(file, ACLIMDB, True)
     file.write_bytes(b"other")
-    with pytest.raises(
-        DataError, match=r"its sha256 is d9298a10.* and should be c40f74a1.*--allow_unverified"
-    ):
+    with pytest.raises(DataError, match=r"its sha256 is d9298a10.* and should be c40f74a1.*--allow_unverified"):
         verify(file, ACLIMDB, False)
     assert "unverified copy" in verify(file, ACLIMDB, True)
     assert verify(file, copies.published(ACLIMDB, file), False) == ""

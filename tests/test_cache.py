@@ -93,9 +93,7 @@ def test_a_second_call_makes_nothing(tmp_path):
 def test_a_large_table_is_written_once_and_not_copied(tmp_path, monkeypatch):
     saved = []
     real = cache_module._save
-    monkeypatch.setattr(
-        cache_module, "_save", lambda file, array: (saved.append(file.name), real(file, array))
-    )
+    monkeypatch.setattr(cache_module, "_save", lambda file, array: (saved.append(file.name), real(file, array)))
     monkeypatch.chdir(tmp_path)  # also with a relative cache
     entry = made(Path("data"))
     assert "values.npy" not in saved and "lengths.npy" in saved
@@ -168,9 +166,7 @@ def flip(file: Path) -> None:
         (lambda e: (e / "lengths.npy").unlink(), "No such file"),
         (lambda e: (e / "meta.json").write_text('{"sha256": {'), "Expecting"),
         (
-            lambda e: (e / "meta.json").write_text(
-                (e / "meta.json").read_text().replace('"seed": 0', '"seed": 1')
-            ),
+            lambda e: (e / "meta.json").write_text((e / "meta.json").read_text().replace('"seed": 0', '"seed": 1')),
             "meta",
         ),
         (lambda e: (e / "meta.json").unlink(), "meta.json"),
@@ -231,10 +227,7 @@ def _prepare_apart(cache, mark, lines):
 def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path):
     context = multiprocessing.get_context("spawn")
     mark, lines = tmp_path / "mark", context.Queue()
-    both = [
-        context.Process(target=_prepare_apart, args=(str(tmp_path / "cache"), str(mark), lines))
-        for _ in range(2)
-    ]
+    both = [context.Process(target=_prepare_apart, args=(str(tmp_path / "cache"), str(mark), lines)) for _ in range(2)]
     for process in both:
         process.start()
     told = lines.get(timeout=60)

@@ -17,7 +17,7 @@ def double_sum(x: np.ndarray) -> np.ndarray:
     out = np.zeros((length, dim))
     for m in range(length):
         for e in range(dim):
-            for l in range(length):  # noqa: E741
+            for l in range(length):
                 for d in range(dim):
                     out[m, e] += (x[l, d] * np.exp(-2j * np.pi * (l * m / length + d * e / dim))).real
     return out

@@ -79,11 +79,7 @@ def python_2(labels: list[int], pictures: bytes) -> bytes:
         return b"U" + bytes([len(text)]) + text
 
     numbers = b"".join(b"K" + bytes([label]) for label in labels)
-    kind = (
-        b"cnumpy\ndtype\nq\x05U\x02u1K\x00K\x01\x87Rq\x06(K\x03U\x01|NNN"
-        + b"J\xff\xff\xff\xff" * 2
-        + b"K\x00tb"
-    )
+    kind = b"cnumpy\ndtype\nq\x05U\x02u1K\x00K\x01\x87Rq\x06(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
     shape = b"M" + struct.pack("<H", len(labels)) + b"M" + struct.pack("<H", 3072) + b"\x86"
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01"
@@ -184,9 +180,7 @@ def test_a_damaged_python_version_is_named(both):
 
 def test_other_counts_need_a_word_from_the_user(tmp_path):
     folder = copies.cifar(tmp_path)
-    with pytest.raises(
-        DataError, match="50,000 train and 10,000 test examples and this copy 200 train and 50 test"
-    ):
+    with pytest.raises(DataError, match="50,000 train and 10,000 test examples and this copy 200 train and 50 test"):
         build(folder, allow_unverified=False)
     assert "this copy 200 train" in build(folder).notes[0]
 

@@ -118,7 +118,11 @@ def test_the_same_seed_gives_the_same_data_whatever_the_workers():
 
 def test_counts_are_kept_and_nothing_is_doubled():
     arrays = made(SMALL)
-    assert {name: len(s.labels) for name, s in arrays.splits.items()} == {"train": 300, "validation": 50, "test": 50}
+    assert {name: len(s.labels) for name, s in arrays.splits.items()} == {
+        "train": 300,
+        "validation": 50,
+        "test": 50,
+    }
     assert len({row.tobytes() for row in arrays.values}) == 400
     used = np.concatenate([s.index for s in arrays.splits.values()]).ravel()
     assert np.array_equal(np.sort(used), np.arange(400))
@@ -147,7 +151,11 @@ def test_rules_that_cannot_be_kept_are_told(rules, length, words):
 
 def test_the_reader_agrees_with_the_release(release):
     arrays = LISTOPS.build(Request(2000, 0, str(release), Rules(), 1, lambda line: None))
-    assert {name: len(s.labels) for name, s in arrays.splits.items()} == {"train": 500, "validation": 100, "test": 100}
+    assert {name: len(s.labels) for name, s in arrays.splits.items()} == {
+        "train": 500,
+        "validation": 100,
+        "test": 100,
+    }
     checked = 0
     for name, split in zip(("train", "val", "test"), arrays.splits.values(), strict=True):
         lines = (release / "listops-1000" / f"basic_{name}.tsv").read_text().splitlines()[1:]

@@ -49,7 +49,7 @@ def test_real_counts_and_pictures():
     ours = {
         bytes(arrays.values[row]): label
         for split in arrays.splits.values()
-        for (row,), label in zip(*split, strict=True)
+        for (row,), label in zip(split.index, split.labels, strict=True)
     }
     assert ours == theirs and len(ours) == 400
     assert abs(np.mean(list(ours.values())) - 0.5) < 0.05

@@ -83,8 +83,8 @@ def test_pictures_are_shown_as_they_are(entries, tmp_path):
     data = open_entry(entries["pathfinder"])
     with Image.open(page) as picture:
         page_levels = np.asarray(picture.convert("L"), float)
-    index, labels = data.splits["train"]
-    first = data.values[index[np.flatnonzero(labels == 0)[0], 0]].reshape(32, 32).astype(float)
+    train = data.splits["train"]
+    first = data.values[train.index[np.flatnonzero(train.labels == 0)[0], 0]].reshape(32, 32).astype(float)
     dark = page_levels[100:260, 35:200] < 10
     top, left = np.argwhere(dark)[0] + (100, 35)
     scale = 139.5 / 32  # pixels of the page a pixel of the drawing

@@ -20,8 +20,8 @@ def check(arrays, folder, length):
     """Every line of the files against the arrays, read in another way than the reader's."""
     for split, name in zip(SPLITS, FILES, strict=True):
         lines = (folder / name).read_bytes().decode().split("\n")[:-1]
-        assert len(lines) == len(arrays.splits[split].labels)
-        for line, (a, b), label in zip(lines, *arrays.splits[split], strict=True):
+        part = arrays.splits[split]
+        for line, (a, b), label in zip(lines, part.index, part.labels, strict=True):
             label_text, _, _, first, second = line.split("\t")
             assert float(label_text) == label
             assert document(arrays, a) == first.encode()[:length]

@@ -26,9 +26,7 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(download, "_silent", set())
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda *a, **k: (_ for _ in ()).throw(socket.gaierror("no network"))
-    )
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: (_ for _ in ()).throw(socket.gaierror("no network")))
 
 
 def found(task, source="auto", cache=Path("no-cache"), **settings):
@@ -213,9 +211,7 @@ def test_where_tfds_is_not_installed_it_is_told(tmp_path, monkeypatch):
 
 def test_prepare_takes_a_path_and_says_what_it_took(tmp_path):
     copies.imdb(tmp_path / "data")
-    entry = prepare(
-        TEXT, 1000, 0, "auto", cache=tmp_path, source_dir=tmp_path / "data", allow_unverified=True
-    )
+    entry = prepare(TEXT, 1000, 0, "auto", cache=tmp_path, source_dir=tmp_path / "data", allow_unverified=True)
     assert describe(entry)["source"] == "aclImdb (data)"
     assert open_entry(entry).values.shape == (160, 1000)
     with pytest.raises(DataError, match="--allow_unverified"):

@@ -40,9 +40,7 @@ def test_real_reviews_are_their_files(real):
             for label in ("neg", "pos")
             for file in (folder / split / label).iterdir()
         }
-        ours = {
-            pair for part in parts for pair in zip(texts(real, part), real.splits[part].labels, strict=True)
-        }
+        ours = {pair for part in parts for pair in zip(texts(real, part), real.splits[part].labels, strict=True)}
         assert ours == files
 
 
@@ -124,7 +122,5 @@ def test_a_damaged_copy_is_named(tmp_path, damage, words):
 
 def test_a_copy_with_reviews_missing_needs_a_word_from_the_user(tmp_path):
     folder = copies.imdb(tmp_path)
-    with pytest.raises(
-        DataError, match="25,000 train and 25,000 test examples and this copy 80 train and 80 test"
-    ):
+    with pytest.raises(DataError, match="25,000 train and 25,000 test examples and this copy 80 train and 80 test"):
         build(folder, allow_unverified=False)

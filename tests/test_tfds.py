@@ -77,18 +77,14 @@ def test_tfds_gives_what_our_own_reader_gives(tmp_path, task, part, version):
 
 def test_a_copy_that_tfds_has_prepared_is_found_by_auto(tmp_path, monkeypatch):
     archive = part_of_cifar(tmp_path / "data")
-    built = prepare(
-        IMAGE, 1024, 0, "tfds", cache=tmp_path / "a", source_dir=archive.parent, allow_unverified=True
-    )
+    built = prepare(IMAGE, 1024, 0, "tfds", cache=tmp_path / "a", source_dir=archive.parent, allow_unverified=True)
     shutil.move(tmp_path / "a" / "tfds-unverified", tmp_path / "home-of-tfds")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home-of-tfds"))
     found = prepare(IMAGE, 1024, 0, "auto", cache=tmp_path / "b", allow_unverified=True)
     assert describe(found)["source"] == "tfds cifar10 3.0.2"
     assert open_entry(found).fingerprint == open_entry(built).fingerprint
     # Nor does its own folder have to be named by a variable.
-    named = prepare(
-        IMAGE, 1024, 0, str(tmp_path / "home-of-tfds"), cache=tmp_path / "c", allow_unverified=True
-    )
+    named = prepare(IMAGE, 1024, 0, str(tmp_path / "home-of-tfds"), cache=tmp_path / "c", allow_unverified=True)
     assert open_entry(named).fingerprint == open_entry(built).fingerprint
 
 
@@ -121,14 +117,10 @@ def pathfinder_records(place: Path, release: Path) -> Path:
         for line in file.read_text().splitlines():
             where, name, _, label, *_ = line.split()
             features = {
-                "image": tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[(release / where / name).read_bytes()])
-                ),
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[(release / where / name).read_bytes()])),
                 "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[int(label)])),
             }
-            examples.append(
-                tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-            )
+            examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     for shard in range(2):
         with tf.io.TFRecordWriter(str(folder / f"pathfinder32-hard.tfrecord-0000{shard}-of-00002")) as writer:
             for example in reversed(examples[shard::2]):
@@ -184,9 +176,7 @@ tf.config.set_visible_devices = lambda devices, kind: asked.append((devices, kin
 tasks.tfds._import()
 print(asked)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[([], 'GPU')]"
 
 
@@ -201,16 +191,12 @@ def test_the_installed_checksums_are_not_touched(tmp_path):
     assert [file.read_bytes() for file in files] == before
 
 
-@pytest.mark.skipif(
-    "LRA_SLOW" not in os.environ, reason="builds both data sets in full, some minutes: set LRA_SLOW"
-)
+@pytest.mark.skipif("LRA_SLOW" not in os.environ, reason="builds both data sets in full, some minutes: set LRA_SLOW")
 @pytest.mark.parametrize("task", [TEXT, IMAGE], ids=["text", "image"])
 def test_the_whole_data_sets_come_out_the_same(tmp_path, task):
     folder = {"text": "aclImdb", "image": "cifar-10-batches-bin"}[task.name]
     (tmp_path / "data").mkdir()
     archive = copies.pack(realdata.folder() / folder, tmp_path / "data" / task.archive.name)
-    theirs = prepare(
-        task, task.length, 0, "tfds", cache=tmp_path, source_dir=archive.parent, allow_unverified=True
-    )
+    theirs = prepare(task, task.length, 0, "tfds", cache=tmp_path, source_dir=archive.parent, allow_unverified=True)
     ours = prepare(task, task.length, 0, str(realdata.folder()), cache=tmp_path)
     assert open_entry(theirs).fingerprint == open_entry(ours).fingerprint

@@ -1,0 +1,154 @@
+"""The command line as a user meets it: what is refused, what is printed, what survives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--set=train.steps=6", "--set=train.eval_every=3", "--set=train.batch=8", "--set=encoder.dim=8",
+    "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1", "--set=data.train=64",
+    "--set=data.validation=20", "--set=data.test=20", "--workers=1", "--device=cpu",
+]  # fmt: skip
+
+
+def cli(*arguments, cwd=ROOT, **more):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=cwd, capture_output=True, text=True, **more
+    )
+
+
+def places(folder: Path) -> list[str]:
+    return [f"--data={folder}/data", f"--results={folder}/results", f"--out={folder}/out"]
+
+
+def record_files(folder: Path) -> list[Path]:
+    return sorted((folder / "results" / "records").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models=fnett"], "unknown model 'fnett': did you mean 'fnet'?"),
+        (["run", "--tasks=listop"], "unknown task 'listop': did you mean 'listops'?"),
+        (["--protocol=quik"], "unknown protocol 'quik': did you mean 'quick'?"),
+        (["--set=train.stepz=1"], "unknown setting 'train.stepz': did you mean 'train.steps'?"),
+        (["--modles=fnet"], "Did you mean: models"),
+        (["runn"], "unknown verb 'runn': did you mean 'run'?"),
+        (["--lengths=long"], "--lengths takes whole numbers"),
+        (["--lengths=0"], "at least 1"),
+        (["--seeds=-1"], "at least 0"),
+        (["--device=abacus"], "abacus"),
+        (["list", "model"], "did you mean 'models'?"),
+        (["run", "now"], "takes flags only"),
+        (["leaderboard", "--results=/nowhere"], "no records in /nowhere"),
+        (["--source=/nowhere", "--tasks=listops", "--protocol=lra"], "no source '/nowhere'"),
+    ],
+)
+def test_what_is_wrong_gets_one_line_and_exit_code_2(arguments, words, tmp_path):
+    done = cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert not any(tmp_path.rglob("*.json"))
+
+
+def test_help_and_lists_come_without_jax():
+    for arguments, words in (
+        (["--help"], "leaderboard"),
+        (["run", "--help"], "--protocol"),
+        (["list", "tasks"], "listops_short"),
+        (["list", "models"], "fnet"),
+        (["list", "protocols"], "quick"),
+    ):
+        program = "import sys, run; code = run.main(sys.argv[1:]); assert 'jax' not in sys.modules; sys.exit(code)"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+
+
+def test_dry_run_prints_cells_and_steps_and_does_nothing(tmp_path):
+    done = cli("--dry_run", "--models=all", "--seeds=0,1", "--tasks=listops_short", *places(tmp_path))
+    assert done.returncode == 0
+    assert done.stdout.count("2,000 steps of 32") >= 4
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_grid_runs_is_skipped_the_second_time_and_survives_a_broken_cell(tmp_path):
+    done = cli(*TINY, "--seeds=0,1", "--models=fnet,transformer", *places(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(f.read_text()) for f in record_files(tmp_path)]
+    assert [r["status"] for r in found] == ["ok"] * 4
+    for made in found:
+        assert made["cell"]["accelerator"].startswith("CPU")
+        assert made["recipe"]["train"]["precision"] == "float32"
+        assert [p["step"] for p in made["results"][0]["curve"]] == [3, 6]
+        assert made["parameters"] > 0 and made["memory"]["compiled_bytes"] > 0
+    assert "listops_short@64" in done.stdout and "(2 seeds)" in done.stdout
+    assert (tmp_path / "out" / "leaderboard.csv").exists() and (tmp_path / "out" / "cells.csv").exists()
+
+    times = {f: f.stat().st_mtime_ns for f in record_files(tmp_path)}
+    again = cli(*TINY, "--seeds=0,1", "--models=fnet,transformer", *places(tmp_path))
+    assert "4 already done" in again.stdout
+    assert {f: f.stat().st_mtime_ns for f in record_files(tmp_path)} == times
+
+    # Too large for any memory: this cell is lost, the next one is not.
+    broken = cli(*TINY, "--set=encoder.mlp=100000000000", "--models=transformer", *places(tmp_path))
+    assert broken.returncode == 0, broken.stderr
+    statuses = sorted(json.loads(f.read_text())["status"] for f in record_files(tmp_path))
+    assert statuses == ["ok", "ok", "ok", "ok", "oom"]
+
+
+def test_killing_the_parent_loses_no_finished_cell(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        *TINY,
+        "--models=fnet",
+        "--seeds=0,1,2",
+        *places(tmp_path),
+    ]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not record_files(tmp_path):
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.05)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    survivors = {f: f.stat().st_mtime_ns for f in record_files(tmp_path)}
+    assert 1 <= len(survivors) <= 2
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "already done" in done.stdout
+    assert len(record_files(tmp_path)) == 3
+    assert {f: f.stat().st_mtime_ns for f in survivors} == survivors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, number):
+    steps = ["--set=train.steps=1000000", "--set=train.eval_every=1000"]
+    command = [sys.executable, str(ROOT / "run.py"), *TINY, *steps, "--models=fnet", *places(tmp_path)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (children := children_of(parent.pid)) or not any((tmp_path / "results").rglob("*.log")):
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    _, told = parent.communicate(timeout=30)
+    assert parent.returncode == 130 and "Finished cells are kept" in told
+    assert record_files(tmp_path) == []
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def children_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,59 @@
+"""Records: written whole or not at all, and read with suspicion."""
+
+import errno
+import json
+import math
+import os
+
+import pytest
+
+from lra import records
+from tests.made import record
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    made = record(score=0.25) | {"nested": {"list": [1, 2.5, None, "é"]}}
+    path = tmp_path / "records" / "cell.json"
+    records.write(path, made)
+    assert records.read(path) == made
+    assert os.listdir(path.parent) == ["cell.json"]
+
+
+def test_what_is_not_a_number_becomes_null(tmp_path):
+    path = tmp_path / "cell.json"
+    records.write(path, record() | {"a": math.nan, "b": [math.inf]})
+    assert json.loads(path.read_text())["b"] == [None]
+
+
+def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "cell.json"
+    records.write(path, record(score=0.1))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        records.write(path, record(score=0.9))
+    assert records.read(path)["results"][0]["test_best"] == 0.1
+    assert os.listdir(tmp_path) == ["cell.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not a whole record"),
+        ('{"schema": 1, "status"', "not a whole record"),
+        ("[]", "not a record"),
+        ("{}", "'schema' is missing"),
+        (json.dumps(record() | {"schema": 99}), "schema 99"),
+        (json.dumps(record() | {"status": "great"}), "unknown status"),
+        (json.dumps(record() | {"cell": 3}), "'cell' is missing"),
+    ],
+)
+def test_damaged_records_are_named_and_left_out(tmp_path, content, words):
+    records.write(tmp_path / "records" / "a.json", record())
+    (tmp_path / "records" / "b.json").write_text(content)
+    found, problems = records.read_all(tmp_path)
+    assert len(found) == 1 and len(problems) == 1
+    assert words in problems[0] and "b.json" in problems[0]

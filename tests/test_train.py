@@ -1,0 +1,213 @@
+"""Training: order, schedules, chunks, evaluation, and a model that learns."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lra import order
+from lra.recipe import Encoder as Shape
+from lra.recipe import Optimizer, Recipe, Schedule, Train
+from lra.train import Program, chunk_length, fit, gather, learning_rate, make_optimizer, to_device
+from models.build import mixer_factory
+from models.encoder import Encoder
+from tasks.task import Split, Splits
+
+RECIPE = Recipe(
+    Shape(dim=16, heads=2, layers=1, qkv=16, mlp=32, dropout=0.1, attention_dropout=0.1),
+    Optimizer(learning_rate=3e-3, eps=1e-8),
+    Schedule("constant", warmup=10),
+    Train(steps=200, batch=32, eval_every=50, precision="float32"),
+)
+
+
+def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Splits:
+    """Tokens 0 … 3 of random lengths; the class is the first token. Split sizes that no batch divides."""
+    rng = np.random.default_rng(seed)
+    total = sum(counts)
+    values = rng.integers(0, 4, (total, length)).astype(np.uint8)
+    index = np.arange(total, dtype=np.int32)[:, None]
+    cuts = np.cumsum([0, *counts])
+    splits = {
+        name: Split(index[a:b], values[a:b, 0])
+        for name, a, b in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False)
+    }
+    lengths = rng.integers(1, length + 1, total).astype(np.int32)
+    return Splits(values, lengths, splits, "made up", vocab=5, classes=4)
+
+
+def encoder(model="transformer", seed=0, shape=RECIPE.encoder):
+    make = mixer_factory(model, {}, heads=shape.heads, qkv=shape.qkv, dropout=shape.attention_dropout)
+    return Encoder(make, vocab=5, classes=4, length=8, dim=shape.dim, layers=shape.layers, mlp=shape.mlp,
+                   rate=shape.dropout, rngs=nnx.Rngs(seed))  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 997, 1024])
+def test_the_order_is_a_permutation_and_another_one_each_epoch(count):
+    drawn = np.concatenate([order.examples(np.int32(s), count, count, 7, np) for s in range(3)]).reshape(3, count)
+    assert (np.sort(drawn, 1) == np.arange(count)).all()
+    if count >= 100:
+        assert not np.array_equal(drawn[0], drawn[1])
+        assert not np.array_equal(drawn[0], order.examples(np.int32(0), count, count, 8, np))
+
+
+def test_batches_run_over_the_end_of_an_epoch_without_dropping_anyone():
+    drawn = np.concatenate([order.examples(np.int32(s), 32, 100, 0, np) for s in range(25)]).reshape(8, 100)
+    assert (np.sort(drawn, 1) == np.arange(100)).all()
+
+
+def test_the_order_is_the_same_on_the_device():
+    for step in (0, 5, 40_000):
+        host = order.examples(np.int32(step), 64, 45_001, 3, np)
+        assert np.array_equal(host, jax.jit(lambda s: order.examples(s, 64, 45_001, 3, jnp))(step))
+
+
+def test_the_order_looks_random():
+    """Each place is equally likely to go anywhere, and neighbours don't stay neighbours (χ² at 5 standard errors)."""
+    n, draws, bins = 1000, 3000, 10
+    x = np.arange(n, dtype=np.uint32)
+    counts = np.zeros((bins, bins))
+    near = 0
+    for key in range(draws):
+        y = order.permute(x, n, order._hash(np.uint32([key])), np).astype(int)
+        np.add.at(counts, (x * bins // n, y * bins // n), 1)
+        near += (np.abs(np.diff(y)) == 1).sum()
+    expected = n * draws / bins**2
+    chi = ((counts - expected) ** 2 / expected).sum()
+    assert chi < (bins - 1) ** 2 + 5 * (2 * (bins - 1) ** 2) ** 0.5
+    # A random permutation has 2 (n − 1) / n adjacent neighbours on average, about Poisson.
+    assert abs(near / draws - 2) < 5 * (2 / draws) ** 0.5
+
+
+@pytest.mark.parametrize("steps_in_a_chunk", [2, 7, 12])
+def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
+    splits = first_token_splits()
+    program = Program(encoder(), RECIPE, 512, seed=3)
+    data = to_device(splits)["train"]
+    step = jax.jit(program.step)
+    looped, told = program.init(), []
+    for number in range(steps_in_a_chunk):
+        rows = order.examples(np.int32(number), RECIPE.train.batch, 512, 3, np)
+        looped, metrics = step(looped, jnp.asarray(rows), program.rest, data)
+        told.append(metrics)
+    scanned, metrics = jax.jit(program.chunk, static_argnames="steps")(
+        program.init(), program.rest, data, steps=steps_in_a_chunk
+    )
+    jax.tree.map(np.testing.assert_array_equal, looped, scanned)
+    np.testing.assert_array_equal([m[0] for m in told], metrics[0])
+
+
+def test_training_reaches_its_accuracy_from_a_fixed_seed():
+    outcome = fit(encoder(), first_token_splits(), RECIPE, seed=0)
+    assert outcome.status == "ok" and outcome.steps == 200
+    assert [point["step"] for point in outcome.curve] == [50, 100, 150, 200]
+    assert outcome.test_best > 0.95
+    assert outcome.curve[-1]["train_loss"] < outcome.curve[0]["train_loss"]
+    again = fit(encoder(), first_token_splits(), RECIPE, seed=0)
+    assert again.curve == outcome.curve and again.test_best == outcome.test_best
+    other = fit(encoder(seed=1), first_token_splits(), RECIPE, seed=1)
+    assert other.curve != outcome.curve
+
+
+def test_the_best_step_is_tested_and_so_is_the_last():
+    """A rate that grows until it spoils the model: the best parameters must be earlier ones."""
+    recipe = dataclasses.replace(
+        RECIPE,
+        schedule=Schedule("constant", warmup=5_000),
+        optimizer=Optimizer(learning_rate=20.0),
+        train=dataclasses.replace(RECIPE.train, steps=400, eval_every=25),
+    )
+    outcome = fit(encoder(), first_token_splits(), recipe, seed=0)
+    best = max(outcome.curve, key=lambda point: point["validation_accuracy"])
+    assert (outcome.best_step, outcome.validation_best) == (best["step"], best["validation_accuracy"])
+    assert outcome.best_step < 400 and outcome.test_best > outcome.test_last
+
+
+def test_evaluation_counts_every_example_once():
+    """Against accuracy and loss computed over the whole split at once; 103 examples in batches of 32."""
+    splits = first_token_splits()
+    model = encoder()
+    recipe = dataclasses.replace(RECIPE, optimizer=Optimizer(learning_rate=0.0))
+    outcome = fit(model, splits, dataclasses.replace(recipe, train=dataclasses.replace(RECIPE.train, steps=1)), 0)
+    data = to_device(splits)
+    for name, accuracy in (("validation", outcome.validation_last), ("test", outcome.test_last)):
+        ids, mask, labels = gather(data[name], jnp.arange(len(splits.splits[name].labels)))
+        logits = model(ids, mask)
+        assert accuracy == pytest.approx(float((logits.argmax(-1) == labels).mean()), abs=1e-6)
+        if name == "validation":
+            loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+            assert outcome.curve[-1]["validation_loss"] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_padding_is_zero_and_values_are_shifted_by_one():
+    splits = first_token_splits()
+    ids, mask, _ = gather(to_device(splits)["test"], jnp.arange(5))
+    rows = splits.splits["test"].index[:5]
+    np.testing.assert_array_equal(ids, splits.tokens(rows))
+    for row, length, shown, real in zip(rows[:, 0], splits.lengths[rows[:, 0]], ids[:, 0], mask[:, 0], strict=True):
+        np.testing.assert_array_equal(shown, [*(splits.values[row, :length] + 1), *[0] * (8 - length)])
+        assert real.sum() == length
+
+
+def test_a_loss_that_is_not_finite_ends_the_cell():
+    recipe = dataclasses.replace(RECIPE, optimizer=Optimizer(learning_rate=1e38, weight_decay=1e3))
+    outcome = fit(encoder(), first_token_splits(), recipe, seed=0)
+    assert outcome.status == "diverged" and "at step" in outcome.error
+    assert 0 < outcome.steps < 200 and math.isnan(outcome.test_best)
+
+
+@pytest.mark.parametrize(
+    ("decay", "step", "expected"),
+    [
+        ("rsqrt", 0, 0.0),
+        ("rsqrt", 500, 0.05 * 0.5 / math.sqrt(1000)),
+        ("rsqrt", 1000, 0.05 / math.sqrt(1000)),
+        ("rsqrt", 4000, 0.05 / math.sqrt(4000)),
+        ("cosine", 1000, 0.05),
+        ("cosine", 3000, 0.025),
+        ("cosine", 5000, 0.0),
+        ("linear", 3000, 0.025),
+        ("constant", 3000, 0.05),
+    ],
+)
+def test_the_schedules_are_the_official_formulas(decay, step, expected):
+    rate = learning_rate(Optimizer(0.05), Schedule(decay, warmup=1000), 5000)
+    assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_the_optimizer_is_adam_with_decoupled_decay():
+    """Three steps against the update written out (Kingma & Ba 2015, algorithm 1; decay times the rate)."""
+    o = Optimizer(learning_rate=0.1, weight_decay=0.3, b1=0.8, b2=0.9, eps=1e-4)
+    optimizer = make_optimizer(dataclasses.replace(RECIPE, optimizer=o, schedule=Schedule("constant", warmup=0)))
+    x = jnp.array([1.0, -2.0])
+    state = optimizer.init(x)
+    expected, m, v = np.array([1.0, -2.0]), 0.0, 0.0
+    for t in range(1, 4):
+        g = np.array([0.5, t - 2.5])
+        update, state = optimizer.update(jnp.array(g, jnp.float32), state, x)
+        x = x + update
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        adam = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-4)
+        expected = expected - 0.1 * (adam + 0.3 * expected)
+    np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
+def test_bfloat16_trains_with_float32_parameters():
+    recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, precision="bfloat16"))
+    program = Program(encoder(), recipe, 512, seed=0)
+    data = to_device(first_token_splits())["train"]
+    state, (loss, _) = jax.jit(program.step)(program.init(), jnp.arange(32), program.rest, data)
+    assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    exact = Program(encoder(), RECIPE, 512, seed=0)
+    _, (expected, _) = jax.jit(exact.step)(exact.init(), jnp.arange(32), exact.rest, data)
+    assert loss != expected and abs(loss - expected) < 0.05
+
+
+def test_chunks_divide_the_steps_between_validations():
+    assert chunk_length(50, 1e-6) == 50
+    assert chunk_length(50, 60.0) == 1
+    assert chunk_length(175, 1 / 30) == 25
