@@ -1,8 +1,18 @@
-"""The tasks of the Long Range Arena, by name. Adding one: its module, its line here, its recipe in `configs`."""
+"""The tasks of the Long Range Arena, by name.
 
+Adding one: its module, its line here, its recipe in `configs`.
+"""
+
+from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
+from tasks.pathfinder import PATHFINDERS
+from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Splits, Task
+from tasks.text import TEXT
 
-TASKS: dict[str, Task] = {task.name: task for task in (LISTOPS, LISTOPS_SHORT)}
+TASKS: dict[str, Task] = {task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS)}
 
-__all__ = ["TASKS", "DataError", "Splits", "Task"]
+PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
+"""The six tasks of the paper, in its order."""
+
+__all__ = ["PAPER", "TASKS", "DataError", "Splits", "Task"]

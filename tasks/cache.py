@@ -7,19 +7,19 @@ so what stands in its place is whole; it is checked again on every read.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasks import sources
+from tasks.files import locked, sha256, sync, writing
 from tasks.task import SPLITS, Arrays, DataError, Request, Split, Splits, Task
 
 
@@ -33,14 +33,18 @@ def prepare(
     cache: Path,
     workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
+    source_dir: Path | None = None,
+    allow_unverified: bool = False,
 ) -> Path:
     """Makes sure that the arrays are in the cache and whole; returns their entry's folder.
 
-    `source` is 'auto' (a cached copy whatever its source, the release's before a generated one; else what the
-    task offers first), 'generate', or a folder.
+    `source` is 'auto' (a cached copy whatever its source, real data before generated; else what
+    `tasks.sources` finds first), 'generate', 'tfds', 'download', or the path of a folder or archive.
+    `source_dir` is a folder of the user's that 'auto' and 'tfds' look into. `allow_unverified` takes data
+    that are not what was published (a copy with another checksum), and notes it in the entry.
 
     Raises:
-        DataError: the source has no such data, or the cache cannot be written.
+        DataError: no source has the data, they are damaged, or the cache cannot be written.
     """
     rules = task.rules if rules is None else rules
     settings = {"task": task.name, "version": task.version, "length": length, "seed": seed}
@@ -49,20 +53,48 @@ def prepare(
         found = _find(cache, task, settings, report)
         if found is not None:
             return found
-        source = task.sources[0]
-    settings["source"] = _identity(task, source)
+    origin = sources.resolve(
+        task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
+    )
+    settings["source"] = origin.identity
     entry = cache / f"{task.name}-v{task.version}-L{length}-{_digest(settings)[:12]}"
-    with _locked(cache, entry.name, report):
-        if entry.exists():
-            try:
-                open_entry(entry)
-                return entry
-            except DataError as damage:
-                report(f"{damage}: making it anew")
-                shutil.rmtree(entry)
-        arrays = task.build(Request(length, seed, source, rules, workers, report))
-        _write(entry, arrays, settings, task)
+    if _whole(entry, report):  # before the lock: a cache that can only be read will do
+        return entry
+    with locked(cache, entry.name, report):
+        if _whole(entry, report):
+            return entry
+        request = Request(length, seed, origin.source, rules, workers, report, None, allow_unverified)
+        _make(task, entry, request, settings)
     return entry
+
+
+def _whole(entry: Path, report: Callable[[str], None]) -> bool:
+    if not entry.exists():
+        return False
+    try:
+        open_entry(entry)
+    except DataError as damage:
+        report(f"{damage}: making it anew")
+        return False
+    return True
+
+
+def _make(task: Task, entry: Path, request: Request, settings: dict[str, Any]) -> None:
+    """Builds the arrays and writes the entry: beside its place, synced, then renamed into it."""
+    beside = entry.with_name(f".{entry.name}.{os.getpid()}")
+    for left in entry.parent.glob(f".{entry.name}.*[0-9]"):  # by processes that were killed: we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with writing(entry.parent):
+            beside.mkdir()
+            arrays = task.build(dataclasses.replace(request, scratch=beside))
+            _write(beside, arrays, settings, task)
+            if entry.exists():
+                shutil.rmtree(entry)
+            os.rename(beside, entry)
+            sync(entry.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def open_entry(entry: Path) -> Splits:
@@ -70,17 +102,25 @@ def open_entry(entry: Path) -> Splits:
     try:
         meta = json.loads((entry / "meta.json").read_text())
         for name, digest in meta["sha256"].items():
-            if _hash_file(entry / name) != digest:
+            if sha256(entry / name) != digest:
                 raise DataError(f"the cache entry {entry} is damaged ({name} has changed)")
+        if _fingerprint(meta) != meta["fingerprint"]:
+            raise DataError(f"the cache entry {entry} is damaged (meta.json has changed)")
 
         def array(name: str) -> np.ndarray:
             return np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
         splits = {s: Split(array(f"{s}_index"), array(f"{s}_labels")) for s in SPLITS}
         return Splits(
-            array("values"), array("lengths"), splits, meta["source"], tuple(meta["notes"]), meta["fingerprint"],
-            meta["vocab"], meta["classes"],
-        )  # fmt: skip
+            array("values"),
+            array("lengths"),
+            splits,
+            meta["source"],
+            tuple(meta["notes"]),
+            meta["fingerprint"],
+            meta["vocab"],
+            meta["classes"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"the cache entry {entry} is damaged ({error})") from None
 
@@ -94,22 +134,6 @@ def describe(entry: Path) -> dict[str, Any]:
 def entries(cache: Path) -> list[Path]:
     """All whole entries of a cache, by name."""
     return sorted(meta.parent for meta in cache.glob("*/meta.json") if not meta.parent.name.startswith("."))
-
-
-def _identity(task: Task, source: str) -> dict[str, Any]:
-    """What of a source is part of the key: for a folder its place, and its files' sizes and times."""
-    if source in ("generate", "tfds"):
-        if source not in task.sources:
-            offered = ", ".join("a folder" if kind == "folder" else kind for kind in task.sources)
-            raise DataError(f"{task.name} has no source '{source}': it offers {offered}")
-        return {"kind": source}
-    folder = Path(source).expanduser().resolve()
-    if not folder.exists():
-        raise DataError(f"no source '{source}': give auto, generate, tfds or the path of an existing folder")
-    if task.inputs is None:
-        raise DataError(f"{task.name} cannot be read from a folder: it is only generated")
-    files = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in task.inputs(folder)]
-    return {"kind": "folder", "path": str(folder), "files": files}
 
 
 def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
@@ -126,64 +150,58 @@ def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[s
     return min(found)[2] if found else None
 
 
-def _write(entry: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -> None:
+def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -> None:
     parts = {"values": arrays.values, "lengths": arrays.lengths}
     for name, split in arrays.splits.items():
         parts |= {f"{name}_index": split.index, f"{name}_labels": split.labels}
-    beside = entry.with_name(f".{entry.name}.{os.getpid()}")
-    try:
-        beside.mkdir(parents=True)
-        sums = {}
-        for name, array in parts.items():
-            with open(beside / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            sums[f"{name}.npy"] = _hash_file(beside / f"{name}.npy")
-        kind = settings["source"]["kind"]
-        made = settings | {"source": kind, "rules": settings["rules"] if kind == "generate" else None}
-        meta = {
-            "settings": settings,
-            "source": arrays.source,
-            "notes": arrays.notes,
-            "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
-            "majority": {name: arrays.majority(name) for name in arrays.splits},
-            "vocab": task.vocab,
-            "classes": task.classes,
-            "fingerprint": _digest({"made": made, "sha256": sums}),
-            "sha256": sums,
-        }
-        with open(beside / "meta.json", "w") as file:
-            json.dump(meta, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(beside, entry)
-    except OSError as error:
-        raise DataError(f"cannot write the data cache {entry.parent}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    sums = {}
+    for name, array in parts.items():
+        file = folder / f"{name}.npy"
+        if not _lies_at(file, array):
+            _save(file, np.ascontiguousarray(array))
+        sums[file.name] = sha256(file)
+    meta = {
+        "settings": settings,
+        "source": arrays.source,
+        "notes": arrays.notes,
+        "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
+        "majority": {name: arrays.majority(name) for name in arrays.splits},
+        "vocab": task.vocab,
+        "classes": task.classes,
+        "summary": task.summary,
+        "shape": task.shape,
+        "names": task.names,
+        "alphabet": task.alphabet,
+        "sha256": sums,
+    }
+    meta["fingerprint"] = _fingerprint(meta)
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    sync(folder / "meta.json")
+    sync(folder)
 
 
-@contextlib.contextmanager
-def _locked(cache: Path, name: str, report: Callable[[str], None]) -> Iterator[None]:
-    """Holds the entry's lock: of two processes that want the same data, one makes it and the other waits."""
-    with contextlib.ExitStack() as stack:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(cache / f".{name}.lock", "w"))
-        except OSError as error:
-            raise DataError(f"cannot write the data cache {cache}: {error.strerror or error}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another process that prepares {name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _lies_at(file: Path, array: np.ndarray) -> bool:
+    """Whether the array is mapped from this very file, as a table of `tasks.table` is."""
+    if not isinstance(array, np.memmap) or array.filename is None or not file.exists():
+        return False
+    return os.path.samefile(array.filename, file)
 
 
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _save(file: Path, array: np.ndarray) -> None:
+    """What `numpy.save` does, whose error does not say that the disk is full."""
+    with open(file, "wb") as out:
+        np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
+        out.write(array.data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _fingerprint(meta: dict[str, Any]) -> str:
+    """The digest of the contents and of what made them. Where real data were read makes no difference."""
+    settings = meta["settings"]
+    generated = settings["source"]["kind"] == "generate"
+    made = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
+    return _digest({"made": made, "sha256": meta["sha256"]})
 
 
 def _digest(settings: Any) -> str:

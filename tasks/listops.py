@@ -25,13 +25,16 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.archives import opened
 from tasks.generate import distinct
+from tasks.sources import LRA_RELEASE, find
 from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 VOCABULARY = (*"0123456789", *OPERATORS, "]")
 """Value v is VOCABULARY[v]; its token id is v + 1."""
 _OPERATOR, _CLOSE = 10, 14
+FILES = tuple(f"basic_{part}.tsv" for part in ("train", "val", "test"))
 _IDS = {token: value for value, token in enumerate(VOCABULARY)}
 _CANDIDATES = 8192
 """Trees a block draws: a constant of the stream, so changing it changes the data (and the version)."""
@@ -221,16 +224,10 @@ def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, n
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _files(folder: Path) -> list[Path]:
-    """The three TSVs under `folder`: in it, or in `listops-1000` or `lra_release/listops-1000` below it."""
-    for place in (folder, folder / "listops-1000", folder / "lra_release" / "listops-1000"):
-        files = [place / f"basic_{part}.tsv" for part in ("train", "val", "test")]
-        if all(f.is_file() for f in files):
-            return files
-    raise DataError(
-        f"{folder} holds no ListOps: basic_train.tsv, basic_val.tsv and basic_test.tsv are looked for in it and in "
-        "its listops-1000"
-    )
+def _files(path: Path) -> list[Path]:
+    """The three TSVs: at `path`, or in `listops-1000` or `lra_release/listops-1000` below it; or the archive."""
+    roots = ("listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
+    return find(path, roots, FILES, LRA_RELEASE, "ListOps")
 
 
 def read_tsv(file: Path) -> list[tuple[bytes, int]]:
@@ -252,16 +249,21 @@ def read_tsv(file: Path) -> list[tuple[bytes, int]]:
     return examples
 
 
+def _wanted(name: str) -> bool:
+    return Path(name).name in FILES
+
+
 def _read(request: Request) -> Arrays:
-    parts = [read_tsv(file) for file in _files(Path(request.source))]
+    with opened(request, LRA_RELEASE, _wanted, 1_000_000_000) as (folder, unverified):
+        parts = [read_tsv(file) for file in _files(folder)]
     examples = [example for part in parts for example in part]
     values, lengths, labels = _pack(examples, request.length)
     index = np.arange(len(labels), dtype=np.int32)[:, None]
     cuts = np.cumsum([0, *map(len, parts)])
     splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
     cut = sum(len(data) > request.length for data, _ in examples)
-    notes = (f"{cut} expressions longer than {request.length} tokens were cut",) if cut else ()
-    return Arrays(values, lengths, splits, "lra_release", notes)
+    notes = [*unverified, *([f"{cut} expressions longer than {request.length} tokens were cut"] if cut else [])]
+    return Arrays(values, lengths, splits, "lra_release", tuple(notes))
 
 
 def build(request: Request) -> Arrays:
@@ -280,7 +282,10 @@ LISTOPS = Task(
     rules=Rules(),
     sources=("generate", "folder"),
     inputs=_files,
+    archive=LRA_RELEASE,
     summary="nested list operators, up to 2,000 tokens; ten answers",
+    names=tuple("0123456789"),
+    alphabet=VOCABULARY,
 )
 
 LISTOPS_SHORT = replace(
@@ -290,5 +295,6 @@ LISTOPS_SHORT = replace(
     rules=Rules(max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000),
     sources=("generate",),
     inputs=None,
+    archive=None,
     summary="the same with expressions under 64 tokens, for laptops; not comparable with published numbers",
 )

@@ -22,6 +22,10 @@ class DataError(Exception):
     """Data that is missing, damaged or not what it claims to be. One line that says what to do."""
 
 
+class Absent(DataError):
+    """A place that holds nothing of the task: the next source may have it."""
+
+
 @dataclass(frozen=True)
 class Split:
     """One split: which rows of the table make each example, and its class."""
@@ -42,12 +46,15 @@ class Arrays:
     """
 
     values: np.ndarray
-    """uint8 [M, L]; what lies beyond a document's length is 0 and carries no meaning."""
+    """uint8 [M, L]; what lies beyond a document's length is 0 and carries no meaning.
+
+    May be mapped from a file (`tasks.table`): Path-X is 3.3 GB.
+    """
     lengths: np.ndarray
     """int32 [M], at most L."""
     splits: dict[str, Split]
     source: str
-    """Where the bytes came from, for people: 'generated (seed 0)', 'lra_release (/path)', 'tfds imdb_reviews 1.0.0'."""
+    """Where the bytes came from, for people: 'generated (seed 0)', 'tfds imdb_reviews 1.0.0'."""
     notes: tuple[str, ...] = ()
     """What a user should know of this copy: examples cut, skipped or dropped."""
 
@@ -82,13 +89,34 @@ class Request:
     seed: int
     """Seeds generators and held-out splits; training seeds have no part in it."""
     source: str
-    """'generate', 'tfds', or the path of a folder or archive ('auto' has been resolved by then)."""
+    """'generate', or the path of a folder or archive ('auto' and 'tfds' have been resolved by then)."""
     rules: Any
     """The task's frozen dataclass of settings."""
     workers: int
     """Processes that may be used. Never changes a result."""
     report: Callable[[str], None]
     """Takes a line on how far the work is."""
+    scratch: Path | None = None
+    """Where large arrays are written as they grow and archives are unpacked; None is the system's place."""
+    allow_unverified: bool = False
+    """Take data that is not what was published (a checksum, a count, an encoding differs), and note it."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file that can be downloaded: where it lives and what it has to be."""
+
+    url: str
+    size: int = 0
+    """Bytes; 0 where nobody has published it."""
+    sha256: str = ""
+    """Empty where nobody has published one."""
+    unpacked: str = ""
+    """What it unpacks to, for people."""
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
 
 
 SourceKind = Literal["generate", "tfds", "folder"]
@@ -99,13 +127,13 @@ class Task:
     """A task of the benchmark.
 
     `build(request)` makes the arrays; `inputs(path)` names the files a folder source would be read from
-    (their sizes and times are part of the cache's key), and raises `DataError` where the folder is not one
-    of this task's. `auto` is the source used when nothing is cached and the user names none.
+    (their sizes and times are part of the cache's key), and raises `Absent` where the place holds nothing of
+    this task, another `DataError` where it holds a part of it. Which source `auto` takes: `tasks.sources`.
     """
 
     name: str
     version: str
-    """Raised whenever the same settings would give other arrays. Records of two versions are never averaged."""
+    """Raised whenever the same settings would give other arrays. Two versions' records are never averaged."""
     vocab: int
     classes: int
     length: int
@@ -116,7 +144,15 @@ class Task:
     rules: Any
     sources: tuple[SourceKind, ...]
     inputs: Callable[[Path], list[Path]] | None = None
+    archive: Archive | None = None
+    """The download that holds the task."""
+    tfds: str = ""
+    """Name (and configuration) in TensorFlow Datasets, as its folder has it: 'imdb_reviews/plain_text'."""
     pair: bool = False
     summary: str = ""
     shape: tuple[int, ...] = field(default=())
     """How a picture's pixels are laid out; empty for text."""
+    names: tuple[str, ...] = ()
+    """What the classes mean, for people."""
+    alphabet: tuple[str, ...] = ()
+    """What the values mean, for people; empty for bytes and pixels."""

@@ -1,0 +1,176 @@
+"""Retrieval: the bytes of two papers; does one cite the other? (ACL Anthology Network, Radev et al. 2009)
+
+Data card
+    What        Two papers of computational linguistics as sequences of bytes, each cut at the length
+                (4,000); 1 where one cites the other.
+    From        `new_aan_pairs.{train,eval,test}.tsv` of the benchmark's release: 147,086 / 18,090 /
+                17,437 pairs of some ten thousands of papers. It is in no other place, and cannot be
+                generated.
+    Decided     A line is label, id, id, text, text between tabs. There is no header and no quoting: a
+                quote is a character of the text (a reader of CSV would join lines at unbalanced ones).
+                The label is written as a float. Lines are long, and are read one at a time. Each document
+                is stored once, known by its contents and not by its id, and a pair is two rows of the
+                table. The value is the byte and the token id is value + 1. The release's splits are kept,
+                and every pair of the test split counts.
+    Traps       A paper can occur in pairs of several splits (the pairs differ): as published. The
+                release's own trainer compares the two encodings as [x1, x2] alone, the paper says [x1,
+                x2, x1·x2, x1−x2].
+    Licence     Papers of the ACL Anthology (CC BY-NC-SA 3.0 before 2016, CC BY 4.0 since). Not
+                distributed with this project.
+    Cite        D. R. Radev et al., "The ACL Anthology Network corpus", 2009 (W09-3607); Y. Tay et al.,
+                "Long Range Arena", 2020, arXiv:2011.04006.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.archives import opened
+from tasks.files import Progress
+from tasks.sources import LRA_RELEASE, find
+from tasks.splits import digest
+from tasks.table import Table
+from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+
+FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))
+COUNTS = (147_086, 18_090, 17_437)
+_LONGEST = 1 << 26
+"""Bytes of a line; the longest that are known have some hundred thousand."""
+_LABELS = {b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1}
+_BLOCK = 256
+"""Documents that wait in memory to be written together."""
+
+Pair = tuple[int, bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """There is nothing to choose."""
+
+
+def _files(path: Path) -> list[Path]:
+    roots = ("tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
+    return find(path, roots, FILES, LRA_RELEASE, "Retrieval")
+
+
+def read_pairs(file: Path, allow_unverified: bool, foreign: list[int]) -> Iterator[Pair]:
+    """(class, text, text) for each line of a TSV, one line at a time.
+
+    Counts lines that are not UTF-8 in `foreign[0]` where `allow_unverified` lets them pass.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    with open(file, "rb") as lines:
+        # A file without line ends must not be read as one line of any size.
+        for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
+            fields = line.rstrip(b"\r\n").split(b"\t")
+            if len(fields) != 5:
+                raise DataError(f"{file}, line {number}: {len(fields)} columns where label, id, id, text, text belong")
+            label = _LABELS.get(fields[0])
+            if label is None:
+                shown = fields[0][:20].decode("latin-1")
+                raise DataError(f"{file}, line {number}: the label must be 0.0 or 1.0, not '{shown}'")
+            if not fields[3] or not fields[4]:
+                raise DataError(f"{file}, line {number}: a document is empty")
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                if not allow_unverified:
+                    raise DataError(
+                        f"{file}, line {number}: byte {error.start} is not UTF-8 ({error.reason}): the copy "
+                        "was re-encoded or is damaged; take its bytes as they are with --allow_unverified"
+                    ) from None
+                foreign[0] += 1
+            yield label, fields[3], fields[4]
+
+
+class _Documents:
+    """The table, growing on disk. In memory there are 16 bytes a document, to know it again."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.rows: dict[bytes, int] = {}
+        self.lengths: list[int] = []
+        self._waiting: list[bytes] = []
+
+    def row(self, text: bytes) -> int:
+        """The row of a document, which is added where it is new."""
+        cut = text[: self.table.length]
+        row = self.rows.setdefault(digest(cut), len(self.lengths))
+        if row == len(self.lengths):
+            self.lengths.append(len(cut))
+            self._waiting.append(cut)
+            if len(self._waiting) == _BLOCK:
+                self.flush()
+        return row
+
+    def flush(self) -> None:
+        block = np.zeros((len(self._waiting), self.table.length), np.uint8)
+        for place, text in zip(block, self._waiting, strict=True):
+            place[: len(text)] = np.frombuffer(text, np.uint8)
+        self.table.add(block)
+        self._waiting.clear()
+
+
+def build(request: Request) -> Arrays:
+    """The pairs from a folder or the release's archive. Raises `DataError`."""
+    path = Path(request.source)
+
+    def wanted(name: str) -> bool:
+        return Path(name).name in FILES
+
+    with opened(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
+        return _arrays(request, _files(folder), f"lra_release ({path.name})", notes)
+
+
+def _arrays(request: Request, files: list[Path], source: str, notes: list[str]) -> Arrays:
+    splits: dict[str, Split] = {}
+    progress, foreign = Progress(request.report), [0]
+    with Table(request.scratch, request.length) as table:
+        documents = _Documents(table)
+        for split, file in zip(SPLITS, files, strict=True):
+            index, labels = array("i"), bytearray()
+            for label, *texts in read_pairs(file, request.allow_unverified, foreign):
+                index.extend(documents.row(text) for text in texts)
+                labels.append(label)
+                progress(lambda: f"{len(documents.lengths):,} documents, {len(labels):,} {split} pairs")  # noqa: B023
+            if not labels:
+                raise DataError(f"{file} is empty")
+            pairs = np.array(index, np.int32).reshape(-1, 2)
+            splits[split] = Split(pairs, np.frombuffer(bytes(labels), np.uint8))
+        documents.flush()
+    counts = tuple(len(split.labels) for split in splits.values())
+    if counts != COUNTS:
+        line = "{:,} / {:,} / {:,} pairs; the whole release has {:,} / {:,} / {:,}"
+        notes.append(line.format(*counts, *COUNTS))
+    lengths = np.array(documents.lengths, np.int32)
+    full = int((lengths == request.length).sum())
+    if full:
+        notes.append(f"{full:,} of {len(lengths):,} documents fill the length: longer ones were cut")
+    if foreign[0]:
+        notes.append(f"{foreign[0]:,} lines are not UTF-8")
+    return Arrays(table.array(), lengths, splits, source, tuple(notes))
+
+
+RETRIEVAL = Task(
+    name="retrieval",
+    version="1",
+    vocab=257,
+    classes=2,
+    length=4000,
+    chance=0.5,
+    build=build,
+    rules=Rules(),
+    sources=("folder",),
+    inputs=_files,
+    archive=LRA_RELEASE,
+    pair=True,
+    summary="two papers as bytes: does one cite the other",
+    names=("unrelated", "cites"),
+)

@@ -1,0 +1,151 @@
+"""Text: the bytes of IMDb reviews; is the film liked? (Maas et al. 2011)
+
+Data card
+    What        A film review as a sequence of bytes, cut at the length; 0 is negative, 1 positive. The
+                paper's length is 4,000 (its code's base configuration says 1,000); reviews have 32 to
+                13,704 bytes.
+    From        `aclImdb_v1.tar.gz` or its folder, or TensorFlow Datasets (`imdb_reviews/plain_text`).
+                25,000 reviews to train and 25,000 to test, half of them positive.
+    Decided     The value is the byte and the token id is value + 1. White space at both ends is cut, as
+                TFDS does; nothing else is touched, and `<br />` stays. The official code selects on the
+                test split: here a tenth of train is held out, stratified and seeded, and test is left for
+                one final score. Reviews are ordered by content, so that every copy gives the same splits.
+                The length is part of a result's name: accuracy grows with it.
+    Traps       418 of the 50,000 reviews are copies of another, some of them across train and test: as
+                published. A byte that is not UTF-8 means a copy that was re-encoded, whose bytes are
+                other tokens: refused.
+    Licence     None stated; IMDb's reviews, collected for research. Not distributed with this project.
+    Cite        A. L. Maas et al., "Learning word vectors for sentiment analysis", ACL 2011, P11-1015.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from tasks import tfds
+from tasks.archives import opened
+from tasks.sources import ACLIMDB, find
+from tasks.splits import canonical, check_counts, consecutive, digest, stratified
+from tasks.task import Arrays, DataError, Request, Task
+
+_FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
+_COUNTS = {"train": 25_000, "test": 25_000}
+
+Review = tuple[str, str, bytes, int]
+"""Split, a name for messages, contents, class."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    validation: float = 0.1
+    """Share of the 25,000 training reviews that is held out of training."""
+
+
+def _files(path: Path) -> list[Path]:
+    return find(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
+
+
+def _from_folder(path: Path) -> Iterator[Review]:
+    for folder in _files(path):
+        split, label = folder.parent.name, int(folder.name == "pos")
+        with os.scandir(folder) as files:
+            names = sorted(file.path for file in files if file.name.endswith(".txt"))
+        if not names:
+            raise DataError(f"{folder} holds no reviews (*.txt): the copy is incomplete")
+        for name in names:
+            with open(name, "rb") as file:
+                yield split, name, file.read(), label
+
+
+def _from_tfds(folder: Path) -> Iterator[Review]:
+    for split in ("train", "test"):
+        for number, example in enumerate(tfds.examples(folder, split)):
+            yield split, f"{folder} {split} {number}", example["text"], int(example["label"])
+
+
+def _wanted(name: str) -> bool:
+    """Whether a member of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
+    path = PurePosixPath(name)
+    return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
+
+
+def build(request: Request) -> Arrays:
+    """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
+    path = Path(request.source)
+    if (path / "dataset_info.json").is_file():
+        return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", tfds.notes(path))
+    with opened(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
+        return _arrays(request, _from_folder(folder), f"aclImdb ({path.name})", notes)
+
+
+def _arrays(request: Request, reviews: Iterable[Review], source: str, notes: list[str]) -> Arrays:
+    texts: dict[str, list[bytes]] = {"train": [], "test": []}
+    digests: dict[str, list[bytes]] = {"train": [], "test": []}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    cut = foreign = 0
+    for split, name, content, label in reviews:
+        text = content.strip()
+        if not text:
+            raise DataError(f"{name} is empty: the copy is damaged, fetch {ACLIMDB.url} again")
+        foreign += not _utf8(text, name, request.allow_unverified)
+        cut += len(text) > request.length
+        texts[split].append(text[: request.length])
+        digests[split].append(digest(text))
+        labels[split].append(label)
+    if foreign:
+        notes.append(f"{foreign} reviews are not UTF-8")
+    liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
+    notes += check_counts(liked, _COUNTS, request.allow_unverified, "IMDb")
+    order = {split: canonical(digests[split], liked[split]) for split in texts}
+    kept, held = stratified(liked["train"][order["train"]], request.rules.validation, request.seed)
+    parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]
+    values = np.zeros((sum(map(len, order.values())), request.length), np.uint8)
+    lengths = np.zeros(len(values), np.int32)
+    row = 0
+    for split, rows in parts:
+        for i in rows:
+            text = texts[split][i]
+            values[row, : len(text)] = np.frombuffer(text, np.uint8)
+            lengths[row] = len(text)
+            row += 1
+    classes = np.concatenate([liked[split][rows] for split, rows in parts])
+    splits = consecutive(classes, [len(rows) for _, rows in parts])
+    if cut:
+        notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
+    return Arrays(values, lengths, splits, source, tuple(notes))
+
+
+def _utf8(text: bytes, name: str, allow: bool) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        if not allow:
+            raise DataError(
+                f"{name}: byte {error.start} is not UTF-8 ({error.reason}): the copy was re-encoded or is "
+                "damaged; take its bytes as they are with --allow_unverified"
+            ) from None
+        return False
+    return True
+
+
+TEXT = Task(
+    name="text",
+    version="1",
+    vocab=257,
+    classes=2,
+    length=4000,
+    chance=0.5,
+    build=build,
+    rules=Rules(),
+    sources=("folder", "tfds"),
+    inputs=_files,
+    archive=ACLIMDB,
+    tfds="imdb_reviews/plain_text",
+    summary="IMDb reviews as bytes: liked or not",
+    names=("negative", "positive"),
+)
