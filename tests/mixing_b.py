@@ -1,0 +1,157 @@
+"""What tests of mixers share: comparison with a naive reference, padding invariance through the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.build import load, mixer_factory, parameters
+from models.encoder import Encoder
+from models.layers import split_heads
+
+DIM, HEADS, LENGTH = 8, 2, 13
+
+QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+"""The compiler's options for small arrays: compiling is nearly all that these tests' time goes into."""
+
+Reference = Callable[[Any, jax.Array, jax.Array], jax.Array]
+"""(mixer with its arrays, x, mask) → what the mixer's equation gives, written naively."""
+
+
+def make(name: str, length=LENGTH, dim=DIM, heads=HEADS, seed=0, **options: Any) -> Any:
+    """A mixer by name; `heads` goes to those that have heads."""
+    mixer = load(name)
+    told = {"heads": heads} if "heads" in parameters(mixer) else {}
+    return built(lambda: mixer(dim, length, **told, **options, rngs=nnx.Rngs(seed)))
+
+
+def built(make_module: Callable[[], Any]) -> Any:
+    """What `make_module` makes, its arrays drawn by one compiled function."""
+    return nnx.merge(*jax.jit(lambda: nnx.split(make_module()), compiler_options=QUICK)())
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    """Standard normal numbers, float32."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def inputs(length: int = LENGTH, dim: int = DIM, lengths: tuple[int, ...] = (LENGTH, 7, 1), seed: int = 1):
+    """Random x [B, L, D] and a mask with the given true lengths, one example each."""
+    mask = np.arange(length) < np.array(lengths)[:, None]
+    return normal(len(lengths), length, dim, seed=seed), jnp.asarray(mask)
+
+
+def error(got: Any, want: Any) -> float:
+    """The largest difference, relative to the largest value wanted."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
+
+
+def run(mixer: Any, function: Callable[[Any, jax.Array], jax.Array], x: jax.Array, mask: jax.Array):
+    """Outputs at real positions, and the gradients of a fixed random weighting of them, as float64 arrays.
+
+    `function` takes the mixer and x. Gradients come in a flat list: x's first, then every parameter's.
+    """
+    graph, params, rest = nnx.split(mixer, nnx.Param, ...)
+    weight = normal(*x.shape, seed=9)
+
+    def loss(x, params):
+        y = function(nnx.merge(graph, params, rest), x)
+        assert y.dtype == x.dtype and y.shape == x.shape
+        y = jnp.where(mask[..., None], y.astype(jnp.float32), 0)
+        return (y * weight).sum(), y
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK)
+    gradients, y = gradient(x, params)
+    return np.asarray(y, np.float64), [np.asarray(g, np.float64) for g in jax.tree.leaves(gradients)]
+
+
+def check(mixer: Any, reference: Reference, x: jax.Array, mask: jax.Array, tolerance: float = 1e-5) -> None:
+    """The mixer's outputs and all its gradients equal the reference's, relative to the largest of each."""
+    got, got_gradients = run(mixer, lambda m, x: m(x, mask), x, mask)
+    want, want_gradients = run(mixer, lambda m, x: reference(m, x, mask), x, mask)
+    assert error(got, want) < tolerance
+    assert len(got_gradients) == len(want_gradients)
+    scale = max(np.abs(g).max() for g in want_gradients)
+    assert all(np.isfinite(g).all() for g in got_gradients)
+    for g, w in zip(got_gradients, want_gradients, strict=True):
+        # A gradient that vanishes exactly is rounding only: measured against the largest gradient there.
+        assert error(g, w) < tolerance or np.abs(g - w).max() < 1e-6 * scale
+    assert any(np.abs(g).max() > 0 for g in want_gradients)
+
+
+def check_bfloat16(mixer: Any, x: jax.Array, mask: jax.Array, tolerance: float = 0.03) -> None:
+    """In bfloat16 the output has that type, is near the float32 one, and has finite gradients.
+
+    A bfloat16 number has a relative rounding of 2⁻⁹ = 0.002; a few of them in a row make the tolerance.
+    """
+    graph, params, rest = nnx.split(mixer, nnx.Param, ...)
+    small = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, params))
+    exact = jax.tree.map(lambda a: a.astype(jnp.float32), small)
+    want, _ = run(nnx.merge(graph, exact[1], rest), lambda m, x: m(x, mask), exact[0], mask)
+    got, gradients = run(nnx.merge(graph, small[1], rest), lambda m, x: m(x, mask), small[0], mask)
+    assert error(got, want) < tolerance
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def check_empty(mixer: Any, x: jax.Array) -> None:
+    """An example that is padding alone (one that fills up a batch) makes no NaN, nor do its gradients."""
+    y, gradients = run(mixer, lambda m, x: m(x, jnp.zeros(x.shape[:2], bool)), x, jnp.ones(x.shape[:2], bool))
+    assert np.isfinite(y).all() and all(np.isfinite(g).all() for g in gradients)
+
+
+def heads_of(mixer: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q, k, v [B, H, L, K] by the mixer's projections, as one matrix product each."""
+    p = mixer.projections
+    q, k, v = (split_heads(x @ m.kernel[...], p.heads).swapaxes(1, 2) for m in (p.query, p.key, p.value))
+    return q, k, v
+
+
+def joined(mixer: Any, y: jax.Array) -> jax.Array:
+    """[B, H, L, K] → [B, L, D] by the mixer's last projection."""
+    batch, heads, length, width = y.shape
+    return y.swapaxes(1, 2).reshape(batch, length, heads * width) @ mixer.projections.out.kernel[...]
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax attention [B, H, L, K], naively."""
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    return jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, -jnp.inf)) @ v
+
+
+def encoder(name: str, length: int, dim=8, layers=1, heads=2, pool: Any = "cls", **options: Any) -> Encoder:
+    context = {"heads": heads, "qkv": dim, "dropout": 0.1, "layers": layers}
+    shape = {"vocab": 11, "classes": 3, "length": length, "dim": dim, "layers": layers, "mlp": 8}
+    factory = mixer_factory(name, options, **context)
+    return built(lambda: Encoder(factory, **shape, pool=pool, rngs=nnx.Rngs(0)))
+
+
+def logits(model: Encoder, tokens: Any, mask: Any) -> jax.Array:
+    """The model's logits, compiled."""
+    graph, state = nnx.split(model)
+    call = jax.jit(lambda state, *args: nnx.merge(graph, state)(*args), compiler_options=QUICK)
+    return call(state, jnp.asarray(tokens), jnp.asarray(mask))
+
+
+def padding_changes(name: str, pool: Any = "cls", **options: Any) -> float:
+    """How far logits of documents of up to 14 tokens move between padding to 14 and to 23, relatively."""
+    model = encoder(name, 23, pool=pool, **options)
+    mask = np.arange(23) < np.array([14, 9, 3])[:, None, None]
+    tokens = np.where(mask, np.random.default_rng(2).integers(1, 11, (3, 1, 23)), 0).astype(np.int32)
+    long, short = logits(model, tokens, mask), logits(model, tokens[..., :14], mask[..., :14])
+    assert error(short[0], short[1]) > 1e-2  # logits do depend on the document
+    return error(long, short)
+
+
+def parameter_count(name: str, **options: Any) -> int:
+    """Parameters at the shape of Text: vocabulary 260, 2 classes, length 1,000, 4 layers of width 256."""
+    factory = mixer_factory(name, options, heads=4, qkv=256, dropout=0.1, layers=4)
+    shape = {"vocab": 260, "classes": 2, "length": 1000, "dim": 256, "layers": 4, "mlp": 1024}
+    model = nnx.eval_shape(lambda: Encoder(factory, **shape, rngs=nnx.Rngs(0)))
+    return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
