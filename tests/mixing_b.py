@@ -84,7 +84,7 @@ def check(
 ) -> None:
     """All that a mixer owes its equation.
 
-    - Its outputs at real positions and all its gradients equal the reference's, relative to each one's largest.
+    - Its outputs at real positions and all its gradients equal the reference's, relative to the largest.
     - An example that is padding alone (one that fills up a batch) makes no NaN, nor do its gradients.
     - In bfloat16 the output has that type and is within `rounded` of what the same rounded numbers give in
       float32. A bfloat16 number has a relative rounding of 2⁻⁹ = 0.002; a few in a row make the tolerance.
