@@ -23,7 +23,7 @@ def cos_features(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 class Cosformer(nnx.Module):
-    """cosFormer: Rethinking Softmax in Attention. Qin et al. 2022, arXiv:2202.08791, eq. 10 to 12.
+    """cosFormer: Rethinking Softmax in Attention. Qin et al. 2022, arXiv:2202.08791, section 3.
 
     Not causal:
 

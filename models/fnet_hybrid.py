@@ -10,7 +10,7 @@ from models.fnet import FNet, Method
 
 
 class FNetHybrid(nnx.Module):
-    """FNet-Hybrid. Lee-Thorp et al. 2021, arXiv:2105.03824, section 4.4 ("hybrid" in its tables).
+    """FNet-Hybrid. Lee-Thorp et al. 2021, arXiv:2105.03824, "hybrid" in its tables.
 
         out = Re(F_L(F_D(x)))                        in all but the last layers,
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O    in the last `attention` of them (2 in the paper)

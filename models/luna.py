@@ -21,7 +21,7 @@ def attend(
 
 
 class Luna(nnx.Module):
-    """Luna: Linear Unified Nested Attention. Ma et al. 2021, arXiv:2106.01540, eq. 4 to 8.
+    """Luna: Linear Unified Nested Attention. Ma et al. 2021, arXiv:2106.01540, section 3.
 
         Y_P = Attn(norm(P), X)      packs X into the P rows of the packed sequence
         out = Attn(X, Y_P) W_O      unpacks them to every position

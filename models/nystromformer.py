@@ -29,7 +29,7 @@ def segment_means(x: jax.Array, mask: jax.Array, landmarks: int) -> tuple[jax.Ar
 
 
 def pseudo_inverse(a: jax.Array, z: jax.Array, iterations: int) -> jax.Array:
-    """Moore-Penrose inverse of float32 [..., M, M] by the third-order iteration of eq. 11 of the paper.
+    """Moore-Penrose inverse of float32 [..., M, M] by the paper's third-order iteration.
 
         Z ← Z (13 I − A Z (15 I − A Z (7 I − A Z))) / 4
 
@@ -103,7 +103,7 @@ def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
 class Nystromformer(nnx.Module):
     """Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention.
 
-    Xiong et al. 2021, arXiv:2102.03902, eq. 13 and algorithm 1, with the convolution skip of its figure 2:
+    Xiong et al. 2021, arXiv:2102.03902, section 3, with the convolution skip round the values:
 
         out = softmax(Q K̃ᵀ / √K) (softmax(Q̃ K̃ᵀ / √K))⁺ softmax(Q̃ Kᵀ / √K) V + conv(V)
 

@@ -36,7 +36,7 @@ def sample(offsets: jax.Array, mask: jax.Array) -> jax.Array:
 def inverse(gram: jax.Array, gamma: float, iterations: int) -> jax.Array:
     """(G + γ I)⁻¹ of a Gram matrix float32 [..., M, M] with positive entries.
 
-    Preconditioned as in section 4.2 of the paper: with d the row sums of G + γ I, the eigenvalues of
+    Preconditioned as in the paper: with d the row sums of G + γ I, the eigenvalues of
     A = d^(−½) (G + γ I) d^(−½) lie in (0, 1], so the iteration for A⁻¹ converges from Z₀ = I.
     """
     gram = gram + gamma * jnp.eye(gram.shape[-1])
