@@ -72,7 +72,7 @@ class Synthesizer(nnx.Module):
 
     Time L²·D, memory H·L² (B·H·L² where S depends on the input). Learned weights over positions grow with L
     (random: H·L² a layer, 18,995,218 parameters at length 1,000 where the Transformer has 3,487,490; dense:
-    L·H·K), and cannot be fewer without being another model; the factorised kinds are of the Transformer's size.
+    L·H·K), and cannot be fewer without being another model; the factorised kinds have the Transformer's size.
 
     Padded keys get no weight, and an input shorter than L uses the first rows and columns, so padding changes
     no logit. Dropout of the random kinds' weights is drawn once for a batch.

@@ -152,6 +152,23 @@ def logits(model: Encoder, tokens: Any, mask: Any) -> jax.Array:
     return call(state, jnp.asarray(tokens), jnp.asarray(mask))
 
 
+def outputs(mixer: Any, x: jax.Array, mask: jax.Array, seed: int | None = None) -> jax.Array:
+    """The mixer's outputs, compiled; as in training with the step's key `seed` where it is given."""
+    key = None if seed is None else jax.random.key(seed)
+
+    def call(x, mask, key):
+        return mixer(x, mask, None if key is None else nnx.Rngs(dropout=key))
+
+    return jax.jit(call, compiler_options=QUICK)(x, mask, key)
+
+
+def padding_is_mixed_in(name: str, **options: Any) -> bool:
+    """Whether outputs at real positions depend on what padding holds."""
+    (x, mask), mixer = inputs(lengths=(7,)), make(name, **options)
+    y, changed = outputs(mixer, x, mask), outputs(mixer, jnp.where(mask[..., None], x, x + 1), mask)
+    return error(changed[:, :7], y[:, :7]) > 1e-2
+
+
 def padding_changes(name: str, pool: Any = "cls", **options: Any) -> float:
     """How far logits of documents of up to 14 tokens move between padding to 14 and to 23, relatively."""
     model = encoder(name, 23, pool=pool, **options)

@@ -14,7 +14,7 @@ from tests.mixing_b import (
     normal,
     padding_changes,
     parameter_count,
-)  # fmt: skip
+)
 
 
 def naive(mixer, x, mask):

@@ -9,7 +9,7 @@ from tests.mixing_b import (
     make,
     padding_changes,
     parameter_count,
-)  # fmt: skip
+)
 
 
 def naive(mixer, x, mask):

@@ -16,9 +16,9 @@ from tests.mixing_b import (
     normal,
     padding_changes,
     parameter_count,
-)  # fmt: skip
+)
 
-LENGTHS = (13, 7, 3)
+LENGTHS = (13, 3)
 
 
 def naive(mixer, x, mask):

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from models.linear_transformer import kernel_attend
 from models.performer import orthogonal_features, softmax_features
@@ -16,9 +15,10 @@ from tests.mixing_b import (
     joined,
     make,
     normal,
+    outputs,
     padding_changes,
     parameter_count,
-)  # fmt: skip
+)
 
 
 def naive(mixer, x, mask):
@@ -74,9 +74,7 @@ def test_directions_are_orthogonal_normal_vectors():
 
 def test_large_inputs_are_stable():
     x, mask = inputs()
-    for sign in (1, -1):
-        y = make("performer", features=16)(sign * 300 * x, mask)
-        assert np.isfinite(np.asarray(y)).all()
+    assert np.isfinite(outputs(make("performer", features=10), 300 * x, mask)).all()
     # Features far beyond what exp can hold in float32: the weights are still their quotients, as in float64.
     q = jnp.full((1, 2, 1, 4), 30.0)
     k = jnp.stack([q[:, 0], q[:, 0] * 0.9], axis=1)
@@ -90,15 +88,14 @@ def test_large_inputs_are_stable():
 
 def test_redrawing():
     x, mask = inputs()
-    mixer = make("performer", features=8, redraw=True)
-    first, same, other = (mixer(x, mask, nnx.Rngs(dropout=seed)) for seed in (0, 0, 1))
+    mixer, plain = make("performer", features=8, redraw=True), make("performer", features=8)
+    first, same, other = (outputs(mixer, x, mask, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, same)
     assert error(first, other) > 1e-3
-    np.testing.assert_array_equal(mixer(x, mask), mixer(x, mask))
-    before, plain = mixer(x, mask), make("performer", features=8)
-    np.testing.assert_array_equal(plain(x, mask, nnx.Rngs(dropout=0)), plain(x, mask))
+    stored = outputs(mixer, x, mask)
+    np.testing.assert_array_equal(stored, outputs(plain, x, mask, 0))
     mixer.redraw_directions(jax.random.key(5))
-    assert error(before, mixer(x, mask)) > 1e-3
+    assert error(outputs(mixer, x, mask), stored) > 1e-3
 
 
 def test_parameters_and_options():
@@ -109,6 +106,5 @@ def test_parameters_and_options():
         make("performer", features=0)
 
 
-@pytest.mark.parametrize("kernel", ["softmax", "relu"])
-def test_padding_changes_nothing(kernel):
-    assert padding_changes("performer", kernel=kernel, features=16) < 1e-5
+def test_padding_changes_nothing():
+    assert padding_changes("performer", features=16) < 1e-5

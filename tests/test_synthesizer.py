@@ -7,15 +7,17 @@ from flax import nnx
 from models.layers import Constant
 from tests.mixing_b import (
     HEADS,
+    QUICK,
     attention,
     check,
     check_limit,
     error,
     inputs,
     make,
+    outputs,
     padding_changes,
     parameter_count,
-)  # fmt: skip
+)
 
 
 def heads(x):
@@ -77,9 +79,9 @@ def test_fixed_is_not_trained_and_dropout_is_unbiased():
     mixer = make("synthesizer", kind="fixed", dropout=0.5)
     assert len(jax.tree.leaves(nnx.state(mixer, nnx.Param))) == 2
     assert len(jax.tree.leaves(nnx.state(mixer, Constant))) == 1
-    dropped = jax.jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)))
+    dropped = jax.jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)), compiler_options=QUICK)
     many = np.stack([dropped(jax.random.key(seed)) for seed in range(64)])
-    exact = mixer(x, mask)
+    exact = outputs(mixer, x, mask)
     assert error(many[0], exact) > 0.1
     assert error(many.mean(0), exact) < 0.4 * error(many[0], exact)
 
@@ -97,6 +99,6 @@ def test_parameters_and_options():
         make("synthesizer", rank=0)
 
 
-@pytest.mark.parametrize("kind", ["random+dot", "factorised_random+dense+factorised_dense"])
-def test_padding_changes_nothing(kind):
-    assert padding_changes("synthesizer", kind=kind) < 1e-5
+def test_padding_changes_nothing():
+    assert padding_changes("synthesizer", kind="random") < 1e-5
+    assert padding_changes("synthesizer", kind="factorised_random+dense+factorised_dense") < 1e-5
