@@ -7,4 +7,16 @@ Adding one: its module, its line here. Someone else's needs no line: `--models=t
 MIXERS: dict[str, str] = {
     "transformer": "models.attention:Attention",
     "fnet": "models.fnet:FNet",
+    "fnet_hybrid": "models.fnet_hybrid:FNetHybrid",
+    "linear_mixing": "models.linear_mixing:LinearMixing",
+    "random_mixing": "models.random_mixing:RandomMixing",
+    "ff_only": "models.ff_only:FeedForwardOnly",
+    "linformer": "models.linformer:Linformer",
+    "synthesizer": "models.synthesizer:Synthesizer",
+    "linear_transformer": "models.linear_transformer:LinearTransformer",
+    "performer": "models.performer:Performer",
+    "nystromformer": "models.nystromformer:Nystromformer",
+    "luna": "models.luna:Luna",
+    "cosformer": "models.cosformer:Cosformer",
+    "skyformer": "models.skyformer:Skyformer",
 }
