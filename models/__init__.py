@@ -6,5 +6,6 @@ Adding one: its module, its line here. Someone else's needs no line: `--models=t
 
 MIXERS: dict[str, str] = {
     "transformer": "models.attention:Attention",
+    "transformer_naive": "models.attention:NaiveAttention",
     "fnet": "models.fnet:FNet",
 }
