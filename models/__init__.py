@@ -7,5 +7,9 @@ Adding one: its module, its line here. Someone else's needs no line: `--models=t
 MIXERS: dict[str, str] = {
     "transformer": "models.attention:Attention",
     "transformer_naive": "models.attention:NaiveAttention",
+    "local": "models.local:Local",
+    "sparse": "models.sparse:Sparse",
+    "longformer": "models.longformer:Longformer",
+    "bigbird": "models.bigbird:BigBird",
     "fnet": "models.fnet:FNet",
 }

@@ -80,7 +80,7 @@ def attend(
 
     Args:
         q: [B, L, H, K]; k, v: [B, M, H, K].
-        mask: bool [B, M], False at padding. A query without any key gets zeros.
+        mask: bool [B, M] (or [B, M, H]), False at padding. A query without any key gets zeros.
         rate: dropout of the attention weights, applied when `rngs` is given.
 
     Returns: [B, L, H, K].
