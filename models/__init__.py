@@ -11,5 +11,7 @@ MIXERS: dict[str, str] = {
     "sparse": "models.sparse:Sparse",
     "longformer": "models.longformer:Longformer",
     "bigbird": "models.bigbird:BigBird",
+    "reformer": "models.reformer:Reformer",
+    "sinkhorn": "models.sinkhorn:Sinkhorn",
     "fnet": "models.fnet:FNet",
 }

@@ -47,11 +47,12 @@ def agree(
     *,
     tolerance: float = 1e-5,
     dtype: Any = jnp.float32,
+    padded_too: bool = True,
 ) -> None:
     """The mixer's outputs and gradients (to x and every parameter) are reference(mixer, x, mask)'s.
 
     The mixer computes in `dtype`, the reference in float32 from the same rounded numbers. The tolerance is
-    relative to the largest entry of each array (at least 1).
+    relative to the largest entry of each array (at least 1). Outputs at padding are compared if `padded_too`.
     """
     graph, params, rest = nnx.split(mixer, nnx.Param, ...)
     rounded = jax.tree.map(lambda a: a.astype(dtype), (params, x))
@@ -59,6 +60,7 @@ def agree(
 
     def loss(run: Callable, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = run(nnx.merge(graph, params, rest), x, mask).astype(jnp.float32)
+        out = out if padded_too else out * mask[..., None]
         return (out * weight).sum(), out
 
     def both(run: Callable, given: Any) -> Any:
