@@ -6,6 +6,13 @@ Adding one: its module, its line here. Someone else's needs no line: `--models=t
 
 MIXERS: dict[str, str] = {
     "transformer": "models.attention:Attention",
+    "transformer_naive": "models.attention:NaiveAttention",
+    "local": "models.local:Local",
+    "sparse": "models.sparse:Sparse",
+    "longformer": "models.longformer:Longformer",
+    "bigbird": "models.bigbird:BigBird",
+    "reformer": "models.reformer:Reformer",
+    "sinkhorn": "models.sinkhorn:Sinkhorn",
     "fnet": "models.fnet:FNet",
     "fnet_hybrid": "models.fnet_hybrid:FNetHybrid",
     "linear_mixing": "models.linear_mixing:LinearMixing",
