@@ -126,10 +126,9 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     """Puts the data of a grid into the cache; a task whose data can't be had is told and the others go on."""
-    from tasks.preview import preview
-
     from lra import grid
     from tasks.cache import describe
+    from tasks.preview import preview
     from tasks.task import DataError
 
     plans = grid.plans(
@@ -234,10 +233,9 @@ def list_(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def _details(f: flags.FlagValues, what: str) -> int:
-    from tasks.preview import details
-
     from lra import launch
     from tasks.cache import entries
+    from tasks.preview import details
 
     if what == "tasks":
         found = entries(Path(f.data))

@@ -153,7 +153,7 @@ def with_options(wanted: Sequence[Plan], typed: Mapping[Model, Mapping[str, Any]
     return [
         dataclasses.replace(
             p,
-            recipe=dataclasses.replace(p.recipe, mixer=tuple(sorted((dict(p.recipe.mixer) | typed[p.model]).items()))),
+            recipe=dataclasses.replace(p.recipe, mixer=tuple(sorted((dict(p.recipe.mixer) | dict(typed[p.model])).items()))),
         )
         for p in wanted
     ]

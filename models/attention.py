@@ -124,9 +124,7 @@ def attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> j
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :, None, None]
     k, v = jnp.take_along_axis(k, order, axis=1), jnp.take_along_axis(v, order, axis=1)
     real = mask.sum(1, dtype=jnp.int32)
-    o = jax.nn.dot_product_attention(
-        q, k, v, key_value_seq_lengths=jnp.maximum(real, 1), implementation="cudnn"
-    )
+    o = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=jnp.maximum(real, 1), implementation="cudnn")
     return jnp.where((real > 0)[:, None, None, None], o, jnp.zeros((), o.dtype))
 
 

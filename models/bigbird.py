@@ -47,9 +47,7 @@ class BigBird(MultiHead):
         self.block = min(block, length)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jnp.arange(-(-length // self.block)))
         # A block's draws don't depend on how many blocks follow it.
-        self.draws = Constant(
-            jax.vmap(lambda key: jax.random.uniform(key, (heads, random)))(keys).swapaxes(0, 1)
-        )
+        self.draws = Constant(jax.vmap(lambda key: jax.random.uniform(key, (heads, random)))(keys).swapaxes(0, 1))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         q, k, v = self.project(x)
@@ -92,9 +90,7 @@ def seen_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
     end = last[:, None, None]
     left, right = jnp.where(i >= 1, i - 1, -1), jnp.where(i + 1 <= end, i + 1, -1)
     far = [(i - 1 > 0) * 1 - 1 + 0 * end, jnp.where(i + 1 < end, end, -1)]
-    near = jnp.stack(
-        [jnp.broadcast_to(b, (*last.shape, *draws.shape[:2])) for b in (left, i, right, *far)], -1
-    )
+    near = jnp.stack([jnp.broadcast_to(b, (*last.shape, *draws.shape[:2])) for b in (left, i, right, *far)], -1)
     return jnp.concatenate([near, random_blocks(draws, last)], axis=-1)
 
 

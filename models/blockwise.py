@@ -101,9 +101,7 @@ def attend_tiles(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    static: Static, q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed
-) -> tuple[jax.Array, jax.Array]:
+def _attend(static: Static, q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed) -> tuple[jax.Array, jax.Array]:
     return _forward(static, q, k, v, fixed)[0]
 
 
@@ -156,9 +154,7 @@ def _scores(
     return jnp.where(seen[:, None, :], s, LOW)
 
 
-def _dropped(
-    static: Static, p: jax.Array, fixed: Fixed, index: jax.Array | None, words: jax.Array | None
-) -> jax.Array:
+def _dropped(static: Static, p: jax.Array, fixed: Fixed, index: jax.Array | None, words: jax.Array | None) -> jax.Array:
     """Dropout of the weights p [step, b, J], or of what has their shape: the same mask at every call."""
     if fixed.words is None or words is None:
         return p

@@ -15,9 +15,7 @@ def shorten(x: jax.Array, projection: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.einsum("bld,lr->brd", x, projection[: x.shape[1]].astype(x.dtype))
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
-) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None) -> jax.Array:
     """softmax(q kᵀ / √K) v of queries [B, L, H, K] over R keys and values [B, R, H, K], all of them real."""
     scores = jnp.einsum("blhk,brhk->bhlr", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = dropout(jax.nn.softmax(scores).astype(v.dtype), rate, rngs)

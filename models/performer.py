@@ -28,9 +28,7 @@ def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
     return rows * jnp.linalg.norm(jax.random.normal(lengths, (features, width)), axis=1, keepdims=True)
 
 
-def softmax_features(
-    q: jax.Array, k: jax.Array, directions: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def softmax_features(q: jax.Array, k: jax.Array, directions: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """exp(ω·x − |x|²/2) for every direction ω, whose mean product over ω estimates exp(q·k).
 
     Every feature of a key is divided by its largest value over the real keys and multiplied back into the
@@ -102,9 +100,7 @@ class Performer(nnx.Module):
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
         self.width = (dim if qkv is None else qkv) // heads
         random = kernel != "plain_relu"
-        self.directions = (
-            Constant(orthogonal_features(rngs.params(), features, self.width)) if random else None
-        )
+        self.directions = Constant(orthogonal_features(rngs.params(), features, self.width)) if random else None
 
     def redraw_directions(self, key: jax.Array) -> None:
         """Replaces the stored random directions, where there are any, by new ones drawn from `key`."""

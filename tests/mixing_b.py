@@ -79,9 +79,7 @@ def call_itself(mixer: Any, x: jax.Array, mask: jax.Array) -> jax.Array:
     return mixer(x, mask)
 
 
-def check(
-    mixer: Any, reference: Reference, x: jax.Array, mask: jax.Array, tolerance=1e-5, rounded=0.03
-) -> None:
+def check(mixer: Any, reference: Reference, x: jax.Array, mask: jax.Array, tolerance=1e-5, rounded=0.03) -> None:
     """All that a mixer owes its equation.
 
     - Its outputs at real positions and all its gradients equal the reference's, relative to the largest.

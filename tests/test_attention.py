@@ -45,8 +45,7 @@ def test_dropout_is_the_same_in_both_passes_and_both_forms():
         return (f(q, k, v, mask, 0.4, nnx.Rngs(dropout=7)) * weight).sum()
 
     results = [
-        jax.jit(jax.value_and_grad(partial(loss, f), argnums=(0, 1, 2)))(q, k, v)
-        for f in (attend, attend_naive)
+        jax.jit(jax.value_and_grad(partial(loss, f), argnums=(0, 1, 2)))(q, k, v) for f in (attend, attend_naive)
     ]
     got, want = results
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)

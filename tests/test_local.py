@@ -16,9 +16,7 @@ def reference(block):
 
 @pytest.mark.parametrize(("length", "block", "padded"), [(35, 8, 21), (24, 1, 3)])
 def test_equals_the_pattern(length, block, padded):
-    agree(
-        build("local", 16, length, heads=2, block=block), reference(block), *inputs(length, 16, padded=padded)
-    )
+    agree(build("local", 16, length, heads=2, block=block), reference(block), *inputs(length, 16, padded=padded))
 
 
 def test_equals_the_pattern_in_bfloat16():

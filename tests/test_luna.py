@@ -33,9 +33,7 @@ def softmax_attention(query, context, mask):
 def naive_carry(mixer, x, mask, packed):
     """Pack and unpack attention by their equations; a row of padding alone attends to all of it."""
     mask = mask | ~mask.any(1, keepdims=True)
-    w = {
-        name: getattr(mixer, name).kernel[...] for name in ("query", "context", "pack_query", "pack_context")
-    }
+    w = {name: getattr(mixer, name).kernel[...] for name in ("query", "context", "pack_query", "pack_context")}
     mean, variance = packed.mean(-1, keepdims=True), packed.var(-1, keepdims=True)
     normed = (packed - mean) / jnp.sqrt(variance + 1e-6) * mixer.norm.scale[...] + mixer.norm.bias[...]
     y = softmax_attention(normed @ w["pack_query"], x @ w["pack_context"], mask)

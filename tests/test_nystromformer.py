@@ -62,9 +62,7 @@ def test_landmarks_of_every_position_are_attention():
     p = mixer.projections
     p.query.kernel[...], p.key.kernel[...] = 4 * p.query.kernel[...], 4 * p.key.kernel[...]
     # A A⁺ A = A whatever A's rank; float32 rounding is enlarged by A's condition, so 1e-3.
-    check_limit(
-        mixer, lambda m, x, mask: joined(m, attention(*heads_of(m, x), mask)), x, mask, tolerance=1e-3
-    )
+    check_limit(mixer, lambda m, x, mask: joined(m, attention(*heads_of(m, x), mask)), x, mask, tolerance=1e-3)
 
 
 def test_pseudo_inverse_converges():
@@ -81,9 +79,7 @@ def test_segments_are_of_the_real_positions():
     means, real = segment_means(x, mask, 3)
     np.testing.assert_allclose(means[0, :, 0], [0.5, 2.5, 4.5])
     assert real.all()
-    means, real = segment_means(
-        x, jnp.arange(10)[None] % 5 == 1, 4
-    )  # positions 1 and 6 of ten, four stretches
+    means, real = segment_means(x, jnp.arange(10)[None] % 5 == 1, 4)  # positions 1 and 6 of ten, four stretches
     np.testing.assert_allclose(means[0, :, 0][real[0]], [1, 6])
     assert real.sum() == 2
 

@@ -16,9 +16,7 @@ def reference(mixer, x, mask):
     block, (batch, length, _) = mixer.block, x.shape
     size = -(-length // block) * block
     real = np.pad(KNOWN, ((0, 0), (0, size - length)))
-    x, q, k, v = (
-        jnp.pad(y, ((0, 0), (0, size - length)) + ((0, 0),) * (y.ndim - 2)) for y in (x, *mixer.project(x))
-    )
+    x, q, k, v = (jnp.pad(y, ((0, 0), (0, size - length)) + ((0, 0),) * (y.ndim - 2)) for y in (x, *mixer.project(x)))
     out = jnp.zeros_like(q)
     for b, h in np.ndindex(batch, mixer.heads):
         used = np.flatnonzero(real[b].reshape(-1, block).any(1))
@@ -35,8 +33,7 @@ def reference(mixer, x, mask):
             some = there.any(0)
             share = (sort[n] @ there / sort[n].sum())[some]
             far = [
-                sum(sort[n, m] * y[b, spans[m], h] * there[m][:, None] for m in range(len(used)))[some]
-                / share[:, None]
+                sum(sort[n, m] * y[b, spans[m], h] * there[m][:, None] for m in range(len(used)))[some] / share[:, None]
                 for y in (k, v)
             ]
             own = span[there[n]]
@@ -47,9 +44,7 @@ def reference(mixer, x, mask):
     return mixer.join(out[:, :length])
 
 
-@pytest.mark.parametrize(
-    ("length", "padded", "dtype"), [(12, 6, "float32"), (11, 3, "float32"), (12, 6, "bfloat16")]
-)
+@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (11, 3, "float32"), (12, 6, "bfloat16")])
 def test_equals_the_equations(length, padded, dtype):
     global KNOWN
     x, mask = inputs(length, 8, padded=padded)
@@ -74,9 +69,7 @@ def test_normalisation_is_doubly_stochastic_and_sharp_logits_permute():
     for axis in (-1, -2):
         np.testing.assert_allclose(out.sum(axis), np.broadcast_to(real[:, None], (2, 3, 6)), atol=1e-4)
     wanted = np.eye(6)[[3, 1, 0, 5, 4, 2]]
-    np.testing.assert_allclose(
-        normalise(30 * jnp.array(wanted)[None, None], real[:1], 5)[0, 0], wanted, atol=1e-5
-    )
+    np.testing.assert_allclose(normalise(30 * jnp.array(wanted)[None, None], real[:1], 5)[0, 0], wanted, atol=1e-5)
 
 
 def test_a_permutation_brings_exactly_that_block():
@@ -87,9 +80,7 @@ def test_a_permutation_brings_exactly_that_block():
     for block, other in enumerate([2, 0, 1]):
         keys, values = (jnp.concatenate([y[:, block], y[:, other]], 1) for y in (k, v))
         seen = jnp.concatenate([real[:, block], real[:, other]], 1)
-        np.testing.assert_allclose(
-            got[:, block], dense(q[:, block], keys, values, seen[:, None, None]), atol=1e-6
-        )
+        np.testing.assert_allclose(got[:, block], dense(q[:, block], keys, values, seen[:, None, None]), atol=1e-6)
 
 
 def test_what_is_padded_does_not_matter():
