@@ -7,7 +7,7 @@ from flax import nnx
 from models.attention import Attention
 from models.fnet import FNet, choose_method, fourier_fft, fourier_matmul
 from models.fnet_hybrid import FNetHybrid
-from tests.mixing_b import DIM, HEADS, error, inputs, make, normal, padding_is_mixed_in, parameter_count
+from tests.mixing_b import DIM, error, inputs, make, normal, padding_is_mixed_in, parameter_count
 
 
 def naive(x):
@@ -73,7 +73,7 @@ def test_hybrid_has_attention_in_its_last_layers():
 def test_hybrid_equals_its_parts():
     x, mask = inputs()
     last = make("fnet_hybrid", layer=3, layers=4)
-    same = Attention(DIM, x.shape[1], heads=HEADS, rngs=nnx.Rngs(0))
+    same = make("transformer")
     assert error(last(x, mask), same(x, mask)) < 1e-6
     first = make("fnet_hybrid", layer=1, layers=4)
     assert error(first(x, mask), naive(x)) < 2e-6

@@ -3,6 +3,7 @@ import numpy as np
 from flax import nnx
 
 from models.layers import Constant
+from models.random_mixing import RandomMixing
 from tests.mixing_b import (
     check,
     encoder,
@@ -41,7 +42,7 @@ def test_random_equals_the_double_sum_and_is_never_trained():
 
 def test_scale_is_kept():
     x, mask = inputs(length=400, dim=64, lengths=(400,))
-    assert 0.8 < float(outputs(make("random_mixing", length=400, dim=64), x, mask).std()) < 1.25
+    assert 0.8 < float(outputs(RandomMixing(64, 400, rngs=nnx.Rngs(0)), x, mask).std()) < 1.25
 
 
 def test_ff_only_mixes_nothing():
