@@ -18,6 +18,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from absl import flags
 
@@ -32,8 +33,13 @@ def _grid_flags(f: flags.FlagValues) -> None:
 
 def _data_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string(
-        "source", "auto", "Where data comes from: auto, generate, tfds, or a folder's path.", flag_values=f
+        "source",
+        "auto",
+        "Where data comes from: auto, generate, tfds, download, or a folder or archive.",
+        flag_values=f,
     )
+    flags.DEFINE_string("source_dir", None, "Folder of data of yours that auto and tfds look into.", flag_values=f)
+    flags.DEFINE_bool("allow_unverified", False, "Take copies whose checksum is not the published one.", flag_values=f)
     flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that prepare data.", 1, flag_values=f)
 
@@ -51,6 +57,16 @@ def _run_flags(f: flags.FlagValues) -> None:
 def _prepare_flags(f: flags.FlagValues) -> None:
     _grid_flags(f)
     _data_flags(f)
+    flags.DEFINE_string("preview", None, "Folder for a page of samples of each task (PNG).", flag_values=f)
+
+
+def _list_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_bool("details", False, "tasks: what is prepared. models: papers, costs, options.", flag_values=f)
+    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
+
+
+def _data_more(f: flags.FlagValues) -> dict[str, Any]:
+    return {"source_dir": Path(f.source_dir) if f.source_dir else None, "allow_unverified": f.allow_unverified}
 
 
 def _bench_flags(f: flags.FlagValues) -> None:
@@ -86,6 +102,8 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     seeds = _integers("seeds", f.seeds)
     plans = grid.plans(protocol, f.tasks, f.models, _integers("lengths", f.lengths), seeds, f["set"].value)
     if f.dry_run:
+        if any(p.model.options or ":" in p.model.name for p in plans):
+            launch.probe(f.device, [p.model for p in plans])
         for p in plans:
             t = p.recipe.train
             tokens = t.steps * t.batch * p.length
@@ -94,8 +112,9 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
     results, data = _results(f), Path(f.data)
-    device = launch.probe(f.device)
-    entries = grid.prepared(plans, f.source, data, f.workers, _line)
+    device, typed = launch.probe(f.device, list(dict.fromkeys(p.model for p in plans)))
+    plans = grid.with_options(plans, typed)
+    entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
     cells = [grid.cell(p, entries[p], device) for p in plans]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
     done = len(cells) - len(left)
@@ -106,25 +125,35 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
-    """Puts the data of a grid into the cache."""
+    """Puts the data of a grid into the cache; a task whose data can't be had is told and the others go on."""
+    from tasks.preview import preview
+
     from lra import grid
     from tasks.cache import describe
+    from tasks.task import DataError
 
     plans = grid.plans(
-        grid.protocol_named(f.protocol),
-        f.tasks,
-        ["transformer"],
-        _integers("lengths", f.lengths),
-        [],
-        f["set"].value,
+        grid.protocol_named(f.protocol), f.tasks, ["transformer"], _integers("lengths", f.lengths), [0], f["set"].value
     )
-    for plan, entry in grid.prepared(plans, f.source, Path(f.data), f.workers, _line).items():
-        made = describe(entry)
-        counts = " / ".join(f"{made['counts'][split]:,}" for split in ("train", "validation", "test"))
-        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {made['source']}, in {entry}")
-        for note in made["notes"]:
+    made, missing = [], []
+    for plan in plans:
+        try:
+            entry = grid.prepared([plan], f.source, Path(f.data), f.workers, _line, **_data_more(f))[plan]
+        except DataError as error:
+            missing.append(f"{plan.task}: {error}")
+            continue
+        made.append(entry)
+        told = describe(entry)
+        counts = " / ".join(f"{told['counts'][split]:,}" for split in ("train", "validation", "test"))
+        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {told['source']}, in {entry}")
+        for note in told["notes"]:
             print(f"  {note}")
-    return 0
+    if f.preview:
+        for page in preview(made, Path(f.preview)):
+            print(page)
+    for line in missing:
+        print(f"run.py prepare: {line}", file=sys.stderr)
+    return 2 if missing else 0
 
 
 def bench(f: flags.FlagValues, rest: list[str]) -> int:
@@ -137,8 +166,8 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     lengths = _integers("lengths", f.lengths)
     plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], f["set"].value)
     results = _results(f)
-    device = launch.probe(f.device)
-    cells = [grid.cell(plan, None, device) for plan in plans]
+    device, typed = launch.probe(f.device, list(dict.fromkeys(p.model for p in plans)))
+    cells = [grid.cell(plan, None, device) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
     launch.run_cells(left, results, Path(f.data), f.device, console)
     text, problems = leaderboard.write_efficiency(results, Path(f.out))
@@ -194,11 +223,30 @@ def list_(f: flags.FlagValues, rest: list[str]) -> int:
     }
     if len(rest) != 1:
         raise UsageError(f"list takes one of {', '.join(tables)}")
+    if f.details and rest[0] in ("tasks", "models"):
+        return _details(f, rest[0])
     if rest[0] not in tables:
         raise UsageError(nearest("list", rest[0], tables))
     width = max(map(len, tables[rest[0]]))
     for name, words in tables[rest[0]].items():
         print(f"{name:{width}}  {words}")
+    return 0
+
+
+def _details(f: flags.FlagValues, what: str) -> int:
+    from tasks.preview import details
+
+    from lra import launch
+    from tasks.cache import entries
+
+    if what == "tasks":
+        found = entries(Path(f.data))
+        print("\n\n".join(map(details, found)) or f"Nothing is prepared in {f.data}: see `run.py prepare`.")
+        return 0
+    for mixer in launch.mixer_details():
+        options = ", ".join(f"{name}={value}" for name, value in mixer["options"].items())
+        print(f"{mixer['name']}    options: {options or 'none'}\n")
+        print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")
     return 0
 
 
@@ -221,7 +269,7 @@ def main(arguments: list[str]) -> int:
         "prepare": (prepare, _prepare_flags),
         "bench": (bench, _bench_flags),
         "leaderboard": (leaderboard, _output_flags),
-        "list": (list_, lambda f: None),
+        "list": (list_, _list_flags),
     }
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):

@@ -1,7 +1,10 @@
 """Protocols, by name: one module each."""
 
+from configs.efficiency import EFFICIENCY, FNET
 from configs.lra import LRA
+from configs.lra_paper import LRA_PAPER
 from configs.quick import QUICK
+from configs.small import SMALL
 from lra.recipe import Protocol
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (QUICK, LRA)}
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (QUICK, LRA, LRA_PAPER, SMALL, EFFICIENCY, FNET)}

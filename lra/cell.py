@@ -32,9 +32,8 @@ from tasks.cache import open_entry
 def build(spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> Encoder:
     """The model of a cell, initialised from its seed."""
     e = recipe.encoder
-    make_mixer = mixer_factory(
-        spec["cell"]["model"], {}, heads=e.heads, qkv=e.qkv, dropout=e.attention_dropout, layers=e.layers
-    )
+    context = {"heads": e.heads, "qkv": e.qkv, "dropout": e.attention_dropout, "layers": e.layers}
+    make_mixer = mixer_factory(spec["cell"]["mixer"], dict(recipe.mixer), **context)
     return Encoder(
         make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
         positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout,

@@ -1,12 +1,10 @@
-"""What a process that has a device says of it. Run as a program it is the parent's one look at the device."""
+"""What a process that has a device says of it: its kind, versions and memory."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,7 +58,3 @@ def _cpu_name() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-if __name__ == "__main__":
-    json.dump(describe(), sys.stdout)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,24 @@ from tasks.cache import describe, prepare
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model as asked for on the command line: 'performer:features=64,kernel=softmax', or 'package.module:Class'."""
+
+    name: str
+    """In `models.MIXERS`, or the place of a class."""
+    options: tuple[tuple[str, str], ...] = ()
+    """The mixer's own options, as texts."""
+
+    def __str__(self) -> str:
+        return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options) if self.options else "")
+
+
+@dataclass(frozen=True)
 class Plan:
     """A cell that has been asked for, before its data and device are known."""
 
     task: str
-    model: str
+    model: Model
     length: int
     protocol: str
     seed: int
@@ -49,8 +62,36 @@ class Cell:
     def name(self) -> str:
         """The record's file name without its ending: readable, and unique by the key."""
         p = self.plan
-        words = [p.task, p.model, f"L{p.length}", p.protocol, f"s{p.seed}", self.accelerator]
+        words = [p.task, str(p.model), f"L{p.length}", p.protocol, f"s{p.seed}", self.accelerator]
         return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", w) for w in words) + "-" + self.key[:10]
+
+
+def models_named(words: Sequence[str], every: Sequence[str]) -> list[Model]:
+    """The models of a comma-separated list, in which 'option=value' belongs to the model before it.
+
+    Raises:
+        UsageError: a name that is neither a model's, 'all', nor the place of a class.
+    """
+    found: list[Model] = []
+    for word in words:
+        before, _, last = word.rpartition(":")
+        if "=" in word and not before:
+            if not found:
+                raise UsageError(f"--models: the option '{word}' stands before any model")
+            found[-1] = Model(found[-1].name, (*found[-1].options, _option(word)))
+        elif "=" in last:
+            found.append(Model(before, (_option(last),)))
+        else:
+            found += [Model(name) for name in (every if word == "all" else [word])]
+    for model in found:
+        if model.name not in MIXERS and ":" not in model.name:
+            raise UsageError(nearest("model", model.name, [*MIXERS, "all"]))
+    return list(dict.fromkeys(Model(m.name, tuple(sorted(m.options))) for m in found))
+
+
+def _option(word: str) -> tuple[str, str]:
+    name, _, value = word.partition("=")
+    return name, value
 
 
 def choose(what: str, names: Sequence[str], known: Iterable[str], every: Sequence[str]) -> list[str]:
@@ -83,7 +124,7 @@ def plans(
         UsageError: a name, length, seed or setting that is wrong, before any work.
     """
     chosen_tasks = choose("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
-    chosen_models = choose("model", models or protocol.default_models, MIXERS, tuple(MIXERS))
+    chosen_models = models_named(models or protocol.default_models, tuple(MIXERS))
     for name in chosen_tasks:
         if name not in protocol.tasks:
             raise UsageError(
@@ -94,23 +135,38 @@ def plans(
     made = []
     for name in chosen_tasks:
         for model in chosen_models:
-            recipe = protocol.recipe(name, model)
+            recipe = protocol.recipe(name, model.name)
             if recipe.data is None:
                 recipe = dataclasses.replace(recipe, data=TASKS[name].rules)
             try:
                 recipe = override(recipe, settings)
             except UsageError as error:
                 raise UsageError(f"{name}, {model}: {error}") from None
-            for length in dict.fromkeys(lengths or [protocol.lengths.get(name, TASKS[name].length)]):
+            for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 for seed in dict.fromkeys(seeds or protocol.seeds):
                     made.append(Plan(name, model, length, protocol.name, seed, recipe, tuple(settings)))
     return made
 
 
+def with_options(wanted: Sequence[Plan], typed: Mapping[Model, Mapping[str, Any]]) -> list[Plan]:
+    """The plans with their models' options in the recipe, over the protocol's own."""
+    return [
+        dataclasses.replace(
+            p,
+            recipe=dataclasses.replace(p.recipe, mixer=tuple(sorted((dict(p.recipe.mixer) | typed[p.model]).items()))),
+        )
+        for p in wanted
+    ]
+
+
 def prepared(
-    wanted: Sequence[Plan], source: str, data: Path, workers: int, report: Callable[[str], None]
+    wanted: Sequence[Plan], source: str, data: Path, workers: int, report: Callable[[str], None], **more: Any
 ) -> dict[Plan, Path]:
-    """The cache entry of each plan's data, made where it is missing. Raises `tasks.DataError`."""
+    """The cache entry of each plan's data, made where it is missing; `more` goes to `tasks.cache.prepare`.
+
+    Raises:
+        tasks.DataError: no source has the data, or they are damaged.
+    """
     entries: dict[Any, Path] = {}
     for plan in wanted:
         what = (plan.task, plan.length, plan.recipe.data)
@@ -119,6 +175,7 @@ def prepared(
             entries[what] = prepare(
                 task, plan.length, 0, source, rules=plan.recipe.data, cache=data, workers=workers,
                 report=lambda line, name=plan.task: report(f"{name}: {line}"),  # type: ignore[misc]
+                **more,
             )  # fmt: skip
     return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in wanted}
 
@@ -148,7 +205,7 @@ def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
         "task": plan.task,
         "task_version": data["task_version"],
         "fingerprint": data["fingerprint"],
-        "model": plan.model,
+        "model": plan.model.name,
         "length": plan.length,
         "protocol": plan.protocol,
         "seed": plan.seed,

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from lra import records
-from lra.grid import Cell
+from lra.grid import Cell, Model
 from lra.progress import CellProgress
 from lra.recipe import UsageError
 
@@ -40,14 +40,33 @@ def environment(device: str) -> dict[str, str]:
     return env
 
 
-def probe(device: str) -> dict[str, Any]:
-    """What the device is, asked of a process of its own. Raises `UsageError` where there is none."""
-    done = subprocess.run([sys.executable, "-m", "lra.device"], env=environment(device), capture_output=True, text=True)
+def probe(device: str, models: Sequence[Model]) -> tuple[dict[str, Any], dict[Model, dict[str, Any]]]:
+    """What the device is and the models' options with their types, asked of a process of its own.
+
+    Raises:
+        UsageError: there is no such device, a mixer cannot be imported, or an option is wrong.
+    """
+    asked = json.dumps([[model.name, dict(model.options)] for model in models])
+    answer = _ask(asked, device)
+    return answer["device"], dict(zip(models, answer["options"], strict=True))
+
+
+def mixer_details() -> list[dict[str, Any]]:
+    """Every mixer's docstring and options."""
+    found: list[dict[str, Any]] = _ask("details", "cpu")["models"]
+    return found
+
+
+def _ask(what: str, device: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "lra.probe", what]
+    done = subprocess.run(command, env=environment(device), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UsageError(f"JAX finds no device for --device={device}: {last}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise UsageError(answer["error"])
+    return answer
 
 
 def path_of(results: Path, cell: Cell) -> Path:
@@ -151,7 +170,8 @@ def _start(cell: Cell) -> records.Record:
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cell": {
             "task": p.task,
-            "model": p.model,
+            "model": str(p.model),
+            "mixer": p.model.name,
             "length": p.length,
             "protocol": p.protocol,
             "seed": p.seed,

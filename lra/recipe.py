@@ -85,6 +85,8 @@ class Recipe:
     train: Train
     data: Any = None
     """The task's own settings (its `rules`); None stands for the task's defaults."""
+    mixer: tuple[tuple[str, Any], ...] = ()
+    """The mixer's own options where they are not its defaults, by name."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Protocol:
     """What runs when no tasks are named; all of them when empty."""
     default_models: tuple[str, ...] = ("transformer", "fnet")
     seeds: tuple[int, ...] = (0,)
-    lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """The protocol's length of a task where it is not the task's own."""
+    lengths: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """The protocol's lengths of a task where they are not the task's own."""
 
 
 def check(recipe: Recipe) -> None:

@@ -1,41 +1,60 @@
-"""Full softmax attention: the vanilla Transformer's mixer."""
+"""Full softmax attention: the vanilla Transformer's mixer, in memory that grows with L and not with L²."""
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import dropout, merge_heads, split_heads
+from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep
+from models.heads import MultiHead, from_blocks, mask_to_blocks, to_blocks, word_blocks
+
+Kernel = Literal["auto", "blocks", "cudnn"]
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
-) -> jax.Array:
-    """softmax(q kᵀ / √K) v over the keys that `mask` allows.
-
-    Args:
-        q, k, v: [B, L, H, K].
-        mask: bool [B, L], False at padding. A row without any key gives the mean of all values.
-        rate: dropout of the attention weights, applied when `rngs` is given.
-
-    Returns: [B, L, H, K].
-    """
-    if rngs is None or rate == 0:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-    # The library's attention has no dropout, so the weights are made here while training with it.
-    scores = jnp.einsum("blhk,bmhk->bhlm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores).astype(v.dtype), rate, rngs)
-    return jnp.einsum("bhlm,bmhk->blhk", weights, v)
-
-
-class Attention(nnx.Module):
+class Attention(MultiHead):
     """Attention Is All You Need. Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2.
 
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O
 
-    Time and memory L². Projections have no bias, as in the Long Range Arena.
+    Time L²; memory L, in training too: no L×L array lives, weights are made again in the backward pass
+    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU cuDNN's fused kernel does the same where
+    it can (`choose_kernel`).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        kernel: Kernel = "auto",
+        rngs: nnx.Rngs,
+    ):
+        if kernel not in ("auto", "blocks", "cudnn"):
+            raise ValueError(f"kernel must be auto, blocks or cudnn, not {kernel!r}")
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        self.kernel: Kernel = kernel
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        q, k, v = self.project(x)
+        kernel = self.kernel
+        if kernel == "auto":
+            dropping = rngs is not None and self.rate > 0
+            kernel = choose_kernel(jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping)
+        if kernel == "cudnn":
+            return self.join(attend_cudnn(q, k, v, mask))
+        return self.join(attend(q, k, v, mask, self.rate, rngs))
+
+
+class NaiveAttention(MultiHead):
+    """Attention Is All You Need. Vaswani et al. 2017, arXiv:1706.03762, with its L×L weights materialised.
+
+    Time and memory L²: the baseline that papers on efficient Transformers measured themselves against.
     """
 
     def __init__(
@@ -48,15 +67,95 @@ class Attention(nnx.Module):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        qkv = dim if qkv is None else qkv
-        if qkv % heads:
-            raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
-        self.heads, self.rate = heads, dropout
-        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
-        return self.out(merge_heads(attend(q, k, v, mask, self.rate, rngs)))
+        return self.join(attend_naive(*self.project(x), mask, self.rate, rngs))
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
+) -> jax.Array:
+    """softmax(q kᵀ / √K) v over the keys that `mask` allows, tile by tile.
+
+    Args:
+        q: [B, L, H, K]; k, v: [B, M, H, K].
+        mask: bool [B, M] (or [B, M, H]), False at padding. A query without any key gets zeros.
+        rate: dropout of the attention weights, applied when `rngs` is given.
+
+    Returns: [B, L, H, K].
+    """
+    return from_blocks(attend_with_lse(q, k, v, mask, rate, rngs)[0], q.shape[2], q.shape[1])
+
+
+def attend_with_lse(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """`attend` in blocks: o [B·H, N, b, K] and the logarithm of its softmax's denominator [B·H, N, b]."""
+    batch, length, heads, width = q.shape
+    rows = tile_rows(jax.default_backend(), width, batch * heads, length, k.shape[1])
+    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
+    if words is not None:
+        words = word_blocks(words[0], rows), word_blocks(words[1], k.shape[1])
+    q, k, v = to_blocks(q, rows), to_blocks(k, k.shape[1]), to_blocks(v, v.shape[1])
+    return attend_tiles(q, k, v, Fixed(mask_to_blocks(mask, mask.shape[1], heads), words=words), rate)
+
+
+def attend_naive(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
+) -> jax.Array:
+    """What `attend` computes, with all weights [B, H, L, M] at once."""
+    scores = jnp.einsum("blhk,bmhk->bhlm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    scores = jnp.where(mask[:, None, None, :], scores, LOW)
+    weights = jax.nn.softmax(scores) * mask.any(1)[:, None, None, None]
+    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
+    if words is not None:
+        kept = keep(words[0].swapaxes(1, 2), words[1].swapaxes(1, 2), rate)
+        weights = jnp.where(kept, weights / (1 - rate), 0)
+    return jnp.einsum("bhlm,bmhk->blhk", weights.astype(v.dtype), v)
+
+
+def attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """What `attend` computes without dropout, by cuDNN's fused kernel (bfloat16 or float16).
+
+    The kernel knows no mask a key (only an L×L bias), but a number of keys an example: so real keys are moved
+    to the front, which attention does not notice.
+    """
+    order = jnp.argsort(~mask, axis=1, stable=True)[:, :, None, None]
+    k, v = jnp.take_along_axis(k, order, axis=1), jnp.take_along_axis(v, order, axis=1)
+    real = mask.sum(1, dtype=jnp.int32)
+    o = jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=jnp.maximum(real, 1), implementation="cudnn"
+    )
+    return jnp.where((real > 0)[:, None, None, None], o, jnp.zeros((), o.dtype))
+
+
+def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> Kernel:
+    """cuDNN's kernel where it applies, else tiles.
+
+    cuDNN: an NVIDIA GPU of compute capability 8.0 (Ampere) or later, 16-bit floats, heads whose width is a
+    multiple of 8 up to 128; and no dropout, whose seed JAX fixes when compiling.
+    """
+    fits = dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
+    return "cudnn" if backend == "gpu" and capability >= 8 and fits and not dropping else "blocks"
+
+
+def capability() -> float:
+    """The compute capability of the first device if it is an NVIDIA GPU, else 0."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version.lower():
+        return 0.0
+    return float(device.compute_capability)
+
+
+def tile_rows(backend: str, width: int, problems: int, length: int, keys: int) -> int:
+    """Queries a tile.
+
+    On a CPU few, so that a tile's scores stay in its cache, but enough that adding to all keys' gradients
+    once a tile does not cost more than the tile; on accelerators as many as 256 MB of scores allow.
+    """
+    if backend == "cpu":
+        rows = 16 if width <= 16 else 2 * width
+    else:
+        rows = max(64, 2**26 // (problems * keys) // 64 * 64)
+    return min(rows, 1024, length)

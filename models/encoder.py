@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,15 @@ class Mixer(Protocol):
     """What mixes positions in a block: [B, L, D] and the mask of real tokens [B, L] to [B, L, D]."""
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array: ...
+
+
+@runtime_checkable
+class CarryingMixer(Mixer, Protocol):
+    """A mixer that hands something of its own to the next layer's: None to the first layer's `carry`."""
+
+    def carry(
+        self, x: jax.Array, mask: jax.Array, carried: Any, rngs: nnx.Rngs | None = None
+    ) -> tuple[jax.Array, Any]: ...
 
 
 MakeMixer = Callable[[int, int, int, nnx.Rngs], Mixer]
@@ -49,9 +58,15 @@ class Block(nnx.Module):
         self.norm_mlp = nnx.LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, hidden, rate, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        x = x + dropout(self.mixer(self.norm_mixer(x), mask, rngs), self.rate, rngs)
-        return x + self.mlp(self.norm_mlp(x), rngs)
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any = None
+    ) -> tuple[jax.Array, Any]:
+        if isinstance(self.mixer, CarryingMixer):
+            mixed, carried = self.mixer.carry(self.norm_mixer(x), mask, carried, rngs)
+        else:
+            mixed = self.mixer(self.norm_mixer(x), mask, rngs)
+        x = x + dropout(mixed, self.rate, rngs)
+        return x + self.mlp(self.norm_mlp(x), rngs), carried
 
 
 class Encoder(nnx.Module):
@@ -109,8 +124,9 @@ class Encoder(nnx.Module):
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
         x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
+        carried = None
         for block in self.blocks:
-            x = block(x, mask, rngs)
+            x, carried = block(x, mask, rngs, carried)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]

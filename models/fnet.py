@@ -26,7 +26,7 @@ def fourier_fft(x: jax.Array) -> jax.Array:
 def fourier_matmul(x: jax.Array) -> jax.Array:
     """The same by matrix products with the real and imaginary parts of the DFT matrices.
 
-    Re(F_L x F_D) = C_L x C_D − S_L x S_D with C = cos(2πjk/n), S = sin(2πjk/n). 2·L·D·(L + D) multiplications.
+    Re(F_L x F_D) = C_L x C_D − S_L x S_D with C = cos(2πjk/n), S = sin(2πjk/n); 2·L·D·(L + D) products.
     """
     cos_l, sin_l = _dft(x.shape[-2], x.dtype)
     cos_d, sin_d = _dft(x.shape[-1], x.dtype)
@@ -56,8 +56,8 @@ class FNet(nnx.Module):
 
     No parameters. Time L·D·log(L·D) with the FFT, L²·D with the matrix products; memory L·D, plus L² for the
     products' matrices. `auto` is the paper's switch: on TPU matrix products up to length 8,192 and the FFT
-    beyond, elsewhere the FFT. The transform is computed in float32 whatever the input's type (matrix products:
-    in the input's type).
+    beyond, elsewhere the FFT. The FFT is computed in float32 whatever the input's type, the matrix products
+    in the input's type.
 
     The padding mask has no part in it: every position is mixed with every other, padding included, as in the
     paper. Logits therefore depend on the length that inputs are padded to.

@@ -52,4 +52,34 @@ def merge_heads(x: jax.Array) -> jax.Array:
 
 
 class Constant(nnx.Variable):
-    """An array a mixer needs and nothing trains: random features, random blocks. Drawn from `rngs` when built."""
+    """An array a mixer needs and nothing trains: random features, blocks. Drawn from `rngs` when built."""
+
+
+class Projections(nnx.Module):
+    """Projections into heads' queries, keys and values, and the one back; without bias, as in the benchmark.
+
+    Args:
+        dim: the model's width D.
+        heads: H.
+        qkv: the width of all heads together, H·K; `dim` where it is None.
+    """
+
+    def __init__(self, dim: int, heads: int, qkv: int | None, *, rngs: nnx.Rngs):
+        qkv = dim if qkv is None else qkv
+        if qkv % heads:
+            raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
+        self.heads = heads
+        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+
+    def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, L, D] → queries, keys and values, [B, L, H, K] each."""
+        q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
+        return q, k, v
+
+    def join(self, y: jax.Array) -> jax.Array:
+        """The heads' results [B, L, H, K] → [B, L, D]."""
+        joined: jax.Array = self.out(merge_heads(y))
+        return joined

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"lra", "models", "tasks", "configs", "run"}
 ALLOWED = {"tasks": {"tasks"}, "models": {"models"}, "configs": {"configs", "lra"}}
-JOINS = {"lra/grid.py", "lra/cell.py"}
+JOINS = {"lra/grid.py", "lra/cell.py", "lra/probe.py"}
 """The only modules of `lra` that know tasks and models by name."""
 
 

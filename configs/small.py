@@ -1,0 +1,45 @@
+"""The 2-layer, 64-wide protocol of Nyströmformer (Xiong et al. 2021), Skyformer and their successors.
+
+Command: python run.py run --protocol=small --tasks=all --models=all --seeds=0,1,2
+
+Values as in LRA/code/lra_config.py of mlpen/Nystromformer: mean pooling, learned positions, Adam 1e-4 with a linear
+warm-up and a linear decay, no weight decay; 256 features for Performer, rank 256 for Linformer, 2 hashes for
+Reformer, 128 landmarks and a convolution over 35 positions for Nyströmformer. Adam's betas and epsilon are PyTorch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+
+_BUDGETS = {
+    "listops": (5_000, 32, 50, 1_000),
+    "text": (20_000, 32, 500, 8_000),
+    "retrieval": (30_000, 32, 300, 800),
+    "image": (35_000, 256, 175, 175),
+    "pathfinder": (62_400, 256, 312, 312),
+}
+"""Steps, batch, steps between validations, warm-up."""
+
+_MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "linformer": (("rank", 256),),
+    "performer": (("features", 256), ("kernel", "relu")),
+    "reformer": (("hashes", 2),),
+    "nystromformer": (("kernel", 35), ("landmarks", 128)),
+}
+
+
+def recipe(task: str, model: str) -> Recipe:
+    """The small recipe of a task."""
+    steps, batch, eval_every, warmup = _BUDGETS[task]
+    return Recipe(
+        Encoder(dim=64, heads=2, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", pair_head="nli"),
+        Optimizer(1e-4, b2=0.999, eps=1e-8),
+        Schedule("linear", warmup),
+        Train(steps, batch, eval_every),
+        mixer=_MIXERS.get(model, ()),
+    )
+
+
+SMALL = Protocol("small", "2 layers, width 64, as Nyströmformer and its successors", tuple(_BUDGETS), recipe)

@@ -1,0 +1,126 @@
+"""BigBird: blocks of positions that see their neighbours, both ends and some random blocks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention import attend_with_lse
+from models.heads import MultiHead, at_least, attend_blocks, from_blocks, pad_length
+from models.layers import Constant
+
+
+class BigBird(MultiHead):
+    """Big Bird: Transformers for Longer Sequences. Zaheer et al. 2020, arXiv:2007.14062, section 2 and
+    appendix D (internal transformer construction).
+
+        out_i = softmax_j(q_i·k_j / √K) v_j over the keys of the blocks that i's block sees:
+        itself, one neighbour on each side, the first and the last block, and `random` other blocks;
+        the first and the last block see everything.
+
+    Time L·block·(5 + random), memory L. The random blocks are drawn once, when the model is built, for each
+    layer, head and block of queries. Where fewer blocks are left than `random`, all of them are taken; with
+    five blocks or fewer this is full attention.
+
+    Departs from the paper in what it does with padding: the "last" block is the last one that holds a real
+    token, and random blocks are drawn among those up to it, so that padding changes nothing. In the official
+    code random blocks come from the first 1,024 tokens only, there is no attention dropout, and fewer than 8
+    blocks raise.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        block: int = 64,
+        random: int = 3,
+        rngs: nnx.Rngs,
+    ):
+        at_least(1, block=block)
+        at_least(0, random=random)
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        self.block = min(block, length)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jnp.arange(-(-length // self.block)))
+        # A block's draws don't depend on how many blocks follow it.
+        self.draws = Constant(
+            jax.vmap(lambda key: jax.random.uniform(key, (heads, random)))(keys).swapaxes(0, 1)
+        )
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        q, k, v = self.project(x)
+        return self.join(bigbird_attention(q, k, v, mask, self.draws[...], self.block, self.rate, rngs))
+
+
+def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
+    """int32 [B, H, N, R]: distinct random blocks for each query block, -1 where there are no more.
+
+    Args:
+        draws: uniform in [0, 1), [H, N, R].
+        last: int32 [B], each example's last block that holds something.
+
+    The r-th draw picks one of the blocks that remain, by its rank: those seen anyway and those picked before
+    are passed over in ascending order.
+    """
+    blocks, count = draws.shape[1:]
+    i = jnp.arange(blocks)
+    end = jnp.broadcast_to(last[:, None, None], (*last.shape, *draws.shape[:2]))  # [B, H, N]
+    around = [jnp.zeros_like(end), end, *(jnp.broadcast_to(i + d, end.shape) for d in (-1, 0, 1))]
+    taken = jnp.stack([jnp.where((b >= 0) & (b <= end), b, blocks) for b in around], axis=-1)
+    picked = []
+    for r in range(count):
+        taken = jnp.sort(taken, axis=-1)
+        again = jnp.pad(taken[..., 1:] == taken[..., :-1], [(0, 0)] * 3 + [(1, 0)])
+        taken = jnp.sort(jnp.where(again, blocks, taken), axis=-1)
+        left = end + 1 - (taken < blocks).sum(-1)
+        pick = jnp.floor(draws[..., r] * left).astype(jnp.int32)
+        for t in range(taken.shape[-1]):
+            pick += pick >= taken[..., t]
+        pick = jnp.where(left > 0, pick, -1)
+        picked.append(pick)
+        taken = jnp.concatenate([taken, jnp.where(pick < 0, blocks, pick)[..., None]], axis=-1)
+    return jnp.stack(picked, axis=-1) if picked else jnp.zeros((*end.shape, 0), jnp.int32)
+
+
+def seen_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
+    """int32 [B, H, N, 5 + R]: the key blocks of each query block, each one once, -1 for none."""
+    i = jnp.arange(draws.shape[1])
+    end = last[:, None, None]
+    left, right = jnp.where(i >= 1, i - 1, -1), jnp.where(i + 1 <= end, i + 1, -1)
+    far = [(i - 1 > 0) * 1 - 1 + 0 * end, jnp.where(i + 1 < end, end, -1)]
+    near = jnp.stack(
+        [jnp.broadcast_to(b, (*last.shape, *draws.shape[:2])) for b in (left, i, right, *far)], -1
+    )
+    return jnp.concatenate([near, random_blocks(draws, last)], axis=-1)
+
+
+def bigbird_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    draws: jax.Array,
+    block: int,
+    rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
+    """q, k, v [B, L, H, K], mask [B, L], draws [H, N, R] → [B, L, H, K]."""
+    batch, length, heads, width = q.shape
+    blocks = -(-length // block)
+    real = pad_length(mask, block).reshape(batch, blocks, block).any(-1)
+    last = jnp.max(jnp.where(real, jnp.arange(blocks), 0), axis=1)
+    table = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
+    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    o = from_blocks(o, heads, blocks * block).reshape(batch, blocks, block, heads, width)
+
+    ends = jnp.stack([jnp.zeros_like(last), last], axis=1)  # [B, 2]
+    rows = jnp.arange(batch)[:, None]
+    q_ends = pad_length(q, block).reshape(batch, blocks, block, heads, width)[rows, ends]
+    o_ends, _ = attend_with_lse(q_ends.reshape(batch, 2 * block, heads, width), k, v, mask, rate, rngs)
+    o_ends = from_blocks(o_ends, heads, 2 * block).reshape(batch, 2, block, heads, width)
+    o = o.at[rows, ends].set(o_ends)
+    return o.reshape(batch, blocks * block, heads, width)[:, :length]

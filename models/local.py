@@ -1,0 +1,58 @@
+"""Block-local attention: each block of positions attends to itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.heads import MultiHead, at_least, attend_blocks, from_blocks
+
+
+class Local(MultiHead):
+    """Local attention in blocks that don't overlap, as in the Long Range Arena (Tay et al. 2020,
+    arXiv:2011.04006, appendix); the pattern is Image Transformer's one-dimensional one without its memory
+    (Parmar et al. 2018, arXiv:1802.05751, section 3.3).
+
+        out_i = softmax_j(q_i·k_j / √K) v_j over the j with ⌊j / block⌋ = ⌊i / block⌋
+
+    Time L·block, memory L. The last block is shorter where `block` does not divide L. With CLS pooling the
+    CLS token is the first position of the first block, and sees nothing else in one layer or in many.
+
+    The official code attends, by the way it reshapes, to the positions equal to its own modulo the number of
+    blocks and not to its neighbours, and its mask is reshaped the other way, so that padding leaks.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        block: int = 50,
+        rngs: nnx.Rngs,
+    ):
+        at_least(1, block=block)
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        self.block = min(block, length)
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.join(local_attention(*self.project(x), mask, self.block, self.rate, rngs))
+
+
+def local_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    block: int,
+    rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
+    """q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K]."""
+    length, heads = q.shape[1:3]
+    table = jnp.arange(-(-length // block))[:, None]
+    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    return from_blocks(o, heads, length)

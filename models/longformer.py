@@ -1,0 +1,98 @@
+"""Longformer: a sliding window for every position, and a few global tokens."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.attention import attend
+from models.blockwise import LOW
+from models.heads import MultiHead, at_least, attend_blocks, from_blocks
+from models.layers import split_heads
+
+
+class Longformer(MultiHead):
+    """Longformer: The Long-Document Transformer. Beltagy et al. 2020, arXiv:2004.05150, section 3.1.
+
+        out_i = softmax_j(q_i·k_j / √K) v_j  over  {j : |i − j| ≤ window / 2} ∪ {j < tokens}   for i ≥ tokens
+        out_i = softmax_j(q'_i·k'_j / √K) v'_j  over all j                                     for i < tokens
+
+    q', k', v' have projections of their own (section 3.1, "linear projections for global attention"): 3·D·qkv
+    parameters more a layer, 4,273,922 in the Text shape (the Transformer has 3,487,490). The first `tokens`
+    positions are global: CLS with CLS pooling (as the paper does for classification), else the input's first
+    token. Time L·(window + tokens), memory L.
+
+    Dilated windows, which the paper uses for character models, are left out, as in its classifiers. The
+    official code has no global token, computes two dense L×L attentions, and its global projections never get
+    a gradient.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        window: int = 512,
+        tokens: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        if window < 2 or window % 2:
+            raise ValueError(f"window must be an even number of at least 2, not {window}")
+        at_least(0, tokens=tokens)
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        self.window, self.tokens = window, min(tokens, length)
+        if self.tokens:
+            width = dim if qkv is None else qkv
+            self.global_query = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_key = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_value = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        o = window_attention(*self.project(x), mask, self.window, self.tokens, self.rate, rngs)
+        if self.tokens:
+            q, k, v = (
+                split_heads(project(part), self.heads)
+                for project, part in (
+                    (self.global_query, x[:, : self.tokens]),
+                    (self.global_key, x),
+                    (self.global_value, x),
+                )
+            )
+            first = attend(q, k, v, mask, self.rate, rngs)
+            o = jnp.concatenate([first, o[:, self.tokens :]], axis=1)
+        return self.join(o)
+
+
+def window_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    window: int,
+    tokens: int,
+    rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
+    """Each position over its window and the first `tokens` positions; q, k, v [B, L, H, K] → [B, L, H, K].
+
+    A block of queries sees the blocks its windows touch, and of these only what each query's window holds.
+    """
+    length, heads = q.shape[1:3]
+    half = min(window // 2, length)
+    block = min(max(16, tokens, half // 4), max(64, tokens), length)
+    blocks, reach = -(-length // block), -(-half // block)
+    near = jnp.arange(blocks)[:, None] + jnp.arange(-reach, reach + 1)
+    near = jnp.where((near >= 0) & (near < blocks), near, -1)
+    first = jnp.where((near == 0).any(1) | (tokens == 0), -1, 0)
+
+    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+        inside = (jnp.abs(i[:, None] - j) <= half) | (j < tokens)
+        return jnp.where(inside, 0.0, LOW)
+
+    table = jnp.concatenate([near, first[:, None]], axis=1)
+    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs, rule)
+    return from_blocks(o, heads, length)

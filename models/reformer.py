@@ -1,0 +1,153 @@
+"""Reformer: positions are sorted by a hash of their queries, and chunks of that order see neighbours."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from models.blockwise import Fixed, attend_tiles, draw_words
+from models.heads import at_least, from_blocks, pad_length, to_blocks
+from models.layers import Constant, merge_heads, split_heads
+
+
+class Reformer(nnx.Module):
+    """Reformer: The Efficient Transformer. Kitaev et al. 2020, arXiv:2001.04451, section 2.
+
+        out_i = Σ_r exp(z_ir − z_i) Σ_{j ∈ P_ir} exp(q_i·k_j / √K − log N_ij − z_ir) v_j,  k_j = q_j / ‖q_j‖
+        P_ir = {j : |⌊s_ir / m⌋ − ⌊s_jr / m⌋| ≤ 1},  N_ij = how many rounds r have j in P_ir
+
+    s_ir is i's place when round r sorts positions by (hash, position), m is `chunk`, z are the softmaxes'
+    denominators' logarithms: one softmax over the union of the rounds' keys. A position sees itself only if
+    there is nothing else (its score is lowered by 10⁵). The hash is argmax([x R; −x R]) for a random rotation
+    R, drawn for every head, layer and round, and anew at each training step; beyond 64 buckets it is a pair
+    of such hashes, so that hashing costs √buckets a position. `buckets` = 0 is the paper's 2·L / chunk.
+
+    Time L·log L + L·hashes·3·chunk, memory L·hashes. Queries and keys share a projection, so there are D·qkv
+    fewer parameters a layer. Reversible layers, the paper's other half, are the encoder's `reversible`.
+
+    The paper generates, so a chunk sees itself and the one before; in an encoder both neighbours. Padding
+    hashes to a bucket after all others and is never seen. In the official code logits are multiplied by √K,
+    heads and positions merge without a transpose, there are always 10 chunks (a quadratic cost), and output
+    projection, reversible layers and the rule on seeing oneself are missing.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        hashes: int = 4,
+        chunk: int = 64,
+        buckets: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        qkv = dim if qkv is None else qkv
+        if heads < 1 or qkv % heads:
+            raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
+        at_least(1, hashes=hashes, chunk=chunk)
+        if buckets < 0 or buckets % 2:
+            raise ValueError(f"buckets must be 0 (for 2·length / chunk) or even, not {buckets}")
+        self.heads, self.rate, self.chunk = heads, dropout, min(chunk, length)
+        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+        self.halves = half_sizes(buckets or 2 * -(-length // self.chunk))
+        self.shape = (heads, qkv // heads, hashes, sum(self.halves))
+        self.rotations = Constant(jax.random.normal(rngs.params(), self.shape))
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        q, v = (split_heads(project(x), self.heads) for project in (self.query, self.value))
+        rotations = self.rotations[...]
+        if rngs is not None:
+            rotations = jax.random.normal(rngs.dropout(), self.shape)
+        buckets = hash_buckets(q, rotations, self.halves)
+        return self.out(merge_heads(lsh_attention(q, v, mask, buckets, self.chunk, self.rate, rngs)))
+
+
+def half_sizes(buckets: int) -> tuple[int, ...]:
+    """Columns of the rotations, whose signs double them, of the hashes whose pairs make the buckets."""
+    if buckets <= 64:
+        return (buckets // 2,)
+    first = -(-isqrt(buckets) // 2)
+    return first, -(-buckets // (4 * first))
+
+
+def hash_buckets(q: jax.Array, rotations: jax.Array, halves: tuple[int, ...]) -> jax.Array:
+    """Queries [B, L, H, K] and rotations [H, K, R, Σ halves] → buckets int32 [B, L, H, R]."""
+    rotated = jnp.einsum("blhk,hkrc->blhrc", jax.lax.stop_gradient(q).astype(jnp.float32), rotations)
+    found, start = jnp.zeros(rotated.shape[:-1], jnp.int32), 0
+    for half in halves:
+        part = rotated[..., start : start + half]
+        found = found * (2 * half) + jnp.argmax(jnp.concatenate([part, -part], -1), -1)
+        start += half
+    return found
+
+
+@jax.custom_vjp
+def permute(x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
+    """x[g, order[g, l]] for x [G, L, ...] and permutations that undo each other: the gradient gathers too."""
+    del back
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+permute.defvjp(
+    lambda x, order, back: (permute(x, order, back), (order, back)),
+    lambda orders, g: (permute(g, orders[1], orders[0]), None, None),
+)
+
+
+def lsh_attention(
+    q: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    buckets: jax.Array,
+    chunk: int,
+    rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
+    """q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K]."""
+    (batch, length, heads, width), rounds = q.shape, buckets.shape[-1]
+    norm = jnp.sqrt(jnp.sum(jnp.square(q.astype(jnp.float32)), -1, keepdims=True) + 1e-12)
+    k = (q / norm).astype(q.dtype)
+    buckets = jnp.where(mask[..., None, None], buckets, jnp.iinfo(jnp.int32).max)
+    buckets = pad_length(buckets, chunk)
+    padded = buckets.shape[1]
+    buckets = buckets.at[:, length:].set(jnp.iinfo(jnp.int32).max)
+    buckets = buckets.transpose(0, 2, 3, 1).reshape(-1, padded)  # [B·H·R, L]
+    order = jnp.argsort(buckets, axis=1, stable=True)
+    place = jnp.argsort(order, axis=1)
+
+    # What a pair's score depends on beside its product: both positions, and both chunks in every round.
+    chunks = (place // chunk).reshape(batch * heads, rounds, padded).swapaxes(1, 2)
+    position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
+    tags = jnp.concatenate([position, chunks], -1)
+
+    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+        times = sum((jnp.abs(i[:, None, r] - j[None, :, r]) <= 1) * 1.0 for r in range(1, 1 + rounds))
+        itself = i[:, None, 0] == j[None, :, 0]
+        return -jnp.log(jnp.maximum(times, 1.0)) - 1e5 * itself
+
+    def by_round(x: jax.Array) -> jax.Array:
+        """[B·H, L, ...] → sorted in each round, in chunks, [B·H·R, N, chunk, ...]."""
+        x = permute(jnp.repeat(x, rounds, axis=0), order, place)
+        return x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
+
+    flat = [to_blocks(x, chunk).reshape(batch * heads, padded, width) for x in (q, k, v)]
+    real = jnp.repeat(pad_length(mask, chunk), heads, axis=0)
+    q, k, v, real, tags = (by_round(x) for x in (*flat, real, tags))
+    near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
+    table = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
+    words = draw_words(q.shape[:3], q.shape[:3], rate, rngs)
+    o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags, tags)), rate, rule)
+
+    o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))
+    o, lse = (x.reshape(-1, rounds, padded, *x.shape[2:]) for x in (o, lse))
+    o = jnp.einsum("grl,grlk->glk", jax.nn.softmax(lse, axis=1).astype(o.dtype), o)
+    return from_blocks(o[:, :, None], heads, length)

@@ -1,0 +1,125 @@
+"""Sparse Sinkhorn attention: each block attends to itself and to a block that a learned sort brings to it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.blockwise import LOW
+from models.heads import MultiHead, at_least, pad_length
+from models.layers import dropout as drop
+from models.layers import split_heads
+
+
+class Sinkhorn(MultiHead):
+    """Sparse Sinkhorn Attention. Tay et al. 2020, arXiv:2002.11296, sections 3.1 and 3.2.
+
+        R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, made to sum to 1 in turn
+        out_i = softmax([q_i·k̃_j ; q_i·k_j] / √K) [ṽ_j ; v_j] over the j of i's block
+        k̃ = R k, ṽ = R v: sums of whole blocks
+
+    Every head sorts for itself. While training, Gumbel noise is added to the logits before the division
+    (section 3.2.1), unless `noise` is off. Time L·block + (L/block)²·(block·K + iterations), memory
+    L·block + iterations·(L/block)². W_B has L/block columns a head, so parameters grow with L: with W_P
+    8 % more than the Transformer in the Text shape.
+
+    Padding: empty blocks are left out of the sort; where R mixes real and padded positions, k̃ and ṽ hold the
+    real ones, divided by their share of R's weight, and the share's logarithm is added to the score (so that
+    without padding this is the paper's equation). W_B belongs to one length: a model can't be padded further.
+    SortCut and the causal variant are left out. In the official code an einsum sums the sorted blocks away,
+    so that the sort has no effect; the default is a softmax instead of S; CLS pooling raises.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        dropout: float = 0.0,
+        block: int = 50,
+        iterations: int = 7,
+        temperature: float = 0.75,
+        noise: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        at_least(1, block=block, iterations=iterations)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        self.block, self.iterations = min(block, length), iterations
+        self.temperature, self.noise = temperature, noise
+        width, blocks = dim if qkv is None else qkv, -(-length // self.block)
+        self.pooled = nnx.Linear(dim, width, rngs=rngs)
+        scale = (width // heads) ** -0.5
+        self.sort = nnx.Param(scale * jax.random.normal(rngs.params(), (heads, width // heads, blocks)))
+        self.sort_bias = nnx.Param(jnp.zeros((heads, blocks)))
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        q, k, v = (to_blocks(y, self.block) for y in self.project(x))
+        real = to_blocks(mask, self.block)
+        pooled = to_blocks(x * mask[..., None], self.block).sum(2)
+        hidden = split_heads(jax.nn.relu(self.pooled(pooled)), self.heads)
+        blocks = q.shape[1]
+        logits = jnp.einsum("bnhk,hkm->bhnm", hidden, self.sort[..., :blocks].astype(hidden.dtype))
+        logits = jax.nn.relu(logits.astype(jnp.float32) + self.sort_bias[:, None, :blocks])
+        if rngs is not None and self.noise:
+            logits += jax.random.gumbel(rngs.dropout(), logits.shape)
+        order = normalise(logits / self.temperature, real.any(2), self.iterations)
+        o = sorted_attention(q, k, v, real, order, self.rate, rngs)
+        return self.join(o.reshape(x.shape[0], -1, *o.shape[3:])[:, : x.shape[1]])
+
+
+def to_blocks(x: jax.Array, block: int) -> jax.Array:
+    """[B, L, ...] → [B, N, block, ...], zeros after the end."""
+    x = pad_length(x, block)
+    return x.reshape(x.shape[0], -1, block, *x.shape[2:])
+
+
+def normalise(logits: jax.Array, real: jax.Array, iterations: int) -> jax.Array:
+    """exp(logits) [B, H, N, N] made doubly stochastic over the real blocks (bool [B, N]), 0 at the others.
+
+    Sinkhorn's algorithm in logarithms: rows, then columns, are divided by their sums, `iterations` times.
+    """
+    both = (real[:, :, None] & real[:, None, :])[:, None]
+    logits = jnp.where(both, logits, LOW)
+    for _ in range(iterations):
+        for axis in (-1, -2):
+            logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), LOW)
+    return jnp.exp(logits)
+
+
+def sorted_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    real: jax.Array,
+    order: jax.Array,
+    rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+) -> jax.Array:
+    """Each block over itself and over its row of `order`.
+
+    q, k, v: [B, N, b, H, K]; real: bool [B, N, b]; order: float32 [B, H, N, N]. Returns [B, N, b, H, K].
+    """
+    total = order.sum(-1, keepdims=True)
+    sums = jnp.einsum("bhnm,bmj->bhnj", order, real.astype(jnp.float32))
+    there = sums > 1e-6 * total
+    share = jnp.where(there, sums, 1) / jnp.where(there, total, 1)  # of real positions; 1 without padding
+    order = order.astype(k.dtype)
+    k_far, v_far = (
+        jnp.einsum("bhnm,bmjhk->bnjhk", order, x * real[..., None, None])
+        / share.transpose(0, 2, 3, 1)[..., None].astype(x.dtype)
+        for x in (k, v)
+    )
+    far = jnp.where(there, jnp.log(share), LOW)  # [B, H, N, b]
+    own = jnp.where(real, 0.0, LOW)[:, None]
+    keys, values = jnp.concatenate([k_far, k], 2), jnp.concatenate([v_far, v], 2)
+    bias = jnp.concatenate([far, jnp.broadcast_to(own, far.shape)], -1)[..., None, :]
+
+    scores = jnp.einsum("bnihk,bnjhk->bhnij", q, keys, preferred_element_type=jnp.float32)
+    scores = scores * q.shape[-1] ** -0.5 + bias
+    p = jax.nn.softmax(scores) * (bias > LOW / 2).any(-1, keepdims=True)
+    return jnp.einsum("bhnij,bnjhk->bnihk", drop(p.astype(v.dtype), rate, rngs), values)

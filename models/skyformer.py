@@ -1,0 +1,111 @@
+"""Skyformer: attention with a Gaussian kernel, approximated by a modified Nyström method."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models.layers import Constant, Projections
+from models.nystromformer import HIGHEST, pseudo_inverse
+
+
+def gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
+    """exp(−|x − y|² / 2√K) in float32: x [B, L, H, K], y [B, M, H, K] → [B, H, L, M]."""
+    product = jnp.einsum("blhk,bmhk->bhlm", x, y, preferred_element_type=jnp.float32)
+    x_norm, y_norm = (jnp.square(a.astype(jnp.float32)).sum(-1).swapaxes(1, 2) / 2 for a in (x, y))
+    distance = x_norm[..., None] + y_norm[..., None, :] - product
+    return jnp.exp(-jnp.maximum(distance, 0) * x.shape[-1] ** -0.5)
+
+
+def sample(offsets: jax.Array, mask: jax.Array) -> jax.Array:
+    """Positions [B, M]: one at a uniform place in each of M equal stretches of an example's real positions.
+
+    Args:
+        offsets: the place in each stretch, float32 [M] in [0, 1).
+        mask: bool [B, L].
+    """
+    count = mask.sum(1, keepdims=True)
+    place = (jnp.arange(len(offsets)) + offsets) / len(offsets) * count
+    rank = jnp.minimum(place.astype(jnp.int32), count - 1)
+    # The position of the real token of that rank; the last one where an example has none.
+    found = jax.vmap(lambda seen, rank: jnp.searchsorted(seen, rank, side="right"))(jnp.cumsum(mask, 1), rank)
+    return jnp.minimum(found, mask.shape[1] - 1)
+
+
+def inverse(gram: jax.Array, gamma: float, iterations: int) -> jax.Array:
+    """(G + γ I)⁻¹ of a Gram matrix float32 [..., M, M] with positive entries.
+
+    Preconditioned as in the paper: with d the row sums of G + γ I, the eigenvalues of
+    A = d^(−½) (G + γ I) d^(−½) lie in (0, 1], so the iteration for A⁻¹ converges from Z₀ = I.
+    """
+    gram = gram + gamma * jnp.eye(gram.shape[-1])
+    scale = jax.lax.rsqrt(gram.sum(-1))
+    outer = scale[..., None] * scale[..., None, :]
+    return outer * pseudo_inverse(outer * gram, jnp.eye(gram.shape[-1]), iterations)
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array,
+    landmarks: jax.Array, gamma: float, iterations: int,
+) -> jax.Array:  # fmt: skip
+    """κ(q, z) (κ(z, z) + γ I)⁻¹ κ(z, k) v over the real keys, for landmarks z [B, M, H, K]."""
+    v = jnp.where(mask[..., None, None], v, jnp.zeros((), v.dtype))
+    gathered = jnp.einsum("bhml,blhk->bmhk", gaussian(landmarks, k).astype(v.dtype), v)
+    middle = inverse(gaussian(landmarks, landmarks), gamma, iterations)
+    solved = jnp.einsum("bhmn,bnhk->bmhk", middle, gathered.astype(jnp.float32), precision=HIGHEST)
+    return jnp.einsum("bhlm,bmhk->blhk", gaussian(q, landmarks).astype(v.dtype), solved.astype(v.dtype))
+
+
+class Skyformer(nnx.Module):
+    """Skyformer: Remodel Self-Attention with Gaussian Kernel and Nyström Method.
+
+    Chen et al. 2021, arXiv:2111.00035, section 4:
+
+        out_l = Σ_m κ(q_l, k_m) v_m,    κ(q, k) = exp(−|q − k|² / 2√K),    no normalisation by rows,
+        κ(Q, K) ≈ κ(Q, Z) (κ(Z, Z) + γ I)⁻¹ κ(Z, K),    Z of M rows sampled from the 2L of Q and K
+
+    Q and K together make the kernel's matrix positive semi-definite, which the Nyström method needs. The
+    inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·M·H.
+
+    Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
+    random key while training; evaluation uses places drawn when the model was built. One place is drawn in
+    each of M/2 equal stretches of a document's real positions, where the paper samples all independently,
+    so that no landmark is drawn twice. Padded keys have no weight and are no landmarks, so padding changes
+    no logit. The kernels and the inverse are float32; γ is 0.1 as in the authors' code, which starts the
+    iteration from a multiple of Aᵀ: six steps from there can be far from the inverse. No weights are dropped.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        length: int,
+        *,
+        heads: int = 4,
+        qkv: int | None = None,
+        landmarks: int = 128,
+        gamma: float = 0.1,
+        iterations: int = 6,
+        rngs: nnx.Rngs,
+    ):
+        if landmarks < 2 or landmarks % 2:
+            raise ValueError(f"landmarks must be even and 2 or more, not {landmarks}")
+        if gamma <= 0:
+            raise ValueError(f"gamma must be positive, not {gamma}")
+        if iterations < 1:
+            raise ValueError(f"iterations must be 1 or more, not {iterations}")
+        self.gamma, self.iterations = gamma, iterations
+        self.projections = Projections(dim, heads, qkv, rngs=rngs)
+        self.offsets = Constant(jax.random.uniform(rngs.params(), (2, landmarks // 2)))
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        q, k, v = self.projections.split(x)
+        offsets = self.offsets[...]
+        if rngs is not None:
+            offsets = jax.random.uniform(rngs.dropout(), offsets.shape)
+        rows = (
+            jnp.take_along_axis(a, sample(offset, mask)[..., None, None], axis=1)
+            for a, offset in zip((q, k), offsets, strict=True)
+        )
+        landmarks = jnp.concatenate(list(rows), axis=1)
+        return self.projections.join(attend(q, k, v, mask, landmarks, self.gamma, self.iterations))

@@ -1,0 +1,102 @@
+"""Full attention: tiles against the dense equation, dropout, memory, the choice of a kernel."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from models import blockwise
+from models.attention import attend, attend_naive, choose_kernel, tile_rows
+from tests.mixing import agree, build, dense, inputs, padding_changes, parameter_count
+
+
+def equation(mixer, x, mask):
+    return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer_naive"])
+@pytest.mark.parametrize(("length", "heads", "padded"), [(37, 4, 23), (1, 1, 0), (16, 2, 16)])
+def test_equals_the_equation(name, length, heads, padded):
+    agree(build(name, 16, length, heads=heads), equation, *inputs(length, 16, padded=padded))
+
+
+def test_equals_the_equation_in_bfloat16():
+    mixer = build("transformer", 32, 75, heads=2)
+    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 6])
+def test_any_number_of_lanes_agrees(monkeypatch, lanes):
+    monkeypatch.setattr(blockwise, "plan", lambda backend, problems, blocks, tile: (lanes, min(blocks, 2)))
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 3, 40, 2, 8))
+    mask = jnp.arange(40) < jnp.array([[40], [17], [0]])
+    np.testing.assert_allclose(jax.jit(attend)(q, k, v, mask), attend_naive(q, k, v, mask), atol=1e-6)
+
+
+def test_dropout_is_the_same_in_both_passes_and_both_forms():
+    """Naive and tiled draw the same mask from the same key, so that outputs and gradients must agree."""
+    q, k, v, weight = jax.random.normal(jax.random.key(0), (4, 2, 45, 2, 8))
+    mask = jnp.arange(45) < jnp.array([[45], [30]])
+
+    def loss(f, q, k, v):
+        return (f(q, k, v, mask, 0.4, nnx.Rngs(dropout=7)) * weight).sum()
+
+    results = [
+        jax.jit(jax.value_and_grad(partial(loss, f), argnums=(0, 1, 2)))(q, k, v)
+        for f in (attend, attend_naive)
+    ]
+    got, want = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
+    assert abs(got[0] - loss(lambda *a: attend(*a[:4]), q, k, v)) > 1e-3  # and something was dropped
+
+
+def test_dropout_mask_is_fair():
+    rows, columns = blockwise.draw_words((600,), (500,), 0.3, nnx.Rngs(dropout=1))
+    kept = np.asarray(blockwise.keep(rows, columns, 0.3), np.float64)
+    assert abs(kept.mean() - 0.7) < 0.003  # four deviations of 300,000 draws
+    assert abs(kept.mean(0) - 0.7).max() < 0.1 and abs(kept.mean(1) - 0.7).max() < 0.1
+    for axis in (0, 1):  # neighbouring rows and columns are uncorrelated
+        a, b = np.take(kept, range(499), axis), np.take(kept, range(1, 500), axis)
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
+
+
+def test_memory_grows_with_length_not_its_square():
+    def temporaries(length, f):
+        q = jax.ShapeDtypeStruct((1, length, 4, 16), jnp.float32)
+        mask = jax.ShapeDtypeStruct((1, length), jnp.bool)
+        grad = jax.jit(jax.grad(lambda q, mask: f(q, q, q, mask).sum()))
+        return grad.lower(q, mask).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4096, attend) < 2.3 * temporaries(2048, attend)
+    assert temporaries(2048, attend) < temporaries(2048, attend_naive) / 10
+
+
+def test_choice_of_kernel():
+    def chosen(backend="gpu", capability=8.0, dtype=jnp.bfloat16, width=64, dropping=False):
+        return choose_kernel(backend, capability, jnp.dtype(dtype), width, dropping)
+
+    assert chosen() == chosen(dtype=jnp.float16) == chosen(width=8) == chosen(width=128) == "cudnn"
+    others = [{"backend": "cpu"}, {"capability": 7.5}, {"dtype": jnp.float32}, {"width": 12}, {"width": 136}]
+    assert all(chosen(**other) == "blocks" for other in [*others, {"dropping": True}])
+
+
+def test_plans():
+    assert tile_rows("cpu", 16, 4, 4096, 4096) == 16 and tile_rows("gpu", 16, 4, 4096, 4096) >= 512
+    for backend in ("cpu", "gpu"):
+        lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
+        assert 12 % lanes == 0 and 1 <= step <= 100
+    assert blockwise.plan("gpu", 8, 64, 64 * 512) == (8, 64)
+
+
+def test_padding_changes_nothing():
+    assert padding_changes("transformer", 29, 53) < 1e-5
+
+
+def test_parameters_and_options():
+    assert parameter_count("transformer") == parameter_count("transformer_naive") == 3_487_490
+    for wrong in ({"heads": 3}, {"dropout": 1.0}, {"kernel": "fast"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            build("transformer", 16, 8, **wrong)
