@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.layers import dropout
+from models.reversible import run_reversibly
 
 
 class Mixer(Protocol):
@@ -48,9 +49,15 @@ class Block(nnx.Module):
         self.norm_mlp = nnx.LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, hidden, rate, rngs=rngs)
 
+    def mix(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return dropout(self.mixer(self.norm_mixer(x), mask, rngs), self.rate, rngs)
+
+    def feed(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return self.mlp(self.norm_mlp(x), rngs)
+
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        x = x + dropout(self.mixer(self.norm_mixer(x), mask, rngs), self.rate, rngs)
-        return x + self.mlp(self.norm_mlp(x), rngs)
+        x = x + self.mix(x, mask, rngs)
+        return x + self.feed(x, rngs)
 
 
 class Encoder(nnx.Module):
@@ -65,6 +72,7 @@ class Encoder(nnx.Module):
         make_mixer: makes a layer's mixer from (layer, dim, length seen by mixers, rngs).
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, every mixer and in every feed-forward.
+        reversible: blocks keep no activations for the backward pass (models/reversible.py).
     """
 
     def __init__(
@@ -82,9 +90,10 @@ class Encoder(nnx.Module):
         pair_head: Literal["concat", "nli"] = "concat",
         pair: bool = False,
         rate: float = 0.1,
+        reversible: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.rate = pool, rate
+        self.pool, self.rate, self.reversible = pool, rate, reversible
         self.nli = pair and pair_head == "nli"
         seen = length + (pool == "cls")
         self.embedding = nnx.Embed(vocab, dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
@@ -109,8 +118,11 @@ class Encoder(nnx.Module):
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
         x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
-        for block in self.blocks:
-            x = block(x, mask, rngs)
+        if self.reversible:
+            x = run_reversibly(self.blocks, x, mask, rngs)
+        else:
+            for block in self.blocks:
+                x = block(x, mask, rngs)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]
