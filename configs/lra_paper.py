@@ -8,11 +8,12 @@ The appendix gives no embedding width for Image and Pathfinder: 128 is used. Wha
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from configs import lra
 from lra.recipe import Protocol, Recipe
 
-_SHAPES = {
+_SHAPES: dict[str, dict[str, Any]] = {
     "listops": {"dim": 512, "heads": 8, "layers": 6, "qkv": 512, "mlp": 2048},
     "text": {"dim": 512, "heads": 8, "layers": 6, "qkv": 512, "mlp": 2048},
     "retrieval": {"dim": 128, "heads": 4, "layers": 4, "qkv": 128, "mlp": 512, "pair_head": "nli"},

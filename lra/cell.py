@@ -37,6 +37,7 @@ def build(spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: 
     return Encoder(
         make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
         positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout,
+        reversible=e.reversible,
         rngs=nnx.Rngs(spec["cell"]["seed"]),
     )  # fmt: skip
 

@@ -150,13 +150,12 @@ def plans(
 
 def with_options(wanted: Sequence[Plan], typed: Mapping[Model, Mapping[str, Any]]) -> list[Plan]:
     """The plans with their models' options in the recipe, over the protocol's own."""
-    return [
-        dataclasses.replace(
-            p,
-            recipe=dataclasses.replace(p.recipe, mixer=tuple(sorted((dict(p.recipe.mixer) | dict(typed[p.model])).items()))),
-        )
-        for p in wanted
-    ]
+    made = []
+    for plan in wanted:
+        mixer = dict(plan.recipe.mixer) | dict(typed[plan.model])
+        recipe = dataclasses.replace(plan.recipe, mixer=tuple(sorted(mixer.items())))
+        made.append(dataclasses.replace(plan, recipe=recipe))
+    return made
 
 
 def prepared(

@@ -40,6 +40,8 @@ class Encoder:
     pair_head: Literal["concat", "nli"] = "concat"
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    reversible: bool = False
+    """Blocks keep no activations for the backward pass (see `models.reversible`)."""
 
 
 @dataclass(frozen=True)

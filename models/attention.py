@@ -152,8 +152,6 @@ def tile_rows(backend: str, width: int, problems: int, length: int, keys: int) -
     On a CPU few, so that a tile's scores stay in its cache, but enough that adding to all keys' gradients
     once a tile does not cost more than the tile; on accelerators as many as 256 MB of scores allow.
     """
-    if backend == "cpu":
-        rows = 16 if width <= 16 else 2 * width
-    else:
-        rows = max(64, 2**26 // (problems * keys) // 64 * 64)
+    few = 16 if width <= 16 else 2 * width
+    rows = few if backend == "cpu" else max(64, 2**26 // (problems * keys) // 64 * 64)
     return min(rows, 1024, length)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.layers import dropout
+from models.reversible import run_reversibly
 
 
 class Mixer(Protocol):
@@ -58,15 +59,21 @@ class Block(nnx.Module):
         self.norm_mlp = nnx.LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, hidden, rate, rngs=rngs)
 
+    def mix(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return dropout(self.mixer(self.norm_mixer(x), mask, rngs), self.rate, rngs)
+
+    def feed(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return self.mlp(self.norm_mlp(x), rngs)
+
     def __call__(
         self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any = None
     ) -> tuple[jax.Array, Any]:
         if isinstance(self.mixer, CarryingMixer):
             mixed, carried = self.mixer.carry(self.norm_mixer(x), mask, carried, rngs)
+            x = x + dropout(mixed, self.rate, rngs)
         else:
-            mixed = self.mixer(self.norm_mixer(x), mask, rngs)
-        x = x + dropout(mixed, self.rate, rngs)
-        return x + self.mlp(self.norm_mlp(x), rngs), carried
+            x = x + self.mix(x, mask, rngs)
+        return x + self.feed(x, rngs), carried
 
 
 class Encoder(nnx.Module):
@@ -81,6 +88,7 @@ class Encoder(nnx.Module):
         make_mixer: makes a layer's mixer from (layer, dim, length seen by mixers, rngs).
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, every mixer and in every feed-forward.
+        reversible: blocks keep no activations for the backward pass (models/reversible.py).
     """
 
     def __init__(
@@ -98,9 +106,10 @@ class Encoder(nnx.Module):
         pair_head: Literal["concat", "nli"] = "concat",
         pair: bool = False,
         rate: float = 0.1,
+        reversible: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.rate = pool, rate
+        self.pool, self.rate, self.reversible = pool, rate, reversible
         self.nli = pair and pair_head == "nli"
         seen = length + (pool == "cls")
         self.embedding = nnx.Embed(vocab, dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
@@ -110,6 +119,8 @@ class Encoder(nnx.Module):
         self.blocks = nnx.List(
             [Block(make_mixer(layer, dim, seen, rngs), dim, mlp, rate, rngs=rngs) for layer in range(layers)]
         )
+        if reversible and any(isinstance(block.mixer, CarryingMixer) for block in self.blocks):
+            raise ValueError("a mixer that carries something from layer to layer cannot be reversible")
         self.norm = nnx.LayerNorm(dim, rngs=rngs)
         widths = [dim * (4 if self.nli else 2), mlp, mlp // 2] if pair else [dim, mlp]
         self.head = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
@@ -124,9 +135,12 @@ class Encoder(nnx.Module):
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
         x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
-        carried = None
-        for block in self.blocks:
-            x, carried = block(x, mask, rngs, carried)
+        if self.reversible:
+            x = run_reversibly(self.blocks, x, mask, rngs)
+        else:
+            carried = None
+            for block in self.blocks:
+                x, carried = block(x, mask, rngs, carried)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]

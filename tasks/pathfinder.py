@@ -84,7 +84,7 @@ class Rules:
 def draw_block(kind: Kind, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [n, size²] and labels uint8 [n] of one block of the stream."""
     # Numba takes a second to import, and is needed nowhere else.
-    from tasks import pathfinder_draw
+    import tasks.pathfinder_draw as pathfinder_draw
 
     count = max(1, _BLOCK_PIXELS // kind.size**2)
     drawing = pathfinder_draw.rules(kind.size, kind.difficulty)

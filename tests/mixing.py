@@ -21,8 +21,22 @@ def build(name: str, dim: int, length: int, **options: Any) -> nnx.Module:
 
 def inputs(length: int, dim: int, batch: int = 2, padded: int = 0) -> tuple[jax.Array, jax.Array]:
     """x [B, L, D] and a mask: the first example is full, each further one loses `padded` positions more."""
-    x = jax.random.normal(jax.random.key(0), (batch, length, dim))
-    return x, jnp.arange(length) < length - padded * jnp.arange(batch)[:, None]
+    x, mask = normal(batch, length, dim), np.arange(length) < length - padded * np.arange(batch)[:, None]
+    return x, jnp.asarray(mask)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def run(mixer: Any, x: jax.Array, mask: jax.Array, seed: int | None = None) -> np.ndarray:
+    """The mixer's output: in training with the dropout key of `seed`, in evaluation without."""
+    graph, state = nnx.split(mixer)
+
+    def call(state: Any, x: jax.Array, mask: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(x, mask, None if seed is None else nnx.Rngs(dropout=seed))
+
+    return np.asarray(jax.jit(call, compiler_options=QUICK)(state, x, mask))
 
 
 def dense(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
@@ -56,7 +70,7 @@ def agree(
     """
     graph, params, rest = nnx.split(mixer, nnx.Param, ...)
     rounded = jax.tree.map(lambda a: a.astype(dtype), (params, x))
-    weight = jax.random.normal(jax.random.key(9), x.shape)
+    weight = normal(*x.shape, seed=9)
 
     def loss(run: Callable, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = run(nnx.merge(graph, params, rest), x, mask).astype(jnp.float32)
@@ -78,7 +92,7 @@ def agree(
 
 def padding_changes(name: str, length: int, longer: int, **options: Any) -> float:
     """How far the logits of a 2-layer encoder move when inputs are padded to `longer` instead of `length`."""
-    tokens = jax.random.randint(jax.random.key(3), (2, 1, length), 1, 20)
+    tokens = np.random.default_rng(3).integers(1, 20, (2, 1, length))
     make = mixer_factory(name, options, heads=2, qkv=16, dropout=0.1, layers=2)
     shape = {"vocab": 20, "classes": 3, "dim": 16, "layers": 2, "mlp": 16}
 
@@ -87,7 +101,7 @@ def padding_changes(name: str, length: int, longer: int, **options: Any) -> floa
         return nnx.split(made, nnx.Param, ...)
 
     (graph, params, rest), (other, _, other_rest) = split(length), split(longer)
-    wide = jnp.pad(tokens, ((0, 0), (0, 0), (0, longer - length)))
+    wide = np.pad(tokens, ((0, 0), (0, 0), (0, longer - length)))
     short = jax.jit(lambda t: nnx.merge(graph, params, rest)(t, t > 0), compiler_options=QUICK)
     long = jax.jit(lambda t: nnx.merge(other, params, other_rest)(t, t > 0), compiler_options=QUICK)
     a, b = short(tokens), long(wide)

@@ -1,7 +1,5 @@
 """Full attention: tiles against the dense equation, dropout, memory, the choice of a kernel."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ from flax import nnx
 
 from models import blockwise
 from models.attention import attend, attend_naive, choose_kernel, tile_rows
-from tests.mixing import agree, build, dense, inputs, padding_changes, parameter_count
+from tests.mixing import QUICK, agree, build, dense, inputs, normal, padding_changes, parameter_count
 
 
 def equation(mixer, x, mask):
@@ -31,25 +29,26 @@ def test_equals_the_equation_in_bfloat16():
 @pytest.mark.parametrize("lanes", [1, 2, 6])
 def test_any_number_of_lanes_agrees(monkeypatch, lanes):
     monkeypatch.setattr(blockwise, "plan", lambda backend, problems, blocks, tile: (lanes, min(blocks, 2)))
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 3, 40, 2, 8))
-    mask = jnp.arange(40) < jnp.array([[40], [17], [0]])
-    np.testing.assert_allclose(jax.jit(attend)(q, k, v, mask), attend_naive(q, k, v, mask), atol=1e-6)
+    q, k, v = normal(3, 3, 40, 2, 8)
+    mask = np.arange(40) < np.array([[40], [17], [0]])
+    got, want = (jax.jit(f, compiler_options=QUICK)(q, k, v, mask) for f in (attend, attend_naive))
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_dropout_is_the_same_in_both_passes_and_both_forms():
     """Naive and tiled draw the same mask from the same key, so that outputs and gradients must agree."""
-    q, k, v, weight = jax.random.normal(jax.random.key(0), (4, 2, 45, 2, 8))
-    mask = jnp.arange(45) < jnp.array([[45], [30]])
+    q, k, v, weight = normal(4, 2, 45, 2, 8)
+    mask = np.arange(45) < np.array([[45], [30]])
 
-    def loss(f, q, k, v):
-        return (f(q, k, v, mask, 0.4, nnx.Rngs(dropout=7)) * weight).sum()
+    def gradients(f, rngs):
+        def loss(q, k, v):
+            return (f(q, k, v, mask, 0.4, rngs and nnx.Rngs(dropout=7)) * weight).sum()
 
-    results = [
-        jax.jit(jax.value_and_grad(partial(loss, f), argnums=(0, 1, 2)))(q, k, v) for f in (attend, attend_naive)
-    ]
-    got, want = results
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), compiler_options=QUICK)(q, k, v)
+
+    got, want = gradients(attend, True), gradients(attend_naive, True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
-    assert abs(got[0] - loss(lambda *a: attend(*a[:4]), q, k, v)) > 1e-3  # and something was dropped
+    assert abs(got[0] - gradients(attend, None)[0]) > 1e-3  # and something was dropped
 
 
 def test_dropout_mask_is_fair():
@@ -67,7 +66,7 @@ def test_memory_grows_with_length_not_its_square():
         q = jax.ShapeDtypeStruct((1, length, 4, 16), jnp.float32)
         mask = jax.ShapeDtypeStruct((1, length), jnp.bool)
         grad = jax.jit(jax.grad(lambda q, mask: f(q, q, q, mask).sum()))
-        return grad.lower(q, mask).compile().memory_analysis().temp_size_in_bytes
+        return grad.lower(q, mask).compile(QUICK).memory_analysis().temp_size_in_bytes
 
     assert temporaries(4096, attend) < 2.3 * temporaries(2048, attend)
     assert temporaries(2048, attend) < temporaries(2048, attend_naive) / 10

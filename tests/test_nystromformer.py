@@ -86,9 +86,7 @@ def test_segments_are_of_the_real_positions():
     means, real = segment_means(x, mask, 3)
     np.testing.assert_allclose(means[0, :, 0], [0.5, 2.5, 4.5])
     assert real.all()
-    means, real = segment_means(
-        x, jnp.arange(10)[None] % 5 == 1, 4
-    )  # positions 1 and 6 of ten, four stretches
+    means, real = segment_means(x, jnp.arange(10)[None] % 5 == 1, 4)  # positions 1 and 6 of ten, four stretches
     np.testing.assert_allclose(means[0, :, 0][real[0]], [1, 6])
     assert real.sum() == 2
 

@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from models.layers import split_heads
 from models.sinkhorn import normalise, sorted_attention
-from tests.mixing import agree, build, dense, inputs, parameter_count
+from tests.mixing import QUICK, agree, build, dense, inputs, normal, parameter_count, run
 
 
 def reference(mixer, x, mask):
-    """One example, head and block after the other; the mask is known, so empty blocks are cut out of the sort."""
+    """One example, head and block after the other; empty blocks are cut out of the sort."""
     block, (batch, length, _) = mixer.block, x.shape
     size = -(-length // block) * block
     real = np.pad(KNOWN, ((0, 0), (0, size - length)))
@@ -44,7 +43,7 @@ def reference(mixer, x, mask):
     return mixer.join(out[:, :length])
 
 
-@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (11, 3, "float32"), (12, 6, "bfloat16")])
+@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (7, 2, "float32"), (8, 3, "bfloat16")])
 def test_equals_the_equations(length, padded, dtype):
     global KNOWN
     x, mask = inputs(length, 8, padded=padded)
@@ -63,13 +62,13 @@ def test_one_block_is_full_attention():
 
 
 def test_normalisation_is_doubly_stochastic_and_sharp_logits_permute():
-    logits = jax.random.normal(jax.random.key(0), (2, 3, 6, 6))
-    real = jnp.arange(6) < jnp.array([[6], [4]])
-    out = np.asarray(normalise(logits, real, 50))
+    real = np.arange(6) < np.array([[6], [4]])
+    quick = jax.jit(normalise, static_argnums=2, compiler_options=QUICK)
+    out = np.asarray(quick(normal(2, 3, 6, 6), real, 30))
     for axis in (-1, -2):
         np.testing.assert_allclose(out.sum(axis), np.broadcast_to(real[:, None], (2, 3, 6)), atol=1e-4)
     wanted = np.eye(6)[[3, 1, 0, 5, 4, 2]]
-    np.testing.assert_allclose(normalise(30 * jnp.array(wanted)[None, None], real[:1], 5)[0, 0], wanted, atol=1e-5)
+    np.testing.assert_allclose(quick(30 * wanted[None, None], real[:1], 5)[0, 0], wanted, atol=1e-5)
 
 
 def test_a_permutation_brings_exactly_that_block():
@@ -87,15 +86,17 @@ def test_what_is_padded_does_not_matter():
     mixer = build("sinkhorn", 16, 30, heads=2, block=7)
     x, mask = inputs(30, 16, padded=11)
     other = jnp.where(mask[..., None], x, 5.0)
-    np.testing.assert_allclose((mixer(x, mask) - mixer(other, mask)) * mask[..., None], 0, atol=1e-6)
+    real = np.asarray(mask)[..., None]
+    np.testing.assert_allclose(run(mixer, x, mask) * real, run(mixer, other, mask) * real, atol=1e-6)
 
 
 def test_noise_in_training_only():
     x, mask = inputs(20, 8)
     quiet = build("sinkhorn", 8, 20, heads=1, block=5, noise=False)
     noisy = build("sinkhorn", 8, 20, heads=1, block=5)
-    np.testing.assert_array_equal(quiet(x, mask, nnx.Rngs(dropout=1)), noisy(x, mask))
-    assert jnp.abs(noisy(x, mask, nnx.Rngs(dropout=1)) - noisy(x, mask)).max() > 1e-3
+    evaluated = run(noisy, x, mask)
+    np.testing.assert_allclose(run(quiet, x, mask, seed=1), evaluated, atol=1e-6)
+    assert np.abs(run(noisy, x, mask, seed=1) - evaluated).max() > 1e-3
 
 
 def test_parameters_and_options():

@@ -1,0 +1,223 @@
+"""How the mixers' time and memory grow with length, measured; writes docs/efficiency.md.
+
+    python -m tests.bench_mixers --out=docs/efficiency.md
+    python -m tests.bench_mixers --models=local --models=performer:features=64,kernel=softmax --check
+
+One mixer alone, forward and backward (gradients to its input and all parameters), float32, width 64, 4 heads,
+batch 1, no dropout unless --dropout. Time is the best of some runs; for each length all models run after one
+another, so that they meet the same machine. Memory is the compiler's account of one step: arguments, outputs
+and temporaries, less what is shared. With --check the exit status says whether every mixer that promises a
+cost proportional to L keeps to it (LIMIT) and is faster than `transformer` from 4,096 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from models import MIXERS
+from models.build import mixer_factory
+
+LINEAR = ("local", "longformer", "bigbird", "linformer", "linear_transformer", "performer", "nystromformer")
+LINEAR += ("luna", "cosformer", "skyformer", "ff_only")
+PROMISE = dict.fromkeys(LINEAR, "L") | {
+    "transformer": "L², memory L",
+    "transformer_naive": "L²",
+    "sparse": "L·√L",
+    "reformer": "L·log L",
+    "sinkhorn": "L·b + (L/b)²",
+    "synthesizer": "L²",
+    "fnet": "L·log L",
+    "fnet_hybrid": "L·log L",
+    "linear_mixing": "L²",
+    "random_mixing": "L²",
+}
+LIMIT = 2.3
+"""What a doubling of L may multiply time and memory by, from 4,096 on, where the promise is L."""
+DIM, HEADS = 64, 4
+
+
+def options_of(spec: str) -> tuple[str, dict[str, Any]]:
+    """'name:a=1,b=x' → the name and its options, numbers and booleans read as such."""
+    name, _, rest = spec.partition(":")
+    words = {"true": True, "false": False}
+    found: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        number = value.replace(".", "", 1).replace("-", "", 1).isdigit()
+        found[key] = words.get(value.lower(), (float(value) if "." in value else int(value)) if number else value)
+    return name, found
+
+
+def compile_step(spec: str, length: int, dropout: float) -> tuple[Any, int, Any]:
+    """(compiled step, its bytes, a function that makes its arguments)."""
+    name, options = options_of(spec)
+    make = mixer_factory(name, options, heads=HEADS, dropout=dropout, layers=1)
+
+    def parts() -> Any:
+        return nnx.split(make(0, DIM, length, nnx.Rngs(0)), nnx.Param, ...)
+
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: make(0, DIM, length, nnx.Rngs(0))), nnx.Param, ...)
+    mask = jnp.ones((1, length), bool)
+
+    def loss(params: Any, x: jax.Array, rest: Any, key: jax.Array) -> jax.Array:
+        rngs = nnx.Rngs(dropout=key) if dropout else None
+        return (nnx.merge(graph, params, rest)(x, mask, rngs) ** 2).sum()
+
+    x, key = jnp.zeros((1, length, DIM)), jax.random.key(1)
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1), allow_int=True)).lower(params, x, rest, key).compile()
+    m = compiled.memory_analysis()
+    size = m.temp_size_in_bytes + m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+
+    def arguments() -> tuple[Any, ...]:
+        _, params, rest = parts()
+        return params, jax.random.normal(jax.random.key(0), x.shape), rest, key
+
+    return compiled, size, arguments
+
+
+def best_time(step: Any, arguments: tuple[Any, ...], seconds: float) -> float:
+    """The shortest of at least 2 runs, and of as many as `seconds` hold; after one that is not counted."""
+    jax.block_until_ready(step(*arguments))
+    best, spent, runs = math.inf, 0.0, 0
+    while runs < 2 or (spent < seconds and runs < 50):
+        start = time.perf_counter()
+        jax.block_until_ready(step(*arguments))
+        took = time.perf_counter() - start
+        best, spent, runs = min(best, took), spent + took, runs + 1
+    return best
+
+
+Results = dict[str, dict[int, tuple[float | None, int]]]
+"""model → length → (seconds or None where it was not run, bytes)."""
+
+
+def measure(specs: list[str], lengths: list[int], dropout: float, most_bytes: int, seconds: float) -> Results:
+    results: Results = {spec: {} for spec in specs}
+    for length in lengths:
+        for spec in specs:
+            step, size, arguments = compile_step(spec, length, dropout)
+            took = best_time(step, arguments(), seconds) if size <= most_bytes else None
+            results[spec][length] = took, size
+            shown = "not run" if took is None else f"{took * 1e3:9.1f} ms"
+            print(f"{spec:30s} {length:6d} {shown} {size / 2**20:9.1f} MiB", file=sys.stderr, flush=True)
+    return results
+
+
+def growth(values: dict[int, float]) -> tuple[float, float]:
+    """(worst ratio a doubling, exponent) from 4,096 on, or over all lengths where fewer than two are that long."""
+    lengths = [n for n in values if n >= 4096]
+    lengths = lengths if len(lengths) > 1 else list(values)
+    if len(lengths) < 2:
+        return math.nan, math.nan
+    steps = [(values[b] / values[a]) ** (1 / math.log2(b / a)) for a, b in itertools.pairwise(lengths)]
+    first, last = lengths[0], lengths[-1]
+    return max(steps), math.log(values[last] / values[first]) / math.log(last / first)
+
+
+def summary(results: Results) -> dict[str, tuple[float, float, float, float]]:
+    """model → worst growth a doubling and exponent of time, then of memory."""
+    found = {}
+    for spec, by_length in results.items():
+        times = {n: t for n, (t, _) in by_length.items() if t is not None}
+        found[spec] = (*growth(times), *growth({n: float(size) for n, (_, size) in by_length.items()}))
+    return found
+
+
+def broken(results: Results) -> list[str]:
+    """What the mixers that promise L don't keep."""
+    said, base = [], results.get("transformer", {})
+    for spec, (time_ratio, _, size_ratio, _) in summary(results).items():
+        if PROMISE.get(options_of(spec)[0]) != "L":
+            continue
+        if time_ratio >= LIMIT or size_ratio >= LIMIT:
+            said.append(f"{spec}: a doubling multiplies time by {time_ratio:.2f}, memory by {size_ratio:.2f}")
+        for length, (took, _) in results[spec].items():
+            full = base.get(length, (None, 0))[0]
+            if length >= 4096 and took and full and took >= full:
+                said.append(f"{spec}: {took * 1e3:.0f} ms at {length:,}, transformer {full * 1e3:.0f} ms")
+    return said
+
+
+def report(results: Results, dropout: float) -> str:
+    """The Markdown page."""
+    lengths = list(next(iter(results.values())))
+    heads = "".join(f" {n:,} |" for n in lengths)
+    lines = "---:|" * len(lengths)
+    device = jax.devices()[0].device_kind if jax.default_backend() != "cpu" else f"{os.cpu_count()} CPU cores"
+    found = summary(results)
+
+    def row(spec: str, cells: list[str]) -> str:
+        return f"| {spec} | {PROMISE.get(options_of(spec)[0], '')} | " + " | ".join(cells) + " |"
+
+    def ratio(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.2f}"
+
+    page = [
+        "# Efficiency of the mixers",
+        "",
+        f"One mixer, forward and backward, float32, width {DIM}, {HEADS} heads, batch 1, dropout {dropout:g}; "
+        f"{device}, jax {jax.__version__}. Made by `python -m tests.bench_mixers --out=docs/efficiency.md`. "
+        "*A doubling* is the worst step from 4,096 on, *exponent* the slope over the same lengths.",
+        "",
+        "## Time in milliseconds (in brackets: transformer's time ÷ this one)",
+        "",
+        f"| model | promised |{heads} a doubling | exponent |",
+        f"|---|---|{lines}---:|---:|",
+    ]
+    for spec, by_length in results.items():
+        cells = []
+        for n, (took, _) in by_length.items():
+            full = results.get("transformer", {}).get(n, (None, 0))[0]
+            faster = f" ({full / took:.2g}×)" if took and full and spec != "transformer" else ""
+            cells.append("not run" if took is None else f"{took * 1e3:,.1f}{faster}")
+        page.append(row(spec, [*cells, ratio(found[spec][0]), ratio(found[spec][1])]))
+    page += [
+        "",
+        "## Memory of a compiled step in MiB",
+        "",
+        f"| model | promised |{heads} a doubling | exponent |",
+        f"|---|---|{lines}---:|---:|",
+    ]
+    for spec, by_length in results.items():
+        cells = [f"{size / 2**20:,.1f}" for _, size in by_length.values()]
+        page.append(row(spec, [*cells, ratio(found[spec][2]), ratio(found[spec][3])]))
+    return "\n".join(page) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", action="append", help="name[:option=value,…]; repeatable; all when left out")
+    parser.add_argument("--lengths", default="1024,2048,4096,8192,16384")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--memory", type=float, default=3.0, help="GiB a step may need to be run")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of repeated runs a cell")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    lengths = sorted(int(n) for n in args.lengths.split(","))
+    specs = args.models or list(MIXERS)
+    results = measure(specs, lengths, args.dropout, int(args.memory * 2**30), args.seconds)
+    page = report(results, args.dropout)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(page)
+    else:
+        print(page)
+    for line in broken(results):
+        print(line, file=sys.stderr)
+    return 1 if args.check and broken(results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
