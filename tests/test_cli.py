@@ -152,3 +152,81 @@ def children_of(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         return []
+
+
+MIXER = '''
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Mean(nnx.Module):
+    """Every position gets the mean of all real positions, scaled and projected."""
+
+    def __init__(self, dim: int, length: int, *, scale: float = 1.0, rngs: nnx.Rngs):
+        self.scale = scale
+        self.out = nnx.Linear(dim, dim, rngs=rngs)
+
+    def __call__(self, x, mask, rngs=None):
+        weight = mask / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        mean = self.scale * jnp.einsum("bl,bld->bd", weight.astype(x.dtype), x)
+        return self.out(jnp.broadcast_to(mean[:, None], x.shape))
+'''
+
+
+def test_someone_else_s_mixer_runs_from_outside_the_project(tmp_path):
+    (tmp_path / "theirs.py").write_text(MIXER)
+    model = "--models=theirs:Mean:scale=0.5,performer:features=8,kernel=relu"
+    done = cli(*TINY, model, *places(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {r["cell"]["model"]: r for r in (json.loads(f.read_text()) for f in record_files(tmp_path))}
+    assert set(found) == {"theirs:Mean:scale=0.5", "performer:features=8,kernel=relu"}
+    assert all(made["status"] == "ok" for made in found.values())
+    assert found["theirs:Mean:scale=0.5"]["recipe"]["mixer"] == [["scale", 0.5]]
+    assert found["performer:features=8,kernel=relu"]["recipe"]["mixer"] == [["features", 8], ["kernel", "relu"]]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("performer:feature=8", "unknown option 'feature': did you mean 'features'?"),
+        ("performer:features=many", "performer:features takes a int, not 'many'"),
+        ("performer:kernel=relo", "did you mean 'relu'?"),
+        ("features=8", "stands before any model"),
+        ("theirs:Mean", "cannot import the mixer 'theirs:Mean'"),
+    ],
+)
+def test_wrong_options_of_a_model_are_told_before_any_work(tmp_path, models, words):
+    done = cli("--dry_run", f"--models={models}", *places(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_prepare_tells_what_it_made_and_list_shows_it(tmp_path):
+    data = f"--data={tmp_path}/data"
+    counts = ["--set=data.train=40", "--set=data.validation=10", "--set=data.test=10"]
+    done = cli("prepare", "--workers=1", data, *counts, f"--preview={tmp_path}/pages")
+    assert done.returncode == 0, done.stderr
+    assert "listops_short, length 64: 40 / 10 / 10 examples, generated (seed 0)" in done.stdout
+    assert list((tmp_path / "pages").glob("*.png"))
+    shown = cli("list", "tasks", "--details", data)
+    assert shown.returncode == 0 and "listops_short" in shown.stdout and "generated" in shown.stdout
+
+
+def test_list_models_with_details_shows_papers_and_options():
+    done = cli("list", "models", "--details")
+    assert done.returncode == 0, done.stderr
+    assert "performer" in done.stdout and "features=" in done.stdout and "arXiv:2009.14794" in done.stdout
+
+
+def test_bench_measures_without_data(tmp_path):
+    done = cli(
+        "bench", "--models=fnet", "--lengths=16", "--device=cpu", "--set=encoder.dim=8", "--set=train.batch=2",
+        *places(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "results" / "bench").glob("*.json")
+    made = json.loads(file.read_text())
+    assert made["train_speed"]["blocks"] >= 5 and made["inference_speed"]["steps_per_second"] > 0
+    assert made["train_speed"]["quartile_1"] <= made["train_speed"]["quartile_3"]
+    assert "fnet" in (tmp_path / "out" / "efficiency.csv").read_text()
