@@ -11,6 +11,18 @@ from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 _STEPS = {"listops_short": 2_000, "text": 1_000, "retrieval": 500, "image": 300, "pathfinder": 300}
 _LENGTHS = {"text": (256,), "retrieval": (256,)}
 
+_MIXERS: dict[str, tuple[tuple[str, int], ...]] = {
+    "local": (("block", 16),),
+    "longformer": (("window", 16),),
+    "bigbird": (("block", 8),),
+    "reformer": (("chunk", 16), ("hashes", 2)),
+    "sinkhorn": (("block", 16),),
+    "performer": (("features", 64),),
+    "nystromformer": (("landmarks", 16),),
+    "skyformer": (("landmarks", 32),),
+}
+"""Blocks and windows that make sense for 64 tokens."""
+
 
 def recipe(task: str, model: str) -> Recipe:
     """One small recipe for every model; only the number of steps depends on the task."""
@@ -18,7 +30,8 @@ def recipe(task: str, model: str) -> Recipe:
         Encoder(dim=64, heads=4, layers=2, qkv=64, mlp=128, positions="learned", dropout=0.0, attention_dropout=0.0),
         Optimizer(1e-3, weight_decay=0.01, eps=1e-8),
         Schedule("cosine", warmup=_STEPS[task] // 10),
-        Train(_STEPS[task], batch=32, eval_every=_STEPS[task] // 8 or 1),
+        Train(_STEPS[task], batch=32, eval_every=_STEPS[task] // 8),
+        mixer=_MIXERS.get(model, ()),
     )
 
 

@@ -40,5 +40,5 @@ class Cosformer(nnx.Module):
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        q, k, v = self.projections.split(x)
+        q, k, v = self.projections.project(x)
         return self.projections.join(kernel_attend(cos_features(q, mask), cos_features(k, mask), v, mask))

@@ -7,37 +7,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.blockwise import Fixed, Rule, attend_tiles, draw_words
-from models.layers import merge_heads, split_heads
+from models.layers import Projections
 
 
-class MultiHead(nnx.Module):
-    """The projections of multi-head attention, without bias as in the Long Range Arena.
-
-    Args:
-        qkv: the width of all heads together; `dim` when None.
-        dropout: of the attention weights.
-    """
+class MultiHead(Projections):
+    """Multi-head attention's projections, and the dropout of its weights."""
 
     def __init__(self, dim: int, heads: int, qkv: int | None, dropout: float, *, rngs: nnx.Rngs):
-        qkv = dim if qkv is None else qkv
-        if heads < 1 or qkv % heads:
-            raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
-        self.heads, self.rate = heads, dropout
-        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
-
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B, L, D] → queries, keys and values [B, L, H, K]."""
-        q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
-        return q, k, v
-
-    def join(self, o: jax.Array) -> jax.Array:
-        """Heads' outputs [B, L, H, K] → [B, L, D]."""
-        return self.out(merge_heads(o))
+        super().__init__(dim, heads, qkv, rngs=rngs)
+        self.rate = dropout
 
 
 def at_least(least: int, **options: int) -> None:

@@ -66,7 +66,7 @@ class Projections(nnx.Module):
 
     def __init__(self, dim: int, heads: int, qkv: int | None, *, rngs: nnx.Rngs):
         qkv = dim if qkv is None else qkv
-        if qkv % heads:
+        if heads < 1 or qkv % heads:
             raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
         self.heads = heads
         self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
@@ -74,7 +74,7 @@ class Projections(nnx.Module):
         self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
 
-    def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, L, D] → queries, keys and values, [B, L, H, K] each."""
         q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         return q, k, v

@@ -108,7 +108,7 @@ class Performer(nnx.Module):
             self.directions[...] = orthogonal_features(key, self.features, self.width)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        queries, keys, v = self.projections.split(x)
+        queries, keys, v = self.projections.project(x)
         q, k = (a.astype(jnp.float32) * self.width**-0.25 for a in (queries, keys))
         directions = None if self.directions is None else self.directions[...]
         if self.redraw and rngs is not None and directions is not None:

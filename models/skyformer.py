@@ -99,7 +99,7 @@ class Skyformer(nnx.Module):
         self.offsets = Constant(jax.random.uniform(rngs.params(), (2, landmarks // 2)))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        q, k, v = self.projections.split(x)
+        q, k, v = self.projections.project(x)
         offsets = self.offsets[...]
         if rngs is not None:
             offsets = jax.random.uniform(rngs.dropout(), offsets.shape)
