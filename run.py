@@ -139,7 +139,7 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
         try:
             entry = grid.prepared([plan], f.source, Path(f.data), f.workers, _line, **_data_more(f))[plan]
         except DataError as error:
-            missing.append(f"{plan.task}: {error}")
+            missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
         made.append(entry)
         told = describe(entry)

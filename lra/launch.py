@@ -87,12 +87,19 @@ def run_cells(cells: Sequence[Cell], results: Path, data: Path, device: str, con
     """Runs the cells; returns how many ended with each status.
 
     A KeyboardInterrupt ends the running cell's process and is passed on; finished cells have their records.
+
+    Raises:
+        UsageError: the results folder cannot be written, for want of space or of permission.
     """
     counts: dict[str, int] = {}
     for number, cell in enumerate(cells, start=1):
         p = cell.plan
         label = f"[{number}/{len(cells)}] {p.task} × {p.model}, length {p.length:,}, seed {p.seed}"
-        record = _run(cell, results, data, device, console, label.replace("[", r"\["))
+        try:
+            record = _run(cell, results, data, device, console, label.replace("[", r"\["))
+        except OSError as error:
+            what = error.strerror or error
+            raise UsageError(f"cannot write {results}: {what}; finished cells are kept, run again to go on") from None
         counts[record["status"]] = counts.get(record["status"], 0) + 1
         console.print(f"{label}: {summary(record)}", highlight=False, markup=False, soft_wrap=True)
     return counts

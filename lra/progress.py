@@ -22,10 +22,10 @@ class CellProgress:
         self.task = TaskID(0)
         if console.is_terminal:
             self.live = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[told]}"),
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[told]}"),
                 TimeRemainingColumn(), console=console, transient=True,
             )  # fmt: skip
-            self.task = self.live.add_task(label, total=steps, told="starting")
+            self.task = self.live.add_task(label.partition(",")[0], total=steps, told="starting")
 
     def __enter__(self) -> CellProgress:
         if self.live:

@@ -230,3 +230,16 @@ def test_bench_measures_without_data(tmp_path):
     assert made["train_speed"]["blocks"] >= 5 and made["inference_speed"]["steps_per_second"] > 0
     assert made["train_speed"]["quartile_1"] <= made["train_speed"]["quartile_3"]
     assert "fnet" in (tmp_path / "out" / "efficiency.csv").read_text()
+
+
+def test_a_full_disk_ends_the_grid_with_one_line_and_keeps_what_is_finished(tmp_path):
+    done = cli(*TINY, "--models=fnet", *places(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kept = {f: f.read_text() for f in record_files(tmp_path)}
+    # No file of this process tree may grow past 1,024 bytes: records are larger, as on a disk that is full.
+    limit = f"ulimit -f 1; exec {sys.executable} {ROOT / 'run.py'} "
+    arguments = [*TINY, "--models=transformer", *places(tmp_path)]
+    full = subprocess.run(["bash", "-c", limit + " ".join(arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == 2
+    assert full.stderr.count("\n") == 1 and "finished cells are kept" in full.stderr
+    assert {f: f.read_text() for f in record_files(tmp_path)} == kept
