@@ -141,7 +141,7 @@ class Nystromformer(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         p = self.projections
-        q, k, v = p.split(x)
+        q, k, v = p.project(x)
         means, real = segment_means(x, mask, self.landmarks)
         q_means, k_means = split_heads(p.query(means), p.heads), split_heads(p.key(means), p.heads)
         y = attend(q, k, v, mask, q_means, k_means, real, self.iterations)
