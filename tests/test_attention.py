@@ -82,7 +82,8 @@ def test_choice_of_kernel():
 
 
 def test_plans():
-    assert tile_rows("cpu", 16, 4, 4096, 4096) == 16 and tile_rows("gpu", 16, 4, 4096, 4096) >= 512
+    assert tile_rows("cpu", 4, 4096, 4096) == 128 and tile_rows("gpu", 4, 4096, 4096) == 1024
+    assert tile_rows("gpu", 256, 4096, 4096) == 64 and tile_rows("cpu", 4, 7, 7) == 7
     for backend in ("cpu", "gpu"):
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
         assert 12 % lanes == 0 and 1 <= step <= 100
