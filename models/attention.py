@@ -92,8 +92,8 @@ def attend_with_lse(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """`attend` in blocks: o [B·H, N, b, K] and the logarithm of its softmax's denominator [B·H, N, b]."""
-    batch, length, heads, width = q.shape
-    rows = tile_rows(jax.default_backend(), width, batch * heads, length, k.shape[1])
+    batch, length, heads, _ = q.shape
+    rows = tile_rows(jax.default_backend(), batch * heads, length, k.shape[1])
     words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
     if words is not None:
         words = word_blocks(words[0], rows), word_blocks(words[1], k.shape[1])
@@ -146,12 +146,7 @@ def capability() -> float:
     return float(device.compute_capability)
 
 
-def tile_rows(backend: str, width: int, problems: int, length: int, keys: int) -> int:
-    """Queries a tile.
-
-    On a CPU few, so that a tile's scores stay in its cache, but enough that adding to all keys' gradients
-    once a tile does not cost more than the tile; on accelerators as many as 256 MB of scores allow.
-    """
-    few = 16 if width <= 16 else 2 * width
-    rows = few if backend == "cpu" else max(64, 2**26 // (problems * keys) // 64 * 64)
+def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
+    """Queries a tile: on a CPU few enough for its caches, on accelerators what 256 MB of scores allow."""
+    rows = 128 if backend == "cpu" else max(64, 2**26 // (problems * keys) // 64 * 64)
     return min(rows, 1024, length)

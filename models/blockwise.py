@@ -54,11 +54,12 @@ def plan(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]
     A CPU wants a tile's scores in its cache while softmax passes over them; an accelerator wants large
     products and few launches. Lanes divide the problems, so that no remainder is compiled a second time.
     """
-    at_once, most = (2**18, 8) if backend == "cpu" else (2**26, problems)
-    lanes = max(1, min(at_once // tile, most, problems))
+    at_once = 2**18 if backend == "cpu" else 2**26
+    step = max(1, min(blocks, at_once // tile))
+    lanes = max(1, min(problems, at_once // (tile * step)))
     while problems % lanes:
         lanes -= 1
-    return lanes, max(1, min(blocks, at_once // (tile * lanes)))
+    return lanes, step
 
 
 def keep(rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
@@ -187,10 +188,12 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
     inner = jnp.einsum("gnbk,gnbk->gnb", g, o, preferred_element_type=jnp.float32) - g_lse
 
     def one(q, k, v, g, lse, inner, fixed):  # type: ignore[no-untyped-def]
+        # Sums over queries are [M, K, c]: with J as the product's last axis a CPU is three times faster.
         def add(total: jax.Array, index: jax.Array | None, part: jax.Array) -> jax.Array:
+            part = part.reshape(*part.shape[:2], -1, total.shape[-1]).swapaxes(1, 2)  # [step, S, K, c]
             if index is None:
                 return total + part.reshape(total.shape)
-            return total.at[jnp.maximum(index, 0)].add(part.reshape(*index.shape, *total.shape[1:]))
+            return total.at[jnp.maximum(index, 0)].add(part)
 
         def tile(sums: tuple[jax.Array, jax.Array], x: Any) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
             (qi, gi, li, di), index, words, tags = x
@@ -199,15 +202,16 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
             dp = jnp.einsum("tbk,tjk->tbj", gi, vj, preferred_element_type=jnp.float32)
             ds = p * (_dropped(static, dp, fixed, index, words) - di[..., None]) * q.shape[-1] ** -0.5
             ds, kept = ds.astype(k.dtype), _dropped(static, p, fixed, index, words).astype(g.dtype)
-            dk = jnp.einsum("tbj,tbk->tjk", ds, qi, preferred_element_type=jnp.float32)
-            dv = jnp.einsum("tbj,tbk->tjk", kept, gi, preferred_element_type=jnp.float32)
+            dk = jnp.einsum("tbk,tbj->tkj", qi, ds, preferred_element_type=jnp.float32)
+            dv = jnp.einsum("tbk,tbj->tkj", gi, kept, preferred_element_type=jnp.float32)
             dq = jnp.einsum("tbj,tjk->tbk", ds, kj, preferred_element_type=jnp.float32).astype(q.dtype)
             return (add(sums[0], index, dk), add(sums[1], index, dv)), dq
 
         xs, blocks = _tiles(static, fixed, q, g, lse, inner)
-        zero = jnp.zeros(k.shape, jnp.float32)
+        zero = jnp.zeros(k.swapaxes(1, 2).shape, jnp.float32)
         (dk, dv), dq = lax.scan(tile, (zero, zero), xs)
-        return dq.reshape(-1, *q.shape[1:])[:blocks], dk.astype(k.dtype), dv.astype(v.dtype)
+        dk, dv = dk.swapaxes(1, 2).astype(k.dtype), dv.swapaxes(1, 2).astype(v.dtype)
+        return dq.reshape(-1, *q.shape[1:])[:blocks], dk, dv
 
     return *_over(static, one, fixed, q, k, v, g, lse, inner), None
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.blockwise import Fixed, attend_tiles, draw_words
+from models.blockwise import LOW, Fixed, attend_tiles, draw_words
 from models.heads import at_least, from_blocks, pad_length, to_blocks
 from models.layers import Constant, merge_heads, split_heads
 
@@ -21,10 +21,12 @@ class Reformer(nnx.Module):
         P_ir = {j : |⌊s_ir / m⌋ − ⌊s_jr / m⌋| ≤ 1},  N_ij = how many rounds r have j in P_ir
 
     s_ir is i's place when round r sorts positions by (hash, position), m is `chunk`, z are the softmaxes'
-    denominators' logarithms: one softmax over the union of the rounds' keys. A position sees itself only if
-    there is nothing else (its score is lowered by 10⁵). The hash is argmax([x R; −x R]) for a random rotation
-    R, drawn for every head, layer and round, and anew at each training step; beyond 64 buckets it is a pair
-    of such hashes, so that hashing costs √buckets a position. `buckets` = 0 is the paper's 2·L / chunk.
+    denominators' logarithms: together one softmax over the union of the rounds' keys. (Computed as that: a
+    pair counts in the first round that has it, which gives the same sum as N times an N-th.) A position sees
+    itself only if there is nothing else (its score is lowered by 10⁵). The hash is argmax([x R; −x R]) for a
+    random rotation R, drawn for every head, layer and round, and anew at each training step; beyond 64
+    buckets it is a pair of such hashes, so that hashing costs √buckets a position. `buckets` = 0 is the
+    paper's 2·L / chunk.
 
     Time L·log L + L·hashes·3·chunk, memory L·hashes. Queries and keys share a projection, so there are D·qkv
     fewer parameters a layer. Reversible layers, the paper's other half, are the encoder's `reversible`.
@@ -124,28 +126,31 @@ def lsh_attention(
     order = jnp.argsort(buckets, axis=1, stable=True)
     place = jnp.argsort(order, axis=1)
 
-    # What a pair's score depends on beside its product: both positions, and both chunks in every round.
-    chunks = (place // chunk).reshape(batch * heads, rounds, padded).swapaxes(1, 2)
-    position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
-    tags = jnp.concatenate([position, chunks], -1)
-
-    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
-        times = sum((jnp.abs(i[:, None, r] - j[None, :, r]) <= 1) * 1.0 for r in range(1, 1 + rounds))
-        itself = i[:, None, 0] == j[None, :, 0]
-        return -jnp.log(jnp.maximum(times, 1.0)) - 1e5 * itself
-
     def by_round(x: jax.Array) -> jax.Array:
-        """[B·H, L, ...] → sorted in each round, in chunks, [B·H·R, N, chunk, ...]."""
-        x = permute(jnp.repeat(x, rounds, axis=0), order, place)
+        """[B·H·R, L, ...] → sorted by its round, in chunks, [B·H·R, N, chunk, ...]."""
+        x = permute(x, order, place)
         return x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
 
+    # What a pair's score depends on beside its product: both positions, and both chunks in the rounds before.
+    chunks = jnp.repeat((place // chunk).reshape(-1, rounds, padded).swapaxes(1, 2), rounds, axis=0)
+    before = jnp.arange(rounds) < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
+    position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
+    tags = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
+
+    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+        (i, *i_chunks), (j, *j_chunks) = (x[..., None] for x in i.T), (x[None] for x in j.T)
+        score = jnp.where(i == j, -1e5, 0.0)
+        for a, b in zip(i_chunks[:-1], j_chunks[:-1], strict=True):
+            score = jnp.where(jnp.abs(a - b) <= 1, LOW, score)
+        return score
+
     flat = [to_blocks(x, chunk).reshape(batch * heads, padded, width) for x in (q, k, v)]
-    real = jnp.repeat(pad_length(mask, chunk), heads, axis=0)
-    q, k, v, real, tags = (by_round(x) for x in (*flat, real, tags))
+    flat.append(jnp.repeat(pad_length(mask, chunk), heads, axis=0))
+    q, k, v, real = (by_round(jnp.repeat(x, rounds, axis=0)) for x in flat)
     near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
     table = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
     words = draw_words(q.shape[:3], q.shape[:3], rate, rngs)
-    o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags, tags)), rate, rule)
+    o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags[0], tags[1])), rate, rule)
 
     o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))
     o, lse = (x.reshape(-1, rounds, padded, *x.shape[2:]) for x in (o, lse))

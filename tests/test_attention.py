@@ -23,7 +23,7 @@ def test_equals_the_equation(name, length, heads, padded):
 
 def test_equals_the_equation_in_bfloat16():
     mixer = build("transformer", 32, 75, heads=2)
-    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=2e-2)
+    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 6])
@@ -82,7 +82,8 @@ def test_choice_of_kernel():
 
 
 def test_plans():
-    assert tile_rows("cpu", 16, 4, 4096, 4096) == 16 and tile_rows("gpu", 16, 4, 4096, 4096) >= 512
+    assert tile_rows("cpu", 4, 4096, 4096) == 128 and tile_rows("gpu", 4, 4096, 4096) == 1024
+    assert tile_rows("gpu", 256, 4096, 4096) == 64 and tile_rows("cpu", 4, 7, 7) == 7
     for backend in ("cpu", "gpu"):
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
         assert 12 % lanes == 0 and 1 <= step <= 100
