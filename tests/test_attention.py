@@ -23,7 +23,7 @@ def test_equals_the_equation(name, length, heads, padded):
 
 def test_equals_the_equation_in_bfloat16():
     mixer = build("transformer", 32, 75, heads=2)
-    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=2e-2)
+    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 6])
@@ -88,6 +88,7 @@ def test_plans():
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
         assert 12 % lanes == 0 and 1 <= step <= 100
     assert blockwise.plan("gpu", 8, 64, 64 * 512) == (8, 64)
+    assert blockwise.plan("cpu", 4, 328, 2500) == (1, 82)  # not 104 three times and 16
 
 
 def test_padding_changes_nothing():

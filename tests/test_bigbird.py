@@ -50,7 +50,7 @@ def test_equals_the_pattern(length, block, heads):
 def test_equals_the_pattern_in_bfloat16():
     mixer = build("bigbird", 16, 75, heads=2, block=6)
     x, mask = inputs(75, 16, padded=PADDED)
-    agree(mixer, reference(6), x, mask, dtype=jnp.bfloat16, tolerance=2e-2, padded_too=False)
+    agree(mixer, reference(6), x, mask, dtype=jnp.bfloat16, tolerance=4e-2, padded_too=False)
 
 
 @pytest.mark.parametrize(("length", "block", "random"), [(40, 8, 3), (33, 4, 9), (7, 64, 0)])

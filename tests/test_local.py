@@ -23,7 +23,7 @@ def test_equals_the_pattern(length, block, padded):
 
 def test_equals_the_pattern_in_bfloat16():
     mixer = build("local", 16, 35, heads=2, block=8)
-    agree(mixer, reference(8), *inputs(35, 16), dtype=jnp.bfloat16, tolerance=2e-2)
+    agree(mixer, reference(8), *inputs(35, 16), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
 def test_one_block_is_full_attention():

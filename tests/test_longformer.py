@@ -32,7 +32,7 @@ def test_equals_the_pattern(length, window, tokens, padded):
 
 def test_equals_the_pattern_in_bfloat16():
     mixer = build("longformer", 16, 75, heads=2, window=20)
-    agree(mixer, reference(20, 1), *inputs(75, 16), dtype=jnp.bfloat16, tolerance=2e-2)
+    agree(mixer, reference(20, 1), *inputs(75, 16), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
 def test_wide_window_is_full_attention():

@@ -30,7 +30,7 @@ def test_equals_the_pattern(length, block, c, heads, padded):
 
 def test_equals_the_pattern_in_bfloat16():
     mixer = build("sparse", 16, 35, heads=2, block=8, c=2)
-    agree(mixer, reference(8, 2, 2), *inputs(35, 16), dtype=jnp.bfloat16, tolerance=2e-2)
+    agree(mixer, reference(8, 2, 2), *inputs(35, 16), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
 def test_default_block_is_the_root():
