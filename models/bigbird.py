@@ -111,12 +111,11 @@ def bigbird_attention(
     last = jnp.max(jnp.where(real, jnp.arange(blocks), 0), axis=1)
     table = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
     o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
-    o = from_blocks(o, heads, blocks * block).reshape(batch, blocks, block, heads, width)
 
     ends = jnp.stack([jnp.zeros_like(last), last], axis=1)  # [B, 2]
-    rows = jnp.arange(batch)[:, None]
-    q_ends = pad_length(q, block).reshape(batch, blocks, block, heads, width)[rows, ends]
-    o_ends, _ = attend_with_lse(q_ends.reshape(batch, 2 * block, heads, width), k, v, mask, rate, rngs)
-    o_ends = from_blocks(o_ends, heads, 2 * block).reshape(batch, 2, block, heads, width)
-    o = o.at[rows, ends].set(o_ends)
-    return o.reshape(batch, blocks * block, heads, width)[:, :length]
+    positions = (ends[:, :, None] * block + jnp.arange(block)).reshape(batch, -1)
+    q_ends = q[jnp.arange(batch)[:, None], jnp.minimum(positions, length - 1)]
+    o_ends, _ = attend_with_lse(q_ends, k, v, mask, rate, rngs)
+    o_ends = o_ends.reshape(batch * heads, -1, width)[:, : 2 * block].reshape(-1, 2, block, width)
+    o = o.at[jnp.arange(batch * heads)[:, None], jnp.repeat(ends, heads, axis=0)].set(o_ends)
+    return from_blocks(o, heads, length)

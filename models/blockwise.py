@@ -52,10 +52,12 @@ def plan(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]
     """(lanes, step) for tiles of `tile` scores: about 1 MB of them at once on a CPU, 256 MB on accelerators.
 
     A CPU wants a tile's scores in its cache while softmax passes over them; an accelerator wants large
-    products and few launches. Lanes divide the problems, so that no remainder is compiled a second time.
+    products and few launches. Lanes divide the problems, so that no remainder is compiled a second time, and
+    the steps are as even as they can be, so that little is padded.
     """
     at_once = 2**18 if backend == "cpu" else 2**26
     step = max(1, min(blocks, at_once // tile))
+    step = -(-blocks // -(-blocks // step))
     lanes = max(1, min(problems, at_once // (tile * step)))
     while problems % lanes:
         lanes -= 1

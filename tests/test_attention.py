@@ -88,6 +88,7 @@ def test_plans():
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
         assert 12 % lanes == 0 and 1 <= step <= 100
     assert blockwise.plan("gpu", 8, 64, 64 * 512) == (8, 64)
+    assert blockwise.plan("cpu", 4, 328, 2500) == (1, 82)  # not 104 three times and 16
 
 
 def test_padding_changes_nothing():
