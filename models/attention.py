@@ -148,5 +148,8 @@ def capability() -> float:
 
 def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
     """Queries a tile: on a CPU few enough for its caches, on accelerators what 256 MB of scores allow."""
-    rows = 128 if backend == "cpu" else max(64, 2**26 // (problems * keys) // 64 * 64)
-    return min(rows, 1024, length)
+    if backend == "cpu":
+        rows = min(128, max(32, 2**20 // keys))
+    else:
+        rows = min(1024, max(64, 2**26 // (problems * keys) // 64 * 64))
+    return min(rows, length)

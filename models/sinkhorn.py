@@ -84,11 +84,13 @@ def normalise(logits: jax.Array, real: jax.Array, iterations: int) -> jax.Array:
     Sinkhorn's algorithm in logarithms: rows, then columns, are divided by their sums, `iterations` times.
     """
     both = (real[:, :, None] & real[:, None, :])[:, None]
-    logits = jnp.where(both, logits, LOW)
-    for _ in range(iterations):
+
+    def once(_: int, logits: jax.Array) -> jax.Array:
         for axis in (-1, -2):
             logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), LOW)
-    return jnp.exp(logits)
+        return logits
+
+    return jnp.exp(jax.lax.fori_loop(0, iterations, once, jnp.where(both, logits, LOW)))
 
 
 def sorted_attention(

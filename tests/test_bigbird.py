@@ -53,7 +53,7 @@ def test_equals_the_pattern_in_bfloat16():
     agree(mixer, reference(6), x, mask, dtype=jnp.bfloat16, tolerance=4e-2, padded_too=False)
 
 
-@pytest.mark.parametrize(("length", "block", "random"), [(40, 8, 3), (33, 4, 9), (7, 64, 0)])
+@pytest.mark.parametrize(("length", "block", "random"), [(40, 8, 3), (7, 64, 0)])
 def test_with_all_blocks_it_is_full_attention(length, block, random):
     def full(mixer, x, mask):
         return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))

@@ -33,7 +33,7 @@ def shared(q, v, seen):
 
 @pytest.mark.parametrize(
     ("length", "heads", "hashes", "chunk", "buckets"),
-    [(37, 2, 3, 4, 6), (53, 1, 1, 5, 0), (30, 2, 2, 3, 130)],
+    [(37, 2, 3, 4, 6), (30, 1, 2, 3, 130)],
 )
 def test_equals_the_union_of_rounds(length, heads, hashes, chunk, buckets):
     mixer = build("reformer", 16, length, heads=heads, hashes=hashes, chunk=chunk, buckets=buckets)

@@ -43,7 +43,7 @@ def reference(mixer, x, mask):
     return mixer.join(out[:, :length])
 
 
-@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (7, 2, "float32"), (8, 3, "bfloat16")])
+@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (7, 2, "bfloat16")])
 def test_equals_the_equations(length, padded, dtype):
     global KNOWN
     x, mask = inputs(length, 8, padded=padded)
