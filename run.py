@@ -112,7 +112,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
     results, data = _results(f), Path(f.data)
-    device, typed = launch.probe(f.device, list(dict.fromkeys(p.model for p in plans)))
+    device, typed = launch.probe(f.device, [p.model for p in plans])
     plans = grid.with_options(plans, typed)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
     cells = [grid.cell(p, entries[p], device) for p in plans]
@@ -165,7 +165,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     lengths = _integers("lengths", f.lengths)
     plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], f["set"].value)
     results = _results(f)
-    device, typed = launch.probe(f.device, list(dict.fromkeys(p.model for p in plans)))
+    device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
     launch.run_cells(left, results, Path(f.data), f.device, console)

@@ -9,14 +9,12 @@ Command: python run.py bench --protocol=efficiency --models=all --device=gpu
 
 from __future__ import annotations
 
-import dataclasses
-
 from configs import lra
 from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 
 def _lra(task: str, model: str) -> Recipe:
-    return dataclasses.replace(lra.recipe("text", model))
+    return lra.recipe(task, model)
 
 
 def _fnet(task: str, model: str) -> Recipe:

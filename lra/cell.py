@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from lra import device, records
@@ -110,20 +111,9 @@ def report(outcome: Outcome, seed: int) -> dict[str, Any]:
 
 def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int]:
     """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates."""
-    rates = sorted(steps / seconds for steps, seconds in blocks)
-
-    def quantile(q: float) -> float:
-        place = q * (len(rates) - 1)
-        low = int(place)
-        high = min(low + 1, len(rates) - 1)
-        return rates[low] + (place - low) * (rates[high] - rates[low])
-
-    return {
-        "steps_per_second": quantile(0.5),
-        "quartile_1": quantile(0.25),
-        "quartile_3": quantile(0.75),
-        "blocks": len(rates),
-    }
+    rates = [steps / seconds for steps, seconds in blocks]
+    low, middle, high = map(float, np.quantile(rates, [0.25, 0.5, 0.75]))
+    return {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -140,8 +130,7 @@ def main() -> None:
     os.dup2(2, 1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     spec = json.loads(Path(sys.argv[1]).read_text())
-    if spec["compilation_cache"]:
-        jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
+    jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
 
     def tell(progress: dict[str, float]) -> None:
         print(json.dumps(progress), file=told, flush=True)

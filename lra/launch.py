@@ -46,6 +46,7 @@ def probe(device: str, models: Sequence[Model]) -> tuple[dict[str, Any], dict[Mo
     Raises:
         UsageError: there is no such device, a mixer cannot be imported, or an option is wrong.
     """
+    models = list(dict.fromkeys(models))
     asked = json.dumps([[model.name, dict(model.options)] for model in models])
     answer = _ask(asked, device)
     return answer["device"], dict(zip(models, answer["options"], strict=True))
