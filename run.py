@@ -5,7 +5,9 @@ python run.py [VERB] [--flag=value ...]
 run          train a grid of cells and print the leaderboard (the default verb)
 prepare      make the tasks' data ready, and say what was done
 bench        speed and memory alone, without accuracy
-leaderboard  write the tables of a folder of results
+leaderboard  write the tables, the page and the figures of folders of results
+show         print one cell's record
+compare      print two models side by side, with the test of their difference
 list         tasks | models | protocols
 
 python run.py VERB --help shows a verb's flags.
@@ -82,6 +84,28 @@ def _output_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
 
 
+def _folder_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=f)
+
+
+def _choice_flags(f: flags.FlagValues) -> None:
+    from lra.tidy import METRICS
+
+    _folder_flags(f)
+    flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=f)
+    flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=f)
+    flags.DEFINE_string("accelerator", "", "Only accelerators whose name contains this.", flag_values=f)
+    flags.DEFINE_enum("metric", "test_best", list(METRICS), "Which accuracy.", flag_values=f)
+
+
+def _leaderboard_flags(f: flags.FlagValues) -> None:
+    _choice_flags(f)
+    flags.DEFINE_list("models", [], "Only these models; without options: with any.", flag_values=f)
+    flags.DEFINE_string("sort", "average", "Order: average, model, parameters, a task or task@length.", flag_values=f)
+    flags.DEFINE_string("out", "leaderboard", "Folder of the tables, the page and the figures.", flag_values=f)
+    flags.DEFINE_bool("figures", True, "Draw the figures too (PNG, SVG and PDF).", flag_values=f)
+
+
 def _integers(name: str, words: list[str]) -> list[int]:
     from lra.recipe import UsageError
 
@@ -95,7 +119,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch
+    from lra import grid, launch, tidy, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -121,7 +145,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device)}{told}", highlight=False)
     launch.run_cells(left, results, data, f.device, console)
-    return leaderboard(f, [])
+    return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, figures=False)
 
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
@@ -169,8 +193,9 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     cells = [grid.cell(plan, None, device) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
     launch.run_cells(left, results, Path(f.data), f.device, console)
-    text, problems = leaderboard.write_efficiency(results, Path(f.out))
-    _told(problems)
+    text, problems = leaderboard.write_efficiency([results], Path(f.out))
+    for problem in problems:
+        print(f"run.py bench: {problem}", file=sys.stderr)
     print(f"\n{text}\n{f.out}/efficiency.csv")
     return 0
 
@@ -186,26 +211,29 @@ def _results(f: flags.FlagValues) -> Path:
     return results
 
 
-def _told(problems: list[str]) -> None:
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-
-
 def leaderboard(f: flags.FlagValues, rest: list[str]) -> int:
-    """Writes the tables of a results folder and prints the leaderboard."""
-    from lra import leaderboard
-    from lra.recipe import UsageError
+    """Writes the tables, the page and the figures of results folders and prints the leaderboard."""
+    from lra import verbs
 
-    results, out = Path(f.results), Path(f.out)
-    if not results.is_dir():
-        raise UsageError(f"no records in {results}: run cells first, or give their folder with --results")
-    try:
-        text, problems = leaderboard.write(results, out)
-    except OSError as error:
-        raise UsageError(f"cannot write --out={out}: {error.strerror}") from None
-    _told(problems)
-    print(f"\n{text}\n{out}/leaderboard.csv, {out}/cells.csv, {out}/leaderboard.md")
-    return 0
+    return verbs.leaderboard(_folders(f), Path(f.out), verbs.choice(f), f.figures)
+
+
+def show(f: flags.FlagValues, rest: list[str]) -> int:
+    """Prints one record readably: `show CELL`, a file or any part of its name or key that fits only one."""
+    from lra import verbs
+
+    return verbs.show(_folders(f), rest)
+
+
+def compare(f: flags.FlagValues, rest: list[str]) -> int:
+    """Prints two models side by side, task by task, with the test of the difference: `compare A B`."""
+    from lra import verbs
+
+    return verbs.compare(_folders(f), rest, verbs.choice(f))
+
+
+def _folders(f: flags.FlagValues) -> list[Path]:
+    return [Path(name) for name in f.results]
 
 
 def list_(f: flags.FlagValues, rest: list[str]) -> int:
@@ -266,7 +294,9 @@ def main(arguments: list[str]) -> int:
         "run": (run, _run_flags),
         "prepare": (prepare, _prepare_flags),
         "bench": (bench, _bench_flags),
-        "leaderboard": (leaderboard, _output_flags),
+        "leaderboard": (leaderboard, _leaderboard_flags),
+        "show": (show, _folder_flags),
+        "compare": (compare, _choice_flags),
         "list": (list_, _list_flags),
     }
     try:
@@ -282,7 +312,7 @@ def main(arguments: list[str]) -> int:
             print(f"python run.py {verb}: {act.__doc__}\n\n{values.get_help()}")
             return 0
         positional = values([f"run.py {verb}", *rest])[1:]
-        if positional and verb != "list":
+        if positional and verb not in ("list", "show", "compare"):
             raise UsageError(f"{verb} takes flags only, not '{positional[0]}'")
         return act(values, positional)
     except (UsageError, DataError, flags.Error) as error:

@@ -1,4 +1,4 @@
-"""From records to tables: a pure function of a folder of records."""
+"""From folders of records to the leaderboard's files. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -10,173 +10,71 @@ from typing import Any
 
 import pandas as pd
 
-from lra import records
-
-ROW = ("model", "protocol", "overrides", "source", "accelerator")
-"""What a row of the leaderboard is of. Results that differ in any of it are never averaged."""
-
-
-def cells(found: Sequence[records.Record]) -> pd.DataFrame:
-    """A row a record and seed, every field: nested names are joined by dots; the learning curve stays in the record."""
-    rows = []
-    for record in found:
-        base = {
-            **record["cell"],
-            "status": record["status"],
-            "error": record.get("error", ""),
-            "overrides": " ".join(record["overrides"]),
-            "source": record["data"]["source"],
-        }
-        rest = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
-        nested = {
-            k: record.get(k) or {}
-            for k in ("train_speed", "inference_speed", "memory", "data", "device", "versions", "recipe")
-        }
-        for result in record["results"] or [{}]:
-            score = {k: v for k, v in result.items() if k != "curve"}
-            tail = {k: record.get(k) for k in ("key", "commit", "created", "command")}
-            rows.append(base | score | rest | _flat(nested) | tail)
-    return pd.DataFrame(rows)
+from lra import board, export, page, records, tidy
+from lra.recipe import UsageError, nearest
+from lra.tidy import cells
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, part in value.items():
-        if isinstance(part, dict):
-            flat |= _flat(part, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = "; ".join(map(str, part)) if isinstance(part, list) else part
-    return flat
+def write(folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTHING) -> tuple[str, list[str]]:
+    """Writes leaderboard.csv, .md, .tex and .html and cells.csv to `out`, and efficiency.csv where cells were measured.
 
+    Returns the Markdown, and a line for each file left out, each duplicate and each conflict.
 
-def table(tidy: pd.DataFrame) -> pd.DataFrame:
-    """The leaderboard: a row a model × protocol × overrides × source × accelerator, best average first.
-
-    A task's column is named task@length. It holds the mean over seeds of test accuracy (%, at the best validation
-    step); 'task@length ±' the sample standard deviation over seeds, empty for one seed; 'task@length n' the number
-    of seeds. Where no seed has a result, 'task@length status' says why. The average is over the tasks its name
-    lists, and empty in rows that lack one of them. Within a row and task, results of different settings (another
-    recipe, data fingerprint or task version) are not averaged: the later settings make a row of their own, whose
-    'variant' counts from 2.
+    Raises:
+        OSError: `out` cannot be written. What stood there before is then whole.
+        UsageError: the choice names something that no record has.
     """
-    if tidy.empty:
-        return pd.DataFrame(columns=[*ROW, "variant"])
-    tidy = tidy.assign(column=tidy["task"] + "@" + tidy["length"].astype(str), setting=_setting(tidy))
-    tidy = tidy.sort_values(["created", "key"], kind="stable")
-    first = tidy.groupby([*ROW, "column"], sort=False)["setting"]
-    tidy["variant"] = first.transform(lambda s: pd.factorize(s)[0] + 1)
-    columns = sorted(tidy["column"].unique())
-    rows = []
-    for identity, group in tidy.groupby([*ROW, "variant"], sort=True):
-        row: dict[str, Any] = dict(zip([*ROW, "variant"], identity, strict=True))
-        for column in columns:
-            row |= _column(column, group[group["column"] == column])
-        means = [row[column] for column in columns]
-        row[_average_name(columns)] = math.nan if any(map(math.isnan, means)) else sum(means) / len(means)
-        rows.append(row)
-    board = pd.DataFrame(rows)
-    board = board.drop(columns=[c for c in board if str(c).endswith(" status") and board[c].isna().all()])
-    order = [*ROW, "variant", _average_name(columns)]
-    order += [name for column in columns for name in _column(column, tidy[:0]) if name in board]
-    by = [_average_name(columns), *columns]
-    return board[order].sort_values(by, ascending=False, kind="stable", ignore_index=True)
-
-
-def _setting(tidy: pd.DataFrame) -> pd.Series:
-    """What must be equal for two seeds' results to be averaged."""
-    names = ["recipe.", "fingerprint", "task_version"]
-    chosen = [c for c in tidy.columns if any(n in c for n in names)]
-    return tidy[chosen].astype(str).agg("|".join, axis=1)
-
-
-def _average_name(columns: Sequence[str]) -> str:
-    return f"average ({', '.join(columns)})"
-
-
-def _column(column: str, group: pd.DataFrame) -> dict[str, Any]:
-    done = group[group["status"] == "ok"] if len(group) else group
-    scores = 100 * done["test_best"].astype(float) if len(done) else pd.Series(dtype=float)
-    missing = "; ".join(sorted(set(group["status"]))) if len(group) and not len(done) else None
-    speeds = done["train_speed.steps_per_second"].astype(float) if len(done) else pd.Series(dtype=float)
-    return {
-        column: scores.mean(),
-        f"{column} ±": scores.std(),
-        f"{column} n": len(scores) or math.nan,
-        f"{column} steps/s": speeds.median(),
-        f"{column} status": missing,
+    found, lines = tidy.gather(folders)
+    check(choice, found)
+    made = board.build(found, choice)
+    text = export.markdown(made)
+    files = {
+        "cells.csv": cells([record for record in found if choice.takes(record)]).to_csv(index=False),
+        "leaderboard.csv": export.frame(made).to_csv(index=False, float_format="%.6g"),
+        "leaderboard.md": text,
+        "leaderboard.tex": export.latex(made),
+        "leaderboard.html": page.page(made, tidy.gather(folders, records.BENCH)[0]),
     }
+    _write(out, files)
+    lines += made.lines
+    if any((folder / records.BENCH).is_dir() for folder in folders):
+        lines += write_efficiency(folders, out)[1]
+    return text, lines
 
 
-def markdown(board: pd.DataFrame) -> str:
-    """The table for people: accuracies in % with the spread over seeds, and training steps a second."""
-    if board.empty:
-        return "No records yet.\n"
-    columns = [c for c in board.columns if "@" in c and " " not in c]
-    shown = pd.DataFrame({name: board[name].map(str) for name in ROW if board[name].astype(bool).any()})
-    if (board["variant"] > 1).any():
-        shown["variant"] = board["variant"].map(str)
-    for column in columns:
-        shown[f"{column} (%)"] = [_score(row, column) for _, row in board.iterrows()]
-        shown[f"{column} steps/s"] = [_number(row.get(f"{column} steps/s"), "{:.3g}") for _, row in board.iterrows()]
-    if len(columns) > 1:
-        shown[_average_name(columns)] = board[_average_name(columns)].map(lambda v: _number(v, "{:.2f}"))
-    return _grid(shown)
+def check(choice: tidy.Choice, found: Sequence[records.Record]) -> None:
+    """Raises `UsageError` on a choice that fits no record, naming the nearest that would."""
+    cell = [record["cell"] for record in found]
+    known = {
+        "task": (choice.tasks, {c["task"] for c in cell}),
+        "model": (choice.models, {c["model"] for c in cell} | {c.get("mixer", c["model"]) for c in cell}),
+        "protocol": (choice.protocols, {c["protocol"] for c in cell}),
+    }
+    for what, (wanted, there) in known.items():
+        for name in wanted:
+            if name not in there:
+                raise UsageError(f"no record has it: {nearest(what, name, sorted(there))}")
+    accelerators = sorted({c["accelerator"] for c in cell})
+    if not any(choice.accelerator.lower() in name.lower() for name in accelerators or [""]):
+        raise UsageError(f"no record's accelerator contains '{choice.accelerator}': {'; '.join(accelerators)}")
+    columns = {f"{c['task']}@{c['length']}" for c in cell} | {c["task"] for c in cell}
+    if choice.sort not in (*SORTS, *columns):
+        raise UsageError(f"--sort: {nearest('column', choice.sort, [*SORTS, *sorted(columns)])}")
 
 
-def notes(tidy: pd.DataFrame) -> str:
-    """What the table's numbers are, and what always answering the most frequent class would give."""
-    if "data.majority.test" not in tidy:
-        return ""
-    tidy = tidy.assign(column=tidy["task"] + "@" + tidy["length"].astype(str))
-    share = 100 * tidy.groupby("column")["data.majority.test"].max()
-    known = ", ".join(f"{column} {value:.2f}" for column, value in share.dropna().items())
-    told = "\nTest accuracy at the best validation step; ± is the standard deviation over seeds."
-    return f"{told} Most frequent class: {known} %.\n" if known else f"{told}\n"
-
-
-def _score(row: pd.Series, column: str) -> str:
-    if math.isnan(row[column]):
-        status = row.get(f"{column} status")
-        return status if isinstance(status, str) else "–"
-    seeds, spread = int(row[f"{column} n"]), row.get(f"{column} ±", math.nan)
-    if seeds == 1:
-        return f"{row[column]:.2f} (1 seed)"
-    return f"{row[column]:.2f} ± {spread:.2f} ({seeds} seeds)"
+SORTS = ("average", "model", "parameters")
+"""What rows can be ordered by beside tasks and columns."""
 
 
 def _number(value: Any, form: str, unit: float = 1.0) -> str:
     return "–" if value is None or math.isnan(value) else form.format(value / unit)
 
 
-def _grid(shown: pd.DataFrame) -> str:
-    lines = [list(shown.columns), *shown.values.tolist()]
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "".join(f"| {row} |\n" for row in rows)
-
-
-def write(results: Path, out: Path) -> tuple[str, list[str]]:
-    """Writes leaderboard.csv, cells.csv and leaderboard.md to `out`; returns the Markdown and what was left out.
-
-    Raises:
-        OSError: `out` cannot be written. What stood there before is then whole.
-    """
-    found, problems = records.read_all(results)
-    tidy = cells(found)
-    board = table(tidy)
-    text = markdown(board) + notes(tidy)
-    csv = board.to_csv(index=False, float_format="%.6g")
-    _write(out, {"cells.csv": tidy.to_csv(index=False), "leaderboard.csv": csv, "leaderboard.md": text})
-    return text, problems
-
-
 def _write(out: Path, files: dict[str, str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         beside = out / f".{name}.{os.getpid()}"
-        beside.write_text(content)
+        beside.write_text(content, encoding="utf-8")
         os.replace(beside, out / name)
 
 
@@ -208,13 +106,13 @@ def efficiency(tidy: pd.DataFrame) -> pd.DataFrame:
     return shown.sort_values(["task", "length", "model", "accelerator"], kind="stable", ignore_index=True)
 
 
-def write_efficiency(results: Path, out: Path) -> tuple[str, list[str]]:
-    """Writes efficiency.csv of a folder's measurements; returns a Markdown table and what was left out."""
-    found, problems = records.read_all(results, records.BENCH)
+def write_efficiency(folders: Sequence[Path], out: Path) -> tuple[str, list[str]]:
+    """Writes efficiency.csv of the folders' measurements; returns a Markdown table and what was left out."""
+    found, problems = tidy.gather(folders, records.BENCH)
     board = efficiency(cells(found))
     _write(out, {"efficiency.csv": board.to_csv(index=False)})
     shown = board[["task", "length", "model", "accelerator", "batch", "status"]].astype(str)
     for name in ("training steps/s", "inference steps/s"):
         shown[name] = board[name].map(lambda v: _number(v, "{:.3g}"))
     shown["compiled MB"] = board["compiled bytes"].map(lambda v: _number(v, "{:,.0f}", 1e6))
-    return _grid(shown), problems
+    return export.grid(list(shown.columns), shown.values.tolist()), problems

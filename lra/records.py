@@ -23,7 +23,42 @@ _NEEDED: dict[str, type] = {
     "data": dict,
 }
 
+_FIELDS: dict[str, set[str]] = {
+    "": {
+        "schema", "status", "error", "key", "created", "cell", "recipe", "overrides", "data", "commit", "command",
+        "results", "device", "versions", "parameters", "flops_per_step", "flops_compiler", "mfu", "compile_seconds",
+        "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
+        "max_batch", "timeout_minutes", "resumed",
+    },
+    "cell": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
+    "results": {
+        "seed", "status", "error", "steps", "best_step", "validation_best", "validation_last", "test_best",
+        "test_last", "curve",
+    },
+}  # fmt: skip
+"""What this version writes: in a record, in its cell and in each seed's result."""
+
 Record = dict[str, Any]
+
+
+def check(record: Record) -> None:
+    """Raises `ValueError` where a record lacks what tables need, or holds fields that a newer version wrote.
+
+    An unknown field may change what the others mean, so the record is better left out than half understood.
+    """
+    cell, results = record["cell"], record.get("results", [])
+    for name, kind in (("task", str), ("model", str), ("length", int), ("protocol", str), ("accelerator", str)):
+        if not isinstance(cell.get(name), kind):
+            raise ValueError(f"not a record: 'cell.{name}' is missing or of another type")
+    if not (isinstance(cell.get("seeds"), list) and cell["seeds"] and all(type(s) is int for s in cell["seeds"])):
+        raise ValueError("not a record: 'cell.seeds' is missing or no list of whole numbers")
+    if not (isinstance(results, list) and all(isinstance(r, dict) and type(r.get("seed")) is int for r in results)):
+        raise ValueError("not a record: 'results' is no list with one object a seed")
+    unknown = {*record} - _FIELDS[""] | {f"cell.{name}" for name in {*cell} - _FIELDS["cell"]}
+    unknown |= {f"results.{name}" for result in results for name in {*result} - _FIELDS["results"]}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"written by a newer version: unknown {names}")
 
 
 def write(path: Path, record: Record) -> None:

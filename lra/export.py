@@ -1,0 +1,224 @@
+"""The leaderboard as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lra import fairness, published, tidy
+from lra.board import Board, Group, Row, Score
+from lra.statistics import Estimate
+
+EXPLAINED = (
+    "± is a 95 % interval: over seeds (Student's t) where there are several, the test set's binomial error (Wilson) "
+    "where there is one. Bold: ahead of every other row of its table by more than the errors explain (Welch's test, "
+    "5 %). Accuracies may be compared across accelerators, speed only on the same one."
+)
+"""What every table says of its figures."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: a text, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+def frame(board: Board) -> pd.DataFrame:
+    """leaderboard.csv: a row a line of the board, in its order, with every group in one frame.
+
+    For each column: the mean (%), the interval's ends, the spread over seeds, the number of seeds, what the others
+    ended as, steps per second, whether it is best, the published figure under the same protocol and the difference.
+    """
+    rows = []
+    for group in board.groups:
+        for row in group.rows:
+            line: dict[str, object] = {
+                "rank": row.rank, "model": row.model, "protocol": row.protocol, "comparison": row.kind,
+                "why": "; ".join(row.reasons), "overrides": row.overrides, "variant": row.variant,
+                "accelerator": row.accelerator, "parameters": row.parameters,
+            }  # fmt: skip
+            for name in group.averages:
+                line |= _numbers(name, row.averages.get(name), name in row.best)
+            for name, score in row.scores.items():
+                line |= _numbers(name, score.estimate, score.best)
+                line[f"{name} n"] = len(score.values)
+                line[f"{name} status"] = _lost(score)
+                line[f"{name} steps/s"] = score.steps_per_second
+                theirs = published.of(row, board.columns[name])
+                if theirs is not None:
+                    line[f"{name} published"] = theirs.value
+                    if score.estimate is not None:
+                        line[f"{name} − published"] = score.estimate.mean - theirs.value
+            rows.append(line)
+    made = pd.DataFrame(rows)
+    names = [name for name in _identity() if name in made]
+    averages = [name for group in board.groups for name in group.averages]
+    parts = {name: [c for c in made.columns if c == name or c.startswith(f"{name} ")] for name in averages}
+    ordered = dict.fromkeys([*names, *(c for name in averages for c in parts[name])])
+    for name in board.columns:
+        ordered |= dict.fromkeys(f"{name}{end}" for end in _ENDS if f"{name}{end}" in made)
+    return made.reindex(columns=list(ordered))
+
+
+_ENDS = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
+
+
+def _identity() -> tuple[str, ...]:
+    return "rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters"
+
+
+def _numbers(name: str, made: Estimate | None, best: bool) -> dict[str, object]:
+    if made is None:
+        return {name: math.nan}
+    low, high = made.interval or (math.nan, math.nan)
+    spread = {f"{name} ± seeds": made.spread} if made.count > 1 and not name.startswith("average") else {}
+    return {name: made.mean, f"{name} low": low, f"{name} high": high, **spread, f"{name} best": best}
+
+
+def _lost(score: Score) -> str:
+    """'1 diverged', '2 oom', and so on; empty where every seed has a score."""
+    return ", ".join(f"{count} {status}" for status, count in score.lost.items())
+
+
+def figure(made: Estimate | None) -> str:
+    """'44.30 ± 2.18', without ± where no error is known."""
+    if made is None:
+        return "–"
+    return f"{made.mean:.2f}" + (f" ± {made.half:.2f}" if made.half is not None else "")
+
+
+def words(score: Score | None) -> str:
+    """A score for people: the figure with its seeds, or why there is none."""
+    if score is None:
+        return "–"
+    if score.estimate is None:
+        return ", ".join(score.lost)
+    count = score.estimate.count
+    lost = f", {_lost(score)}" if score.lost else ""
+    return f"{figure(score.estimate)} ({count} seed{'s' if count > 1 else ''}{lost})"
+
+
+def table(group: Group) -> tuple[list[str], list[list[Cell]]]:
+    """A group's header and lines, as Markdown and LaTeX show them."""
+    shown = [name for name in ("overrides", "variant", "accelerator") if any(getattr(row, name) for row in group.rows)]
+    header = ["#", "model", *shown]
+    for name in group.columns:
+        header += [f"{name} (%)", f"{name} steps/s"]
+    header += group.averages
+    return header, [_line(row, group, shown) for row in group.rows]
+
+
+def _line(row: Row, group: Group, shown: Sequence[str]) -> list[Cell]:
+    line = [Cell("–" if row.rank is None else str(row.rank)), Cell(row.model)]
+    line += [Cell(getattr(row, name)) for name in shown]
+    for name in group.columns:
+        score = row.scores.get(name)
+        rate = score.steps_per_second if score else None
+        line += [Cell(words(score), score is not None and score.best), Cell("–" if rate is None else f"{rate:.3g}")]
+    return line + [Cell(figure(row.averages.get(name)), name in row.best) for name in group.averages]
+
+
+def title(group: Group) -> str:
+    """What a group's table is of."""
+    return f"Protocol {group.protocol}, {group.kind}"
+
+
+def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, aligned."""
+    every = [[str(text).replace("|", "\\|").replace("\n", " ") for text in line] for line in [header, *lines]]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    every.insert(1, ["-" * width for width in widths])
+    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in every]
+    return "".join(f"| {row} |\n" for row in rows)
+
+
+def markdown(board: Board) -> str:
+    """leaderboard.md: a table a group, what it is measured on, and the published figures beside ours."""
+    if not board.groups:
+        return "No records yet.\n"
+    parts = []
+    for group in board.groups:
+        header, lines = table(group)
+        parts.append(f"## {title(group)}\n\n{grid(header, [[_bold(cell) for cell in line] for line in lines])}")
+        if group.kind == fairness.FREE:
+            parts.append("".join(f"- {_name(row)}: {'; '.join(row.reasons)}\n" for row in group.rows))
+    parts.append(f"{tidy.METRICS[board.metric]}. {EXPLAINED}\n")
+    parts.append(_data(board))
+    beside = published.beside(board)
+    if beside:
+        told = [
+            [b.row.model, b.row.protocol, b.column, figure(b.estimate), f"{b.published.value:.2f}",
+             f"{b.difference:+.2f}", b.published.name, b.published.source]
+            for b in beside
+        ]  # fmt: skip
+        header = ["model", "protocol", "task", "ours (%)", "published (%)", "difference", "their row", "source"]
+        parts.append(f"## Beside published results\n\n{grid(header, told)}")
+    return "\n".join(parts)
+
+
+def _name(row: Row) -> str:
+    return " ".join(filter(None, [row.model, row.overrides, row.variant]))
+
+
+def _bold(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.best else cell.text
+
+
+def _data(board: Board) -> str:
+    """The data sets of the columns, and what always answering the most frequent class would give."""
+    lines = [
+        [c.name, c.source, c.version, c.fingerprint[:8], "–" if c.examples is None else f"{c.examples:,}",
+         "–" if c.majority is None else f"{c.majority:.2f}"]
+        for c in board.columns.values()
+    ]  # fmt: skip
+    return grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "|": r"\textbar{}", "\n": " ", '"': r"\textquotedbl{}",
+}  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as it stands; what pdfLaTeX has no letter for becomes '?'."""
+    return re.sub("[^\x20-\x7e\xa0-\xff]", "?", "".join(_TEX.get(letter, letter) for letter in text))
+
+
+def latex(board: Board) -> str:
+    r"""leaderboard.tex: a booktabs table a group, to be taken in with \input{leaderboard}."""
+    parts = ["% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}; written by `run.py leaderboard`.\n"]
+    for group in board.groups:
+        header, lines = table(group)
+        kept = [i for i, name in enumerate(header) if not name.endswith(" steps/s")]
+        short = [_short(header[i]) for i in kept]
+        body = ["    " + " & ".join(_tex_cell(line[i]) for i in kept) + r" \\" for line in lines]
+        caption = f"{title(group)}. {tidy.METRICS[board.metric]}. {EXPLAINED}"
+        if group.averages:
+            caption += f" Averages: {'; '.join(group.averages)}."
+        left = 2 + sum(name in ("overrides", "variant", "accelerator") for name in short)
+        parts.append(
+            "\\begin{table}\n  \\centering\\small\n"
+            f"  \\caption{{{escape(caption)}}}\n"
+            f"  \\begin{{tabular}}{{{'l' * left}{'r' * (len(kept) - left)}}}\n    \\toprule\n"
+            f"    {' & '.join(map(escape, short))} \\\\\n    \\midrule\n" + "\n".join(body) + "\n"
+            "    \\bottomrule\n  \\end{tabular}\n\\end{table}\n"
+        )
+    return "\n".join(parts)
+
+
+def _short(name: str) -> str:
+    """An average's name without its tasks, which the caption lists."""
+    return name.partition(" (")[0] if name.startswith("average") else name
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = escape(re.sub(r" \(1 seed\)$", "", cell.text))
+    return rf"\textbf{{{text}}}" if cell.best else text

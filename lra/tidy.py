@@ -1,0 +1,134 @@
+"""From folders of records to the records that count: damaged ones and duplicates are named and left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lra import records
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which cells go into the tables, by which score and in which order. Empty tuples take everything."""
+
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    """Names with or without options: 'performer' takes 'performer:features=64' too."""
+    protocols: tuple[str, ...] = ()
+    accelerator: str = ""
+    """Any part of the accelerator's name, in any case."""
+    metric: str = "test_best"
+    """A key of `METRICS`."""
+    sort: str = "average"
+    """What rows are ordered by within their group: average, model, parameters, a task, or a column's name."""
+
+    def takes(self, record: records.Record) -> bool:
+        cell = record["cell"]
+        return (
+            (not self.tasks or cell["task"] in self.tasks)
+            and (not self.models or cell["model"] in self.models or cell.get("mixer") in self.models)
+            and (not self.protocols or cell["protocol"] in self.protocols)
+            and self.accelerator.lower() in cell["accelerator"].lower()
+        )
+
+
+EVERYTHING = Choice()
+
+METRICS = {
+    "test_best": "Test accuracy (%) at the best validation step",
+    "test_last": "Test accuracy (%) at the last step",
+    "validation_best": "Validation accuracy (%) at its best step",
+    "validation_last": "Validation accuracy (%) at the last step",
+}
+"""What an accuracy may be, in words."""
+
+
+def gather(folders: Sequence[Path], kind: str = records.RESULTS) -> tuple[list[records.Record], list[str]]:
+    """The records of several results folders, each cell once, and a line for every file that was left out.
+
+    Of two records of one cell the finished one counts, then the later; the order of folders and files decides
+    nothing. Raises nothing for damaged files: they are among the lines.
+    """
+    kept: dict[str, tuple[str, records.Record]] = {}
+    lines = []
+    for folder in dict.fromkeys(folders):
+        found, problems = _read_folder(folder / kind)
+        lines += [f"left out: {problem}" for problem in problems]
+        for path, record in found:
+            new = (path, record)
+            if record["key"] in kept:
+                loser, new = sorted((kept[record["key"]], new), key=lambda entry: _preference(entry[1]))
+                lines.append(f"duplicate: {loser[0]} holds the same cell as {new[0]}, which counts")
+            kept[record["key"]] = new
+    ordered = sorted((record for _, record in kept.values()), key=lambda r: (str(r.get("created")), r["key"]))
+    return ordered, sorted(lines)
+
+
+def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[str]]:
+    found, problems = [], []
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            record = records.read(path)
+        except ValueError as problem:
+            problems.append(str(problem))
+            continue
+        try:
+            records.check(record)
+        except ValueError as problem:
+            problems.append(f"{path}: {problem}")
+        else:
+            found.append((str(path), record))
+    return found, problems
+
+
+def _preference(record: records.Record) -> tuple[Any, ...]:
+    finished = (record["status"] == "ok", record["status"] in records.FINAL)
+    return (*finished, str(record.get("created")), json.dumps(record, sort_keys=True))
+
+
+def seeds(record: records.Record) -> list[dict[str, Any]]:
+    """One result a seed of the record's cell; a seed without one of its own has the record's status and error."""
+    own = {result["seed"]: result for result in record.get("results", [])}
+    rest = {"status": record["status"], "error": record.get("error", "")}
+    return [rest | own.get(seed, {"seed": seed}) for seed in record["cell"]["seeds"]]
+
+
+def cells(found: Sequence[records.Record]) -> pd.DataFrame:
+    """A row a record and seed, every field: nested names are joined by dots; the learning curve stays in the record."""
+    rows = []
+    for record in found:
+        cell = {name: value for name, value in record["cell"].items() if name != "seeds"}
+        base = {**cell, "overrides": " ".join(record.get("overrides", [])), "source": record["data"].get("source")}
+        rest = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
+        nested = {
+            name: record.get(name) or {}
+            for name in ("train_speed", "inference_speed", "memory", "data", "device", "versions", "recipe")
+        }
+        more = {
+            name: record[name]
+            for name in (
+                "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "timeout_minutes",
+                "resumed",
+            )
+            if name in record
+        }  # fmt: skip
+        rest |= _flat(nested) | more | {k: record.get(k) for k in ("key", "commit", "created", "command")}
+        for result in seeds(record):
+            rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)
+    return pd.DataFrame(rows)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, part in value.items():
+        if isinstance(part, dict):
+            flat |= _flat(part, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = "; ".join(map(str, part)) if isinstance(part, list) else part
+    return flat
