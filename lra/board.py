@@ -18,6 +18,7 @@ import statistics as middle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lra import averages, fairness, records, tidy
 from lra.columns import Column, finished, place
@@ -123,11 +124,13 @@ def build(found: Sequence[records.Record], choice: tidy.Choice = tidy.EVERYTHING
     found = [record for record in found if choice.takes(record)]
     places, lines = columns_of(found, choice.metric)
     columns = {column.name: column for column in places.values()}
+    hashes: dict[int, str] = {}
     seeds_of: dict[tuple[str, ...], dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
     for record in found:
         cell = record["cell"]
         base = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
-        setting = _recipe(record)
+        setting = hashes.get(id(record["recipe"])) or _short_hash(record["recipe"])
+        hashes[id(record["recipe"])] = setting
         for result in tidy.seeds(record):
             made = _Seed(record, result["seed"], result["status"], result.get(choice.metric), setting)
             seeds_of[base][places[place(record)].name].append(made)
@@ -150,8 +153,8 @@ def _overrides(record: records.Record) -> str:
     return " ".join(last[name] for name in sorted(last))
 
 
-def _recipe(record: records.Record) -> str:
-    return hashlib.sha256(json.dumps(record["recipe"], sort_keys=True).encode()).hexdigest()[:8]
+def _short_hash(recipe: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _variants(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
@@ -197,7 +200,8 @@ def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
     """A row with its kind: that of its finished cells, or of all where none is finished."""
     every = [record for score in scores.values() for record in score.found]
     judged = [record for record in every if finished(record)] or every
-    changes = sorted({reason for record in judged for reason in fairness.changes(record)})
+    recipes = {id(record["recipe"]): record for record in judged}.values()
+    changes = sorted({reason for record in recipes for reason in fairness.changes(record)})
     reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess(record)}))
     model, protocol, overrides, accelerator = base
     kind = fairness.FREE if reasons else fairness.APPLES

@@ -27,11 +27,22 @@ MORE_PARAMETERS = 1.10
 def changes(record: records.Record) -> list[str]:
     """What a record's recipe has that its protocol's does not, as 'section.field=value'; empty where nothing."""
     cell = record["cell"]
+    model = cell.get("mixer", cell["model"])
     try:
-        expected = _expected(cell["protocol"], cell["task"], cell.get("mixer", cell["model"]))
+        theirs = _settings(_expected(cell["protocol"], cell["task"], model))
     except KeyError:
         return [f"no recipe of protocol {cell['protocol']} for {cell['task']} is known here"]
-    return _changes(record["recipe"], expected)
+    ours = _settings(record["recipe"])
+    # A field that the record's version did not have stands at its default; data are named by their fingerprint.
+    default = _defaults()
+    theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or default.get(k) == v)}
+    changed = []
+    for name in sorted({*ours, *theirs} - HOW):
+        if name not in ours:
+            changed.append(f"{name} is not set")
+        elif name not in theirs or ours[name] != theirs[name]:
+            changed.append(f"{name}={ours[name]}")
+    return changed
 
 
 def excess(record: records.Record) -> list[str]:
@@ -57,21 +68,6 @@ def _expected(protocol: str, task: str, model: str) -> dict[str, Any]:
         recipe = dataclasses.replace(recipe, data=TASKS[task].rules)
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return plain
-
-
-def _changes(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """The settings that differ, as 'section.field=value'."""
-    ours, theirs = _settings(found), _settings(expected)
-    # A field that the record's version did not have stands at its default; data are named by their fingerprint.
-    default = _defaults()
-    theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or default.get(k) == v)}
-    changed = []
-    for name in sorted({*ours, *theirs} - HOW):
-        if name not in ours:
-            changed.append(f"{name} is not set")
-        elif name not in theirs or ours[name] != theirs[name]:
-            changed.append(f"{name}={ours[name]}")
-    return changed
 
 
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:

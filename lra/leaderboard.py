@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,23 @@ def write(folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTH
         OSError: `out` cannot be written. What stood there before is then whole.
         UsageError: the choice names something that no record has.
     """
+    with _without_collector():
+        return _write_all(folders, out, choice)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's garbage collector would walk the records again and again: a third of the time for 10,000 of them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice) -> tuple[str, list[str]]:
     found, lines = tidy.gather(folders)
     check(choice, found)
     made = board.build(found, choice)

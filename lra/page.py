@@ -41,7 +41,10 @@ def page(board: Board, measured: Sequence[Record]) -> str:
 
 def embedded(value: Any) -> str:
     r"""JSON that may stand in a script element: nothing in it can end the element ('<' is written \u003c)."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # a record edited by hand, or of a runner of one's own, may hold NaN
+        text = json.dumps(_finite(value), separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -50,22 +53,24 @@ class _Pool:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self._places: dict[str, int] = {}
+        self._places: dict[int, int] = {}
 
     def place(self, value: Any) -> int:
-        text = json.dumps(value, sort_keys=True)
-        if text not in self._places:
-            self._places[text] = len(self.values)
-            self.values.append(_finite(value))
-        return self._places[text]
+        """Where `value` lies in `values`; equal values of `tidy.gather`'s records are one object."""
+        if id(value) not in self._places:
+            self._places[id(value)] = len(self.values)
+            self.values.append(value)
+        return self._places[id(value)]
 
 
 def content(board: Board, measured: Sequence[Record]) -> dict[str, Any]:
     """What the page shows, as plain values."""
     curves = sum(1 for row in board.rows for s in row.scores.values() for r in s.found for _ in r.get("results", []))
     most = max(LEAST, POINTS // max(curves, 1))
-    pool, cells, points = _Pool(), [], []
+    pool = _Pool()
     rows: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
     groups = []
     thinned = False
     for group in board.groups:
@@ -154,14 +159,13 @@ def _cell(record: Record, pool: _Pool, most: int) -> tuple[dict[str, Any], bool]
         curve = result.get("curve") or []
         kept = _thin(curve, most)
         cut |= len(kept) < len(curve)
-        drawn = {name: [_digits(point.get(name)) for point in kept] for name in _CURVES}
-        drawn = {name: values for name, values in drawn.items() if any(v is not None for v in values)}
+        drawn = {name: values for name in _CURVES if (values := _series(kept, name))}
         numbers = {name: value for name, value in result.items() if name != "curve"}
-        seeds.append(_finite(numbers) | {"curve": {"step": [p.get("step") for p in kept], **drawn}})
+        seeds.append(numbers | {"curve": {"step": [p.get("step") for p in kept], **drawn}})
     shared = {"recipe": record["recipe"], "data": record["data"]}
     shared |= {name: record[name] for name in ("versions", "device") if record.get(name)}
     known = {*shared, "results", "cell", "overrides", "schema"}
-    own = {name: _finite(value) for name, value in record.items() if name not in known and value not in (None, "", [])}
+    own = {name: value for name, value in record.items() if name not in known and value not in (None, "", [])}
     return {"seeds": seeds, "own": own, "shared": {name: pool.place(v) for name, v in shared.items()}}, cut
 
 
@@ -170,6 +174,15 @@ def _thin(curve: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     if len(curve) <= most:
         return curve
     return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
+
+
+def _series(points: list[dict[str, Any]], name: str) -> list[float | None]:
+    """One line of a curve, to five decimals; empty where it holds no numbers."""
+    values = [point.get(name) for point in points]
+    try:
+        return [None if v is None else round(v, 5) for v in values] if any(v is not None for v in values) else []
+    except TypeError:
+        return []
 
 
 def _digits(value: Any) -> float | None:

@@ -30,8 +30,8 @@ _FIELDS: dict[str, set[str]] = {
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "timeout_minutes", "resumed",
     },
-    "cell": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
-    "results": {
+    "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
+    "results.": {
         "seed", "status", "error", "steps", "best_step", "validation_best", "validation_last", "test_best",
         "test_last", "curve",
     },
@@ -48,17 +48,39 @@ def check(record: Record) -> None:
     """
     cell, results = record["cell"], record.get("results", [])
     for name, kind in (("task", str), ("model", str), ("length", int), ("protocol", str), ("accelerator", str)):
-        if not isinstance(cell.get(name), kind):
-            raise ValueError(f"not a record: 'cell.{name}' is missing or of another type")
-    if not (isinstance(cell.get("seeds"), list) and cell["seeds"] and all(type(s) is int for s in cell["seeds"])):
-        raise ValueError("not a record: 'cell.seeds' is missing or no list of whole numbers")
-    if not (isinstance(results, list) and all(isinstance(r, dict) and type(r.get("seed")) is int for r in results)):
-        raise ValueError("not a record: 'results' is no list with one object a seed")
-    unknown = {*record} - _FIELDS[""] | {f"cell.{name}" for name in {*cell} - _FIELDS["cell"]}
-    unknown |= {f"results.{name}" for result in results for name in {*result} - _FIELDS["results"]}
+        _need(isinstance(cell.get(name), kind), f"cell.{name}")
+    _need(_list_of(cell.get("seeds"), int) and cell["seeds"], "cell.seeds")
+    _need(_list_of(record.get("overrides", []), str), "overrides")
+    _need(_list_of(results, dict), "results")
+    for name in ("train_speed", "inference_speed", "memory", "versions", "device"):
+        _need(isinstance(record.get(name) or {}, dict), name)
+    for name in ("train_speed", "memory"):
+        _need(all(map(_number, (record.get(name) or {}).values())), name)
+    _need(_number(record.get("parameters")), "parameters")
+    for result in results:
+        _need(type(result.get("seed")) is int and isinstance(result.get("status", ""), str), "results")
+        _need(all(_number(result.get(name)) for name in _SCORES), "results")
+        _need(_list_of(result.get("curve") or [], dict), "results.curve")
+    parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
+    unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
     if unknown:
-        names = ", ".join(sorted(unknown))
-        raise ValueError(f"written by a newer version: unknown {names}")
+        raise ValueError(f"written by a newer version: unknown {', '.join(sorted(unknown))}")
+
+
+_SCORES = ("test_best", "test_last", "validation_best", "validation_last")
+
+
+def _need(fits: Any, name: str) -> None:
+    if not fits:
+        raise ValueError(f"not a record: '{name}' is missing or of another type")
+
+
+def _list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and set(map(type, value)) <= {kind}
+
+
+def _number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def write(path: Path, record: Record) -> None:

@@ -37,7 +37,10 @@ function plot({ label, x, y, wide, high, right }) {
     svg.append(draw("line", { class: "axis", x1: LEFT, x2: wide - right, y1: sy(value), y2: sy(value) }));
     svg.append(draw("text", { class: "tick", x: LEFT - 7, y: sy(value) + 4, "text-anchor": "end" }, y.text(value)));
   }
+  let last = -Infinity;
   for (const value of x.ticks || niceTicks(x.low, x.high, x.log)) {
+    if (sx(value) - last < 38) continue;
+    last = sx(value);
     svg.append(draw("line", { class: "axis", x1: sx(value), x2: sx(value), y1: high - BOTTOM, y2: high - BOTTOM + 5 }));
     svg.append(draw("text", { class: "tick", x: sx(value), y: high - BOTTOM + 19, "text-anchor": "middle" }, x.text(value)));
   }
@@ -171,7 +174,7 @@ function lengthFigure(points, field, name, text) {
   const lengths = unique(kept.map((point) => point.length)).sort((a, b) => a - b);
   const [low, high] = spread(kept.map((point) => point[field]), 0.3, true);
   const { svg, sx, sy } = plot({
-    label: `${name} against length`, wide: narrow ? 420 : 560, high: 380, right: narrow ? 105 : 130,
+    label: `${name} against length`, wide: narrow ? 420 : 560, high: 380, right: narrow ? 128 : 130,
     x: { low: lengths[0], high: lengths[lengths.length - 1], log: true, name: "length (tokens)", ticks: lengths, text: short },
     y: { low, high, log: true, name, text },
   });
