@@ -17,17 +17,20 @@ from lra.recipe import UsageError, nearest
 from lra.tidy import cells
 
 
-def write(folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTHING) -> tuple[str, list[str]]:
+def write(
+    folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTHING, figures: bool = False
+) -> tuple[str, list[str]]:
     """Writes leaderboard.csv, .md, .tex and .html and cells.csv to `out`, and efficiency.csv where cells were measured.
 
-    Returns the Markdown, and a line for each file left out, each duplicate and each conflict.
+    With `figures` also `out`/figures (lra.figures). Returns the Markdown, and a line for each file that was left out,
+    each duplicate and each conflict.
 
     Raises:
         OSError: `out` cannot be written. What stood there before is then whole.
         UsageError: the choice names something that no record has.
     """
     with _without_collector():
-        return _write_all(folders, out, choice)
+        return _write_all(folders, out, choice, figures)
 
 
 @contextlib.contextmanager
@@ -42,7 +45,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice) -> tuple[str, list[str]]:
+def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures: bool) -> tuple[str, list[str]]:
     found, lines = tidy.gather(folders)
     check(choice, found)
     made = board.build(found, choice)
@@ -58,6 +61,10 @@ def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice) -> tuple
     lines += made.lines
     if any((folder / records.BENCH).is_dir() for folder in folders):
         lines += write_efficiency(folders, out)[1]
+    if figures:
+        from lra.figures import draw  # matplotlib takes seconds to import
+
+        draw(made, out / "figures")
     return text, lines
 
 

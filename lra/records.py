@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def check(record: Record) -> None:
     for name in ("train_speed", "inference_speed", "memory", "versions", "device"):
         _need(isinstance(record.get(name) or {}, dict), name)
     for name in ("train_speed", "memory"):
-        _need(all(map(_number, (record.get(name) or {}).values())), name)
-    _need(_number(record.get("parameters")), "parameters")
+        _need(_numbers((record.get(name) or {}).values()), name)
+    _need(_numbers([record.get("parameters")]), "parameters")
     for result in results:
         _need(type(result.get("seed")) is int and isinstance(result.get("status", ""), str), "results")
-        _need(all(_number(result.get(name)) for name in _SCORES), "results")
+        _need(_numbers(map(result.get, _SCORES)), "results")
         _need(_list_of(result.get("curve") or [], dict), "results.curve")
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
@@ -79,8 +80,9 @@ def _list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and set(map(type, value)) <= {kind}
 
 
-def _number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
+def _numbers(values: Iterable[Any]) -> bool:
+    """Whether all are numbers or None."""
+    return set(map(type, values)) <= {float, int, type(None)}
 
 
 def write(path: Path, record: Record) -> None:
@@ -111,10 +113,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read(path: Path) -> Record:
+def read(path: Path | str) -> Record:
     """One record. Raises `ValueError` saying what is wrong with the file."""
     try:
-        record = json.loads(path.read_text())
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ SHARED = ("data", "device", "versions", "recipe")
 """Parts of a record that many records share."""
 
 
+MOST_SHARED = 16
+"""Earlier records' parts that a record's are compared with."""
+
+
 def gather(folders: Sequence[Path], kind: str = records.RESULTS) -> tuple[list[records.Record], list[str]]:
     """The records of several results folders, each cell once, and a line for every file that was left out.
 
@@ -60,14 +65,14 @@ def gather(folders: Sequence[Path], kind: str = records.RESULTS) -> tuple[list[r
     nothing. Equal recipes, data, devices and versions are one object, so that what is made of each is made once.
     """
     kept: dict[str, tuple[str, records.Record]] = {}
-    shared: dict[str, dict[str, Any]] = {}
+    shared: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     lines = []
     for folder in dict.fromkeys(folders):
         found, problems = _read_folder(folder / kind)
         lines += [f"left out: {problem}" for problem in problems]
         for path, record in found:
-            parts = {name: record[name] for name in SHARED if name in record}
-            new = (path, record | shared.setdefault(json.dumps(parts), parts))
+            _share(record, shared)
+            new = (path, record)
             if record["key"] in kept:
                 loser, new = sorted((kept[record["key"]], new), key=lambda entry: _preference(entry[1]))
                 lines.append(f"duplicate: {loser[0]} holds the same cell as {new[0]}, which counts")
@@ -76,9 +81,26 @@ def gather(folders: Sequence[Path], kind: str = records.RESULTS) -> tuple[list[r
     return ordered, sorted(lines)
 
 
+def _share(record: records.Record, shared: dict[tuple[str, str, str], list[dict[str, Any]]]) -> None:
+    """Puts equal parts of earlier records into `record`, looking at those of its task, model and protocol."""
+    cell = record["cell"]
+    parts = {name: record[name] for name in SHARED if name in record}
+    known = shared.setdefault((cell["task"], cell["model"], cell["protocol"]), [])
+    # The latest first: the records of one folder come in the order of their settings.
+    for earlier in reversed(known[-MOST_SHARED:]):
+        if earlier == parts:
+            record.update(earlier)
+            return
+    known.append(parts)
+
+
 def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[str]]:
     found, problems = [], []
-    for path in sorted(folder.glob("[!.]*.json")):
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    for name in names:
+        if name.startswith(".") or not name.endswith(".json"):
+            continue
+        path = f"{folder}/{name}"
         try:
             record = records.read(path)
         except ValueError as problem:
@@ -89,7 +111,7 @@ def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[s
         except ValueError as problem:
             problems.append(f"{path}: {problem}")
         else:
-            found.append((str(path), record))
+            found.append((path, record))
     return found, problems
 
 

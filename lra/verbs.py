@@ -27,13 +27,12 @@ def leaderboard(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures
     """Writes the tables, the page and (if `figures`) the figures to `out`, and prints the leaderboard."""
     _exist(folders)
     try:
-        text, lines = tables.write(folders, out, choice)
-        drawn = tables.draw(folders, out, choice) if figures else []
+        text, lines = tables.write(folders, out, choice, figures)
     except OSError as error:
         raise UsageError(f"cannot write --out={out}: {error.strerror}") from None
     _tell("leaderboard", lines)
     names = ", ".join(f"{out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
-    print(f"\n{text}\n{names}, {out}/cells.csv" + "".join(f"\n{path}" for path in drawn))
+    print(f"\n{text}\n{names}, {out}/cells.csv{f', {out}/figures' if figures else ''}")
     return 0
 
 
