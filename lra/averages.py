@@ -26,7 +26,7 @@ class Rule:
     name: str
     columns: tuple[str, ...]
     missing: Literal["none", "fifty", "zero"] = "none"
-    """none: no average. fifty: 50 for a failure on two classes, else no average. zero: 0 for anything missing."""
+    """none: no average. fifty: 50 for a failure on two classes. zero: 0 for one column, failed or not run."""
 
     def of(self, estimates: Mapping[str, Estimate | None], failed: Mapping[str, bool]) -> Estimate | None:
         """The average of a row's columns, or None where the rule gives none."""
@@ -35,7 +35,7 @@ class Rule:
             made = estimates.get(name)
             if made is not None:
                 parts.append(made)
-            elif self.missing == "zero":
+            elif self.missing == "zero" and 0.0 not in parts:
                 parts.append(0.0)
             elif self.missing == "fifty" and failed.get(name) and name in _BINARY:
                 parts.append(50.0)

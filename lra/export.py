@@ -1,9 +1,8 @@
-"""The leaderboard as CSV, Markdown and LaTeX."""
+"""The leaderboard as CSV and Markdown."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,47 +177,3 @@ def _data(board: Board) -> str:
         for c in board.columns.values()
     ]  # fmt: skip
     return grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
-
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "|": r"\textbar{}", "\n": " ", '"': r"\textquotedbl{}",
-}  # fmt: skip
-
-
-def escape(text: str) -> str:
-    """Text that LaTeX sets as it stands; what pdfLaTeX has no letter for becomes '?'."""
-    return re.sub("[^\x20-\x7e\xa0-\xff]", "?", "".join(_TEX.get(letter, letter) for letter in text))
-
-
-def latex(board: Board) -> str:
-    r"""leaderboard.tex: a booktabs table a group, to be taken in with \input{leaderboard}."""
-    parts = ["% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}; written by `run.py leaderboard`.\n"]
-    for group in board.groups:
-        header, lines = table(group)
-        kept = [i for i, name in enumerate(header) if not name.endswith(" steps/s")]
-        short = [_short(header[i]) for i in kept]
-        body = ["    " + " & ".join(_tex_cell(line[i]) for i in kept) + r" \\" for line in lines]
-        caption = f"{title(group)}. {tidy.METRICS[board.metric]}. {EXPLAINED}"
-        if group.averages:
-            caption += f" Averages: {'; '.join(group.averages)}."
-        left = 2 + sum(name in ("overrides", "variant", "accelerator") for name in short)
-        parts.append(
-            "\\begin{table}\n  \\centering\\small\n"
-            f"  \\caption{{{escape(caption)}}}\n"
-            f"  \\begin{{tabular}}{{{'l' * left}{'r' * (len(kept) - left)}}}\n    \\toprule\n"
-            f"    {' & '.join(map(escape, short))} \\\\\n    \\midrule\n" + "\n".join(body) + "\n"
-            "    \\bottomrule\n  \\end{tabular}\n\\end{table}\n"
-        )
-    return "\n".join(parts)
-
-
-def _short(name: str) -> str:
-    """An average's name without its tasks, which the caption lists."""
-    return name.partition(" (")[0] if name.startswith("average") else name
-
-
-def _tex_cell(cell: Cell) -> str:
-    text = escape(re.sub(r" \(1 seed\)$", "", cell.text))
-    return rf"\textbf{{{text}}}" if cell.best else text

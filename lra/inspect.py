@@ -100,7 +100,7 @@ def _value(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(part)}" for name, part in value.items())
-    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "; ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _spark(values: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lra import board, export, page, records, tidy
+from lra.latex import latex
 from lra.recipe import UsageError, nearest
 from lra.tidy import cells
 
@@ -54,7 +55,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures:
         "cells.csv": cells([record for record in found if choice.takes(record)]).to_csv(index=False),
         "leaderboard.csv": export.frame(made).to_csv(index=False, float_format="%.6g"),
         "leaderboard.md": text,
-        "leaderboard.tex": export.latex(made),
+        "leaderboard.tex": latex(made),
         "leaderboard.html": page.page(made, tidy.gather(folders, records.BENCH)[0]),
     }
     _write(out, files)

@@ -66,4 +66,4 @@ def _tell(verb: str, lines: Sequence[str]) -> None:
     for line in lines[:MOST_LINES]:
         print(f"run.py {verb}: {line}", file=sys.stderr)
     if len(lines) > MOST_LINES:
-        print(f"run.py {verb}: and {len(lines) - MOST_LINES} more such files", file=sys.stderr)
+        print(f"run.py {verb}: and {len(lines) - MOST_LINES} more such lines", file=sys.stderr)

@@ -51,6 +51,10 @@ def test_a_failure_on_ten_classes_is_never_50():
     assert means(six("fnet") + six("local", listops="diverged"), "local") == [None, None, pytest.approx(300 / 6)]
 
 
+def test_only_one_missing_task_counts_as_0():
+    assert means(six("fnet") + six("local", pathx="oom", text=None), "local") == [None, None, None]
+
+
 def test_five_tasks_have_the_five_task_rule_alone():
     (group,) = board.build(six("fnet", pathx=None)).groups
     assert group.averages == NAMES[:1]

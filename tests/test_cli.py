@@ -48,6 +48,11 @@ def record_files(folder: Path) -> list[Path]:
         (["list", "model"], "did you mean 'models'?"),
         (["run", "now"], "takes flags only"),
         (["leaderboard", "--results=/nowhere"], "no records in /nowhere"),
+        (["leaderboard", "--metric=speed"], "speed"),
+        (["show"], "show takes one cell"),
+        (["show", "fnet", "--results=/nowhere"], "no records in /nowhere"),
+        (["compare", "fnet"], "compare takes two models"),
+        (["compare", "fnet", "luna", "--results=/nowhere"], "no records in /nowhere"),
         (["--source=/nowhere", "--tasks=listops", "--protocol=lra"], "no source '/nowhere'"),
     ],
 )
