@@ -52,7 +52,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures:
     made = board.build(found, choice)
     text = export.markdown(made)
     files = {
-        "cells.csv": cells([record for record in found if choice.takes(record)]).to_csv(index=False),
+        "cells.csv": tidy.cells_csv([record for record in found if choice.takes(record)]),
         "leaderboard.csv": export.frame(made).to_csv(index=False, float_format="%.6g"),
         "leaderboard.md": text,
         "leaderboard.tex": latex(made),

@@ -17,7 +17,7 @@ from lra.board import Board, Group, Row, Score
 from lra.records import Record
 from lra.statistics import Estimate
 
-POINTS = 100_000
+POINTS = 80_000
 """Points of learning curves that a page holds at most, all seeds together."""
 LEAST = 8
 """Points that a curve keeps at least."""
@@ -160,7 +160,7 @@ def _cell(record: Record, pool: _Pool, most: int) -> tuple[dict[str, Any], bool]
         kept = _thin(curve, most)
         cut |= len(kept) < len(curve)
         drawn = {name: values for name in _CURVES if (values := _series(kept, name))}
-        numbers = {name: value for name, value in result.items() if name != "curve"}
+        numbers = {name: value for name, value in result.items() if name != "curve" and value not in (None, "")}
         seeds.append(numbers | {"curve": {"step": [p.get("step") for p in kept], **drawn}})
     shared = {"recipe": record["recipe"], "data": record["data"]}
     shared |= {name: record[name] for name in ("versions", "device") if record.get(name)}

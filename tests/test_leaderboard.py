@@ -377,11 +377,13 @@ def test_ten_thousand_cells_take_less_than_five_seconds(tmp_path):
                     (tmp_path / "records" / f"{number}.json").write_text(json.dumps(made, indent=1))
                     number += 1
     assert number == 10_000
-    # The processor's time, the best of three: on a machine with other work to do the clock on the wall says little.
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=9) >= 5:
-        started = time.process_time()
-        text, lines = leaderboard.write([tmp_path], tmp_path / "out")
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 5, seconds
+    # The processor's time, and 5 s of a processor that parses the files in 1 s: what else a machine has to do
+    # slows both alike.
+    started = time.process_time()
+    for path in (tmp_path / "records").iterdir():
+        json.loads(path.read_text())
+    slower = max(1.0, time.process_time() - started)
+    started = time.process_time()
+    text, lines = leaderboard.write([tmp_path], tmp_path / "out")
+    assert time.process_time() - started < 5 * slower
     assert lines == [] and text.count("\n") > 400
