@@ -146,7 +146,7 @@ def markdown(board: Board) -> str:
         header, lines = table(group)
         parts.append(f"## {title(group)}\n\n{grid(header, [[_bold(cell) for cell in line] for line in lines])}")
         if group.kind == fairness.FREE:
-            parts.append("".join(f"- {_name(row)}: {'; '.join(row.reasons)}\n" for row in group.rows))
+            parts += _why(group)
     parts.append(f"{tidy.METRICS[board.metric]}. {EXPLAINED}\n")
     parts.append(_data(board))
     beside = published.beside(board)
@@ -161,8 +161,14 @@ def markdown(board: Board) -> str:
     return "\n".join(parts)
 
 
-def _name(row: Row) -> str:
-    return " ".join(filter(None, [row.model, row.overrides, row.variant]))
+def _why(group: Group) -> list[str]:
+    """A list of why rows are free for all, save where their overrides say so already."""
+    lines = []
+    for row in group.rows:
+        more = [reason for reason in row.reasons if reason not in row.overrides.split()]
+        if more:
+            lines.append(f"- {' '.join(filter(None, [row.model, row.overrides, row.variant]))}: {'; '.join(more)}\n")
+    return ["".join(lines)] if lines else []
 
 
 def _bold(cell: Cell) -> str:

@@ -134,8 +134,8 @@ function range(group, name) {
 }
 
 function renderRow(row, columns, averages, ranges) {
-  const others = row.reasons.length - 1;
-  const why = row.reasons.length ? row.reasons[0] + (others ? `; ${others} more` : "") : "";
+  const reasons = row.reasons.filter((reason) => !row.overrides.split(" ").includes(reason));
+  const why = reasons.length > 1 ? `${reasons[0]}; ${reasons.length - 1} more` : reasons.join("");
   const under = [row.overrides, row.variant, row.accelerator, why].filter(Boolean);
   const name = make("th", { scope: "row", title: row.reasons.join("\n") },
     ...breakable(row.rank ? `${row.rank}. ${row.model}` : row.model),
