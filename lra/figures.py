@@ -161,8 +161,7 @@ def _curve(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
     by_seed = []
     for record in score.found:
         for result in tidy.seeds(record):
-            points = {p.get("step"): p.get("validation_accuracy") for p in result.get("curve") or []}
-            known = {step: 100 * value for step, value in points.items() if step is not None and value is not None}
+            known = {step: 100 * value for step, value in tidy.line(result, "validation_accuracy")}
             if known and result["status"] == "ok":
                 by_seed.append(known)
     steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []

@@ -36,7 +36,7 @@ def find(folders: Sequence[Path], name: str) -> records.Record:
 
 def _read(file: Path) -> records.Record:
     try:
-        return records.read(file)
+        return records.checked(file)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
 
@@ -63,7 +63,7 @@ def show(record: records.Record) -> str:
     for result in tidy.seeds(record):
         lines.append(f"seed {result['seed']}: {_result(result)}")
         for name in ("validation_accuracy", "train_loss"):
-            curve = [point[name] for point in result.get("curve") or [] if point.get(name) is not None]
+            curve = [value for _, value in tidy.line(result, name)]
             if len(curve) > 1:
                 lines.append(f"  {name.replace('_', ' '):20} {_spark(curve)}  {curve[0]:.4g} → {curve[-1]:.4g}")
     sections = {name: record.get(name) for name in ("train_speed", "inference_speed", "memory", "device", "versions")}

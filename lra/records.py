@@ -47,20 +47,28 @@ def check(record: Record) -> None:
 
     An unknown field may change what the others mean, so the record is better left out than half understood.
     """
-    cell, results = record["cell"], record.get("results", [])
+    cell, data, results = record["cell"], record["data"], record.get("results", [])
     for name, kind in (("task", str), ("model", str), ("length", int), ("protocol", str), ("accelerator", str)):
         _need(isinstance(cell.get(name), kind), f"cell.{name}")
+    _need(isinstance(cell.get("mixer", ""), str), "cell.mixer")
     _need(_list_of(cell.get("seeds"), int) and cell["seeds"], "cell.seeds")
     _need(_list_of(record.get("overrides", []), str), "overrides")
+    _need(_list_of(record.get("log", []), str), "log")
     _need(_list_of(results, dict), "results")
-    for name in ("train_speed", "inference_speed", "memory", "versions", "device"):
+    for name, part in record["recipe"].items():
+        pairs = _list_of(part, list) and all(len(pair) == 2 and type(pair[0]) is str for pair in part)
+        _need(part is None or isinstance(part, dict) or pairs, f"recipe.{name}")
+    for name in ("inference_speed", "versions", "device"):
         _need(isinstance(record.get(name) or {}, dict), name)
-    for name in ("train_speed", "memory"):
-        _need(_numbers((record.get(name) or {}).values()), name)
+    for part, name in [(record, "train_speed"), (record, "memory"), (data, "counts"), (data, "majority")]:
+        values = part.get(name) or {}
+        _need(isinstance(values, dict) and _numbers(values.values()), name)
+        _need(min(_real(values.values()), default=0) >= 0, name)
     _need(_numbers([record.get("parameters")]), "parameters")
     for result in results:
         _need(type(result.get("seed")) is int and isinstance(result.get("status", ""), str), "results")
-        _need(_numbers(map(result.get, _SCORES)), "results")
+        _need(_numbers(map(result.get, (*_SCORES, "steps", "best_step"))), "results")
+        _need(all(0 <= score <= 1 for score in _real(map(result.get, _SCORES))), "results")
         _need(_list_of(result.get("curve") or [], dict), "results.curve")
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
@@ -78,6 +86,10 @@ def _need(fits: Any, name: str) -> None:
 
 def _list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and set(map(type, value)) <= {kind}
+
+
+def _real(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _numbers(values: Iterable[Any]) -> bool:
@@ -131,6 +143,16 @@ def read(path: Path | str) -> Record:
         raise ValueError(f"{path}: written by schema {record['schema']}, and this version reads {SCHEMA}")
     if record["status"] not in STATUSES:
         raise ValueError(f"{path}: unknown status '{record['status']}'")
+    return record
+
+
+def checked(path: Path | str) -> Record:
+    """One record that tables can be made of. Raises `ValueError` saying what is wrong with the file."""
+    record = read(path)
+    try:
+        check(record)
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from None
     return record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,16 +105,9 @@ def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[s
             continue
         path = f"{folder}/{name}"
         try:
-            record = records.read(path)
+            found.append((path, records.checked(path)))
         except ValueError as problem:
             problems.append(str(problem))
-            continue
-        try:
-            records.check(record)
-        except ValueError as problem:
-            problems.append(f"{path}: {problem}")
-        else:
-            found.append((path, record))
     return found, problems
 
 
@@ -127,6 +121,16 @@ def seeds(record: records.Record) -> list[dict[str, Any]]:
     own = {result["seed"]: result for result in record.get("results", [])}
     rest = {"status": record["status"], "error": record.get("error", "")}
     return [rest | own.get(seed, {"seed": seed}) for seed in record["cell"]["seeds"]]
+
+
+def line(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
+    """(step, value) of one line of a seed's learning curve; points without a finite number are left out."""
+    points = [(point.get("step"), point.get(name)) for point in result.get("curve") or []]
+    return [(x, y) for x, y in points if _finite(x) and _finite(y)]
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 _OWN = (

@@ -1,0 +1,53 @@
+"""Records with anything anywhere: each is shown or named, and nothing stops the others from being shown."""
+
+import copy
+import json
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lra import board, export, figures, inspect, page, tidy
+from lra.latex import latex
+from tests.made import record
+
+JUNK = [None, True, 0, 1, -1, 1e400, "x", [], {}, [1], ["x"], [["x"]], {"a": 1}, {"a": {"b": 1}}]
+
+
+def whole():
+    made = record(overrides=["train.steps=3"], log=["a line"], inference_speed={"steps_per_second": 3.0})
+    made["recipe"]["mixer"] = [["scale", 1]]
+    return made
+
+
+def places(value, at=()):
+    """Every place in a nested value but the whole."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield (*at, name)
+        yield from places(part, (*at, name))
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(list(places(whole()))), st.sampled_from([*JUNK, "missing"]))
+def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
+    made = whole()
+    part = made
+    for name in place[:-1]:
+        part = part[name]
+    if junk == "missing":
+        del part[place[-1]]
+    else:
+        part[place[-1]] = copy.deepcopy(junk)
+    (tmp_path / "records").mkdir(exist_ok=True)
+    (tmp_path / "records" / "a.json").write_text(json.dumps(made))
+    (tmp_path / "records" / "b.json").write_text(json.dumps(record("luna", score=0.4)))
+    found, lines = tidy.gather([tmp_path])
+    assert len(found) + len(lines) == 2 and any(r["cell"]["model"] == "luna" for r in found)
+    built = board.build(found)
+    assert "luna" in export.markdown(built) and "luna" in latex(built) and "luna" in page.page(built, found)
+    assert len(export.frame(built)) == len(built.rows) and tidy.cells_csv(found)
+    look = figures.looks(row.model for row in built.rows)
+    figures.accuracy_speed(built.rows, list(built.columns), look, "")
+    figures.curves(built.rows, list(built.columns), look, "")
+    for one in found:
+        assert inspect.show(one)
