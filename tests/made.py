@@ -1,6 +1,7 @@
 """Hand-made records for the tests of what reads them."""
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -11,11 +12,15 @@ from tasks import TASKS
 
 def recipe(task: str = "listops", model: str = "fnet", protocol: str = "lra") -> dict[str, Any]:
     """The protocol's own recipe, as a record holds it."""
+    found: dict[str, Any] = json.loads(_recipe(task, model, protocol))
+    return found
+
+
+@functools.cache
+def _recipe(task: str, model: str, protocol: str) -> str:
     made = PROTOCOLS[protocol].recipe(task, model)
     train = dataclasses.replace(made.train, precision="float32")
-    made = dataclasses.replace(made, train=train, data=TASKS[task].rules)
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(made)))
-    return found
+    return json.dumps(dataclasses.asdict(dataclasses.replace(made, train=train, data=TASKS[task].rules)))
 
 
 def record(

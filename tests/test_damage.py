@@ -27,7 +27,7 @@ def places(value, at=()):
         yield from places(part, (*at, name))
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(list(places(whole()))), st.sampled_from([*JUNK, "missing"]))
 def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
     made = whole()
@@ -46,8 +46,13 @@ def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
     built = board.build(found)
     assert "luna" in export.markdown(built) and "luna" in latex(built) and "luna" in page.page(built, found)
     assert len(export.frame(built)) == len(built.rows) and tidy.cells_csv(found)
+    if place[0] in ("results", "memory", "train_speed"):  # all that figures read
+        draw(built)
+    for one in found:
+        assert inspect.show(one)
+
+
+def draw(built):
     look = figures.looks(row.model for row in built.rows)
     figures.accuracy_speed(built.rows, list(built.columns), look, "")
     figures.curves(built.rows, list(built.columns), look, "")
-    for one in found:
-        assert inspect.show(one)
