@@ -16,83 +16,16 @@ import json
 import math
 import statistics as middle
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from lra import averages, fairness, records, tidy
+from lra import fairness, records, tidy
 from lra.columns import Column, finished, place
 from lra.columns import columns as columns_of
-from lra.statistics import Estimate, difference, estimate
-
-FAILURES = ("oom", "diverged", "timeout", "failed")
-"""Statuses that are a result of the cell; an interrupted one has none yet."""
-
-
-@dataclass
-class Score:
-    """One row's results in one column."""
-
-    estimate: Estimate | None
-    values: dict[int, float]
-    """% of each seed that has a score."""
-    lost: dict[str, int]
-    """How many seeds ended without a score, by status."""
-    found: list[records.Record]
-    steps_per_second: float | None
-    """Median over records of the cells' medians."""
-    best: bool = False
-    """Better than every other row of its group and column by more than the errors explain."""
-
-    def memory(self, method: str) -> int | None:
-        """The largest of the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
-        return max((r["memory"].get(method) or 0 for r in self.found if r.get("memory")), default=0) or None
-
-    @property
-    def failed(self) -> bool:
-        return self.estimate is None and any(status in FAILURES for status in self.lost)
-
-
-@dataclass
-class Row:
-    """One line of the leaderboard."""
-
-    model: str
-    protocol: str
-    overrides: str
-    accelerator: str
-    variant: str
-    kind: str
-    """`fairness.APPLES` or `fairness.FREE`."""
-    reasons: tuple[str, ...]
-    unchanged: bool
-    """The recipe is the protocol's own, however many parameters that gives the model."""
-    scores: dict[str, Score]
-    averages: dict[str, Estimate] = field(default_factory=dict)
-    best: set[str] = field(default_factory=set)
-    """Names of the averages in which the row is best, as `Score.best`."""
-    rank: int | None = None
-
-    def estimate(self, name: str) -> Estimate | None:
-        """The row's figure in a column or average."""
-        return self.averages.get(name) or (self.scores[name].estimate if name in self.scores else None)
-
-    @property
-    def parameters(self) -> int | None:
-        """The largest of the row's models; None where no cell says."""
-        counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.found]
-        return max(counts, default=0) or None
-
-
-@dataclass
-class Group:
-    """Rows that may be ranked together, best first."""
-
-    protocol: str
-    kind: str
-    columns: list[str]
-    averages: list[str]
-    rows: list[Row]
+from lra.ranking import groups
+from lra.rows import Group, Row, Score
+from lra.statistics import estimate
 
 
 @dataclass
@@ -143,8 +76,7 @@ def build(found: Sequence[records.Record], choice: tidy.Choice = tidy.EVERYTHING
                 lines += [f"duplicate: {row[0]}, {column}, {told}" for told in doubled]
                 variants[variant][column] = _score(once, columns[column].examples)
         rows += [_row(row, variant, scores) for variant, scores in variants.items()]
-    groups = _groups(rows, list(columns), choice.sort)
-    return Board(groups, columns, choice.metric, sorted(lines))
+    return Board(groups(rows, list(columns), choice.sort), columns, choice.metric, sorted(lines))
 
 
 def _overrides(record: records.Record) -> str:
@@ -182,8 +114,12 @@ def _each_once(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
 
 
 def _score(seeds: list[_Seed], examples: int | None) -> Score:
-    done = [s for s in seeds if s.status == "ok" and s.score is not None and math.isfinite(s.score)]
-    lost = Counter("no score" if s.status == "ok" else s.status for s in seeds if s not in done)
+    done, lost = [], Counter[str]()
+    for s in seeds:
+        if s.status == "ok" and s.score is not None and math.isfinite(s.score):
+            done.append(s)
+        else:
+            lost["no score" if s.status == "ok" else s.status] += 1
     scores = {s.seed: float(s.score) for s in done if s.score is not None}
     speeds = [s.record.get("train_speed") or {} for s in {s.record["key"]: s for s in done}.values()]
     rates = [speed["steps_per_second"] for speed in speeds if speed.get("steps_per_second")]
@@ -206,70 +142,3 @@ def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
     model, protocol, overrides, accelerator = base
     kind = fairness.FREE if reasons else fairness.APPLES
     return Row(model, protocol, overrides, accelerator, variant, kind, reasons, not changes, scores)
-
-
-def _groups(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
-    by_group: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        by_group[row.protocol, row.kind].append(row)
-    groups = []
-    for (protocol, kind), members in sorted(by_group.items()):
-        present = [name for name in columns if any(name in row.scores for row in members)]
-        # Columns in which nothing has finished stay out of averages: a failed cell changes no other row.
-        scored = [name for name in present if any(row.estimate(name) for row in members)]
-        rules = averages.rules(scored)
-        for row in members:
-            statuses = {name: score.failed for name, score in row.scores.items()}
-            estimates = {name: score.estimate for name, score in row.scores.items()}
-            for rule in rules:
-                made = rule.of(estimates, statuses)
-                if made is not None:
-                    row.averages[rule.name] = made
-        names = [rule.name for rule in rules]
-        for name in [*present, *names]:
-            _mark_best(name, members)
-        chief = [*names, *scored, *present][0]
-        _rank(chief, members)
-        groups.append(Group(protocol, kind, present, names, _sorted(members, chief, present, sort)))
-    return groups
-
-
-def _mark_best(name: str, members: list[Row]) -> None:
-    """Marks the one row whose lead over every other holds; a mean that leaves diverged seeds out cannot lead."""
-    entries = [(made.mean, row, made) for row in members if (made := row.estimate(name)) is not None]
-    if len(entries) < 2:
-        return
-    _, leader, ours = max(entries, key=lambda entry: entry[0])
-    if not all(row is leader or difference(ours, theirs).holds for _, row, theirs in entries):
-        return
-    if name in leader.averages:
-        if not any("diverged" in score.lost for score in leader.scores.values()):
-            leader.best.add(name)
-    elif "diverged" not in leader.scores[name].lost:
-        leader.scores[name].best = True
-
-
-def _rank(name: str, members: list[Row]) -> None:
-    means = {id(row): made.mean for row in members if (made := row.estimate(name)) is not None}
-    for row in members:
-        if id(row) in means:
-            row.rank = 1 + sum(other > means[id(row)] for other in means.values())
-
-
-def _sorted(members: list[Row], chief: str, columns: Iterable[str], sort: str) -> list[Row]:
-    """Best first; rows without the figure last; ties in order of their names."""
-
-    def identity(row: Row) -> tuple[str, ...]:
-        return row.model, row.overrides, row.accelerator, row.variant
-
-    def figure(row: Row) -> float:
-        if sort == "parameters":
-            return -(row.parameters or math.inf)
-        chosen = {"average": chief}.get(sort, sort)
-        names = [chosen] if chosen == chief else [c for c in columns if c == chosen or c.partition("@")[0] == chosen]
-        made = [e.mean for name in names if (e := row.estimate(name)) is not None]
-        return max(made, default=-math.inf)
-
-    if sort == "model":
-        return sorted(members, key=identity)
-    return sorted(members, key=lambda row: (-figure(row), row.rank or math.inf, identity(row)))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lra import fairness, published, tidy
-from lra.board import Board, Group, Row, Score
+from lra.board import Board
+from lra.rows import Group, Row, Score
 from lra.statistics import Estimate
 
 EXPLAINED = (

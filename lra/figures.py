@@ -19,7 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lra import fairness, tidy
-from lra.board import Board, Row, Score
+from lra.board import Board
+from lra.rows import Row, Score
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A8A8A")
 MARKERS = "osD^vP*Xp<>h"

@@ -8,6 +8,7 @@ from typing import Any
 
 from lra import board, export, records, tidy
 from lra.recipe import UsageError, nearest
+from lra.rows import Row, Score
 from lra.statistics import difference
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -140,7 +141,7 @@ def compare(found: Sequence[records.Record], first: str, second: str, choice: ti
     return f"{export.grid(header, lines)}\n{told}"
 
 
-def _pair(a: board.Row, b: board.Row, column: str) -> list[str]:
+def _pair(a: Row, b: Row, column: str) -> list[str]:
     ours, theirs = a.scores[column], b.scores[column]
     protocol = " ".join(filter(None, [a.protocol, a.overrides]))
     accelerators = " / ".join(dict.fromkeys([a.accelerator, b.accelerator]))
@@ -166,7 +167,7 @@ def _ratio(a: float | None, b: float | None) -> str:
     return f"{a / b:.2f}" if a and b else "–"
 
 
-def _memory(a: board.Score, b: board.Score) -> str:
+def _memory(a: Score, b: Score) -> str:
     """Of the same method: the accelerator's peak where both have one, else what the compiled programs take."""
     for name in ("device_peak_bytes", "compiled_bytes"):
         ours, theirs = a.memory(name), b.memory(name)

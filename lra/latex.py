@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from lra import tidy
-from lra.board import Board, Group, Row, Score
+from lra.board import Board
 from lra.export import EXPLAINED, figure, title
+from lra.rows import Group, Row, Score
 from lra.statistics import Estimate
 
 _TEX = {

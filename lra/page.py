@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lra import export, published, tidy
-from lra.board import Board, Group, Row, Score
+from lra.board import Board
 from lra.records import Record
+from lra.rows import Group, Row, Score
 from lra.statistics import Estimate
 
 POINTS = 80_000

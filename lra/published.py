@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lra import averages
-from lra.board import Board, Row
+from lra.board import Board
 from lra.columns import Column
+from lra.rows import Row
 from lra.statistics import Estimate
 
 PROTOCOLS = {"lra": "lra-paper", "lra_paper": "lra-paper", "small": "small"}
