@@ -32,6 +32,8 @@ def cells(found: Sequence[records.Record]) -> pd.DataFrame:
             k: record.get(k) or {}
             for k in ("train_speed", "inference_speed", "memory", "data", "device", "versions", "recipe")
         }
+        base["seed"] = None
+        base.pop("seeds")
         for result in record["results"] or [{}]:
             score = {k: v for k, v in result.items() if k != "curve"}
             tail = {k: record.get(k) for k in ("key", "commit", "created", "command")}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.layers import BatchRngs, dropout, first_document
+from models.recompute import run_recomputed
 from models.reversible import run_reversibly
 
 
@@ -89,8 +90,8 @@ class Encoder(nnx.Module):
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, every mixer and in every feed-forward.
         reversible: blocks keep no activations for the backward pass (models/reversible.py).
-        remat: blocks keep their input alone and are computed again in the backward pass (Chen et al. 2016,
-            arXiv:1604.06174); the same numbers for less memory and one more forward pass.
+        remat: blocks keep their input alone and are computed again in the backward pass (models/recompute.py):
+            the same numbers for less memory and one more forward pass.
     """
 
     def __init__(
@@ -138,12 +139,7 @@ class Encoder(nnx.Module):
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
         x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
-        if self.reversible:
-            x = run_reversibly(self.blocks, x, mask, rngs)
-        else:
-            carried = None
-            for block in self.blocks:
-                x, carried = self._run(block, x, mask, rngs, carried)
+        x = run_reversibly(self.blocks, x, mask, rngs) if self.reversible else self._run(x, mask, rngs)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]
@@ -151,16 +147,20 @@ class Encoder(nnx.Module):
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
 
-    def _run(
-        self, block: Block, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any
-    ) -> tuple[jax.Array, Any]:
-        """One block, with random keys of its own: recomputed or not, it draws the same."""
-        key, first = (None, 0) if rngs is None else (rngs.dropout(), first_document(rngs))
+    def _run(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        """All blocks, each with random keys of its own: computed once or twice, it draws the same."""
+        first = 0 if rngs is None else first_document(rngs)
 
-        def run(x: jax.Array, carried: Any) -> tuple[jax.Array, Any]:
+        def run(block: Block, x: jax.Array, key: jax.Array | None, carried: Any) -> tuple[jax.Array, Any]:
             return block(x, mask, None if key is None else BatchRngs(key, first), carried)
 
-        return (jax.checkpoint(run) if self.remat else run)(x, carried)
+        keys = [None if rngs is None else rngs.dropout() for _ in self.blocks]
+        if self.remat:
+            return run_recomputed(self.blocks, x, keys, run)
+        carried = None
+        for block, key in zip(self.blocks, keys, strict=True):
+            x, carried = run(block, x, key, carried)
+        return x
 
     def __call__(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Token ids [B, P, L] and mask [B, P, L] → logits float32 [B, classes]. Without `rngs`, no dropout."""

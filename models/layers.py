@@ -38,9 +38,10 @@ def first_document(rngs: nnx.Rngs) -> jax.Array | int:
 def random_bits(key: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0) -> jax.Array:
     """Random uint32 of `shape`, for dropout masks: a keyed hash of each element's number.
 
-    Elements are numbered as if `first` rows of the first axis came before. Two rounds of a 32-bit mixer (lowbias32 of Wellons' hash prospector) with a word of the key before each. It
-    fuses into the operation that uses it, and took under a third of the time of JAX's own generator on CPU; it is
-    no generator for anything finer than masks. At most 2³² elements.
+    Elements are numbered as if `first` rows of the first axis came before. Two rounds of a 32-bit mixer (lowbias32
+    of Wellons' hash prospector) with a word of the key before each. It fuses into the operation that uses it, and
+    took under a third of the time of JAX's own generator on CPU; it is no generator for anything finer than masks.
+    At most 2³² elements.
     """
     words = jax.random.bits(key, (2,), jnp.uint32)
     x = jax.lax.iota(jnp.uint32, math.prod(shape))

@@ -24,7 +24,7 @@ def record(
             "model": model,
             "length": length,
             "protocol": "lra",
-            "seed": seed,
+            "seeds": [seed],
             "accelerator": "CPU",
         },
         "recipe": {"train": {"steps": 100}},
@@ -41,7 +41,9 @@ def record(
         "results": [],
     }
     if status == "ok":
-        made["results"] = [{"seed": seed, "best_step": 10, "test_best": score, "test_last": score, "curve": []}]
+        made["results"] = [
+            {"seed": seed, "status": "ok", "best_step": 10, "test_best": score, "test_last": score, "curve": []}
+        ]
         made["train_speed"] = {
             "steps_per_second": 2.0 + seed,
             "quartile_1": 1.0,

@@ -20,7 +20,7 @@ OPTIONS = {"bigbird": {"block": 4}, "local": {"block": 8}, "longformer": {"windo
 def gradients(name, parts, rate=0.2, step=1, **shape):
     """Gradients of a loss that sums over documents, as the sum over `parts` of the batch, numbered by `step`s."""
     make = mixer_factory(name, OPTIONS.get(name, {}), heads=2, dropout=rate)
-    sizes = {"vocab": 20, "classes": 3, "dim": 16, "mlp": 32, "layers": 1, "length": LENGTH, "rate": rate}
+    sizes = {"vocab": 20, "classes": 3, "dim": 16, "mlp": 32, "layers": 2, "length": LENGTH, "rate": rate}
     graph, params, rest = nnx.split(Encoder(make, **sizes, **shape, rngs=nnx.Rngs(0)), nnx.Param, ...)
     tokens = np.random.default_rng(0).integers(1, 20, (DOCUMENTS, 1, LENGTH))
     tokens *= np.arange(LENGTH) < np.array([24, 5, 17, 1])[:, None, None]
@@ -32,7 +32,10 @@ def gradients(name, parts, rate=0.2, step=1, **shape):
     size = DOCUMENTS // parts
     compiled = jax.jit(jax.grad(loss)).lower(params, tokens[:size], 0).compile(QUICK)
     found = [compiled(params, tokens[i : i + size], i * step) for i in range(0, DOCUMENTS, size)]
-    return [np.sum([np.asarray(leaf) for leaf in leaves], axis=0) for leaves in zip(*map(jax.tree.leaves, found))]
+    return [
+        np.sum([np.asarray(leaf) for leaf in leaves], axis=0)
+        for leaves in zip(*map(jax.tree.leaves, found), strict=True)
+    ]
 
 
 def assert_close(got, want):
