@@ -1,4 +1,4 @@
-"""Passes over a long sequence in chunks of positions: what has L × features entries is never in memory.
+"""Passes over a long sequence in chunks of positions, so that features of all L of them need not be in memory.
 
 A chunk is made again in the backward pass (jax.checkpoint), so what is kept are a pass's inputs and results.
 As in models/blockwise.py a chunk fills a CPU's cache or a part of an accelerator's memory; there a short input
@@ -19,7 +19,7 @@ from jax import lax
 from models.blockwise import LOW, plan
 from models.heads import mask_to_blocks, to_blocks
 
-LIVE = 4
+LIVE = 8
 """About how many arrays of a chunk's features are alive at once, in the backward pass."""
 
 
@@ -60,9 +60,10 @@ def largest(f: Callable[[jax.Array], jax.Array], xs: jax.Array, mask: jax.Array)
     """The largest f(chunk) [c, F] over the positions [N, c] that `mask` allows, [F]; LOW without any. No gradient."""
 
     def top(x: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jnp.where(x[1][:, None], f(x[0]), LOW).max(0)
+        # Stopped in here, for f may hold arrays that have gradients, which would keep what this pass makes.
+        return jnp.where(x[1][:, None], lax.stop_gradient(f(x[0])), LOW).max(0)
 
-    return _fold(jnp.maximum, LOW, top, lax.stop_gradient((xs, mask)))
+    return _fold(jnp.maximum, LOW, top, (xs, mask))
 
 
 def gather(

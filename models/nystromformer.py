@@ -128,7 +128,8 @@ class Nystromformer(nnx.Module):
 
         out = softmax(Q K̃ᵀ / √K) (softmax(Q̃ K̃ᵀ / √K))⁺ softmax(Q̃ Kᵀ / √K) V + conv(V)
 
-    Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory L·M·H.
+    Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory
+    L·D + M²·H: positions are taken in chunks (models/chunks.py).
     `kernel` is the convolution's width (0 leaves it out), one filter a head: 33·H parameters a layer.
 
     Padding: the paper cuts the padded sequence into segments. Here each document's real positions are cut,

@@ -33,9 +33,7 @@ def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
     return rows * jnp.linalg.norm(jax.random.normal(lengths, (features, width)), axis=1, keepdims=True)
 
 
-def softmax_features(
-    keys: jax.Array, mask: jax.Array, directions: jax.Array
-) -> tuple[Features, Features]:
+def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) -> tuple[Features, Features]:
     """Maps of one head's queries and keys to exp(ω·x − |x|²/2) for every direction ω.
 
     The mean of their products over ω estimates exp(q·k). Every feature of a key is divided by its largest value
@@ -105,9 +103,10 @@ class Performer(nnx.Module):
         relu         φ(x)_i = relu(ω_i·x) + ε        section 2.2, generalised attention
         plain_relu   φ(x) = relu(x) + ε              no random features
 
-    Time L·M·D, memory L·M·H + L·D for M features. The directions ω are shared by heads, differ between
-    layers, are orthogonal in blocks, and are never trained. Padded keys have no features, so padding
-    changes no logit. There are no attention weights to drop, so the attention's dropout does not apply.
+    Time L·M·D, memory L·D + M·D for M features: those of a chunk of positions are made at a time, and again in
+    the backward pass (models/chunks.py). The directions ω are shared by heads, differ between layers, are
+    orthogonal in blocks, and are never trained. Padded keys have no features, so padding changes no logit.
+    There are no attention weights to drop, so the attention's dropout does not apply.
 
     Redrawing: with `redraw` every training step draws new directions from the step's random key, and
     evaluation uses those stored when the model was built; `redraw_directions(key)` replaces the stored

@@ -77,7 +77,8 @@ class Skyformer(nnx.Module):
         κ(Q, K) ≈ κ(Q, Z) (κ(Z, Z) + γ I)⁻¹ κ(Z, K),    Z of M rows sampled from the 2L of Q and K
 
     Q and K together make the kernel's matrix positive semi-definite, which the Nyström method needs. The
-    inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·M·H.
+    inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·D + M²·H: positions
+    are taken in chunks (models/chunks.py).
 
     Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
     random key while training; evaluation uses places drawn when the model was built. One place is drawn in
