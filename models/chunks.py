@@ -20,7 +20,7 @@ from models.blockwise import LOW, plan
 from models.heads import mask_to_blocks, to_blocks
 
 LIVE = 8
-"""About how many arrays of a chunk's features are alive at once, in the backward pass."""
+"""Of a CPU's cache a chunk's features take one part in so many: several arrays of them are alive at once."""
 
 
 def cut(features: int, mask: jax.Array, *arrays: jax.Array) -> tuple[int, tuple[jax.Array, ...]]:
@@ -34,7 +34,8 @@ def cut(features: int, mask: jax.Array, *arrays: jax.Array) -> tuple[int, tuple[
     and zeros after the end.
     """
     batch, length, heads = arrays[0].shape[:3]
-    lanes, rows = plan(jax.default_backend(), batch * heads, length, LIVE * features)
+    backend = jax.default_backend()
+    lanes, rows = plan(backend, batch * heads, length, features * (LIVE if backend == "cpu" else 1))
     return lanes, (mask_to_blocks(mask, rows, heads), *(to_blocks(x, rows) for x in arrays))
 
 
