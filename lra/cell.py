@@ -99,16 +99,24 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
 
     folder = Path(means["checkpoints"])
     checkpoints = Checkpoints(folder, spec["record"]["key"], means["checkpoint_minutes"], warn)
+    first: list[float] = []
+
+    def told(progress: dict[str, Any]) -> None:
+        if not first:
+            first.append(time.time() - spec["started"])
+        tell(progress)
+
     if means["fresh"]:
         checkpoints.close(delete=True)
     stop = Stop(means["max_minutes"])
     profile = Path(means["profile"]) if means["profile"] else None
     try:
-        how = Means(means["devices"], means["stream"], checkpoints, stop, profile, tell)
+        how = Means(means["devices"], means["stream"], checkpoints, stop, profile, told)
         outcome = fit(models, splits, recipe, seeds, how)
     finally:
         checkpoints.close()
-    return report(outcome) | {"warnings": warnings}
+    # From the start of the process to the end of the first chunk: imports, data, compilation.
+    return report(outcome) | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
 
 
 class Stop:

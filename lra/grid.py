@@ -128,10 +128,9 @@ def plans(
     chosen_tasks = choose("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
     chosen_models = models_named(models or protocol.default_models, tuple(MIXERS))
     for name in chosen_tasks:
-        if name not in protocol.tasks:
-            raise UsageError(
-                f"protocol {protocol.name} has no recipe for task {name}; it has {', '.join(protocol.tasks)}"
-            )
+        if name not in (*protocol.tasks, *protocol.variants):
+            known = ", ".join((*protocol.tasks, *protocol.variants))
+            raise UsageError(f"protocol {protocol.name} has no recipe for task {name}; it has {known}")
     if any(length < 1 for length in lengths) or any(not 0 <= seed < 2**32 for seed in seeds):
         raise UsageError("lengths must be at least 1, and seeds at least 0 and below 2³²")
     made = []

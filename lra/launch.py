@@ -5,7 +5,6 @@ The parent never imports JAX: a cell that dies takes nothing with it, and each s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -16,6 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
     log.parent.mkdir(parents=True, exist_ok=True)
     start = _start(cell)
     spec = {
+        "started": time.time(),
         "cell": start["cell"],
         "record": start,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
@@ -231,8 +233,15 @@ _SECONDS_TO_SAVE = 60.0
 def _let_save(child: subprocess.Popen[bytes]) -> None:
     """Asks a cell's process to save and end; it is given a minute. Being interrupted again ends the wait."""
     child.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.communicate(timeout=_SECONDS_TO_SAVE)
+    late = threading.Timer(_SECONDS_TO_SAVE, child.kill)
+    late.start()
+    try:
+        # Its input stays open meanwhile: at its end the process would end at once.
+        for _ in child.stdout or ():
+            pass
+        child.wait()
+    finally:
+        late.cancel()
 
 
 def _start(cell: Cell) -> records.Record:

@@ -108,6 +108,8 @@ class Protocol:
     default_tasks: tuple[str, ...] = ()
     """What runs when no tasks are named; all of them when empty."""
     default_models: tuple[str, ...] = ("transformer", "fnet")
+    variants: tuple[str, ...] = ()
+    """Further tasks with a recipe, which `--tasks=all` leaves out."""
     seeds: tuple[int, ...] = (0,)
     lengths: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """The protocol's lengths of a task where they are not the task's own."""
