@@ -53,7 +53,25 @@ def _run_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's own.", flag_values=f)
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
     flags.DEFINE_bool("dry_run", False, "Only print the cells and their cost in steps.", flag_values=f)
-    flags.DEFINE_bool("rerun", False, "Run finished cells again.", flag_values=f)
+    flags.DEFINE_bool("rerun", False, "Run finished cells again, from their first step.", flag_values=f)
+    flags.DEFINE_enum(
+        "precision", None, ["auto", "float32", "bfloat16"], "Type of activations; same as --set train.precision=….",
+        flag_values=f,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "vmap_seeds", "auto", ["auto", "on", "off"],
+        "Train a cell's seeds as one program; auto: on accelerators, where steps are small.", flag_values=f,
+    )  # fmt: skip
+    flags.DEFINE_integer("devices", 1, "Local devices that share each cell's batch.", 1, flag_values=f)
+    flags.DEFINE_enum(
+        "stream", "auto", ["auto", "on", "off"],
+        "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
+    )  # fmt: skip
+    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=f)
+    flags.DEFINE_float(
+        "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
+    )
+    flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
 
 
 def _prepare_flags(f: flags.FlagValues) -> None:
@@ -124,27 +142,33 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     console = Console()
     protocol = grid.protocol_named(f.protocol)
     seeds = _integers("seeds", f.seeds)
-    plans = grid.plans(protocol, f.tasks, f.models, _integers("lengths", f.lengths), seeds, f["set"].value)
+    settings = [*f["set"].value, *([f"train.precision={f.precision}"] if f.precision else [])]
+    plans = grid.plans(protocol, f.tasks, f.models, _integers("lengths", f.lengths), seeds, settings)
     if f.dry_run:
         if any(p.model.options or ":" in p.model.name for p in plans):
             launch.probe(f.device, [p.model for p in plans])
         for p in plans:
             t = p.recipe.train
             tokens = t.steps * t.batch * p.length
-            print(f"{p.task} × {p.model}, length {p.length:,}, seed {p.seed}: {t.steps:,} steps of {t.batch} "
+            print(f"{p.task} × {p.model}, length {p.length:,}, seed {p.seeds[0]}: {t.steps:,} steps of {t.batch} "
                   f"({tokens:.2g} tokens)")  # fmt: skip
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
     results, data = _results(f), Path(f.data)
     device, typed = launch.probe(f.device, [p.model for p in plans])
-    plans = grid.with_options(plans, typed)
+    plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
-    cells = [grid.cell(p, entries[p], device) for p in plans]
-    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
-    done = len(cells) - len(left)
+    cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
+    left = cells if f.rerun else launch.left(cells, results)
+    done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
-    console.print(f"{len(cells)} cells on {grid.accelerator_name(device)}{told}", highlight=False)
-    launch.run_cells(left, results, data, f.device, console)
+    console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
+    how = launch.How(
+        results, data, f.device, f.devices, f.stream, f.checkpoint_minutes, f.max_minutes, f.profile, f.rerun
+    )
+    counts = launch.run_cells(left, how, console)
+    if counts.get("interrupted"):
+        console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, figures=False)
 
 
@@ -192,7 +216,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
-    launch.run_cells(left, results, Path(f.data), f.device, console)
+    launch.run_cells(left, launch.How(results, Path(f.data), f.device), console)
     text, problems = leaderboard.write_efficiency([results], Path(f.out))
     for problem in problems:
         print(f"run.py bench: {problem}", file=sys.stderr)
@@ -325,5 +349,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        print("\nStopped. Finished cells are kept: the same command goes on from here.", file=sys.stderr)
+        print(
+            "\nStopped. Finished cells and checkpoints are kept: the same command goes on from here.", file=sys.stderr
+        )
         sys.exit(130)

@@ -81,8 +81,13 @@ MODELS: dict[str, dict[str, Change]] = {
 _SINKHORN_DECAY = 0.7
 
 
+VARIANTS = {f"{task}_{difficulty}": task for task in ("pathfinder", "pathx") for difficulty in ("easy", "intermediate")}
+"""Tasks of another difficulty, and whose recipe they take."""
+
+
 def recipe(task: str, model: str) -> Recipe:
     """The released config of a task and model."""
+    task = VARIANTS.get(task, task)
     base = TASKS[task]
     models = MODELS.get(task, {})
     shape, mixer = models.get(model, models.get("transformer", ({}, {})))
@@ -95,4 +100,4 @@ def recipe(task: str, model: str) -> Recipe:
     return changed
 
 
-LRA = Protocol("lra", "the paper's protocol, by the released configs", tuple(TASKS), recipe)
+LRA = Protocol("lra", "the paper's protocol, by the released configs", tuple(TASKS), recipe, variants=tuple(VARIANTS))

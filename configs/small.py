@@ -32,7 +32,7 @@ _MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
 
 def recipe(task: str, model: str) -> Recipe:
     """The small recipe of a task."""
-    steps, batch, eval_every, warmup = _BUDGETS[task]
+    steps, batch, eval_every, warmup = _BUDGETS[task.partition("_")[0]]
     return Recipe(
         Encoder(dim=64, heads=2, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", pair_head="nli"),
         Optimizer(1e-4, b2=0.999, eps=1e-8),
@@ -42,4 +42,10 @@ def recipe(task: str, model: str) -> Recipe:
     )
 
 
-SMALL = Protocol("small", "2 layers, width 64, as Nyströmformer and its successors", tuple(_BUDGETS), recipe)
+SMALL = Protocol(
+    "small",
+    "2 layers, width 64, as Nyströmformer and its successors",
+    tuple(_BUDGETS),
+    recipe,
+    variants=("pathfinder_easy", "pathfinder_intermediate"),
+)

@@ -121,8 +121,8 @@ def _score(seeds: list[_Seed], examples: int | None) -> Score:
         else:
             lost["no score" if s.status == "ok" else s.status] += 1
     scores = {s.seed: float(s.score) for s in done if s.score is not None}
-    speeds = [s.record.get("train_speed") or {} for s in {s.record["key"]: s for s in done}.values()]
-    rates = [speed["steps_per_second"] for speed in speeds if speed.get("steps_per_second")]
+    records_done = {s.record["key"]: s.record for s in done}.values()
+    rates = [rate for record in records_done if (rate := tidy.speed(record))]
     return Score(
         estimate(list(scores.values()), examples) if scores else None,
         {seed: 100 * score for seed, score in scores.items()},

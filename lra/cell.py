@@ -1,13 +1,16 @@
 """One cell in a process of its own: `python -m lra.cell SPEC.json`. Joins a task's arrays and a model.
 
-Standard output carries progress as JSON lines; what libraries print goes to standard error. The process ends
-as soon as its standard input closes, so it never outlives the run that started it.
+Standard output carries progress as JSON lines; what libraries print goes to standard error. SIGTERM asks it to save
+a checkpoint and end. It ends at once when its standard input closes, so it never outlives the run that started it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -21,29 +24,34 @@ import numpy as np
 from flax import nnx
 
 from lra import device, records
+from lra.checkpoint import Checkpoints
 from lra.measure import measure, random_splits
 from lra.recipe import Recipe, from_dict
-from lra.train import Outcome, fit
+from lra.train import Means, Outcome, fit
 from models.build import mixer_factory
 from models.encoder import Encoder
 from tasks import TASKS
 from tasks.cache import open_entry
 
+KEPT_FOR = ("interrupted", "failed", "oom")
+"""What a cell can go on from: its checkpoints stay."""
 
-def build(spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> Encoder:
-    """The model of a cell, initialised from its seed."""
+
+def build(
+    spec: dict[str, Any], recipe: Recipe, vocab: int, classes: int, pair: bool, length: int, seed: int
+) -> Encoder:
+    """The model of a cell, initialised from a seed."""
     e = recipe.encoder
     context = {"heads": e.heads, "qkv": e.qkv, "dropout": e.attention_dropout, "layers": e.layers}
     make_mixer = mixer_factory(spec["cell"]["mixer"], dict(recipe.mixer), **context)
     return Encoder(
         make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
         positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout,
-        reversible=e.reversible,
-        rngs=nnx.Rngs(spec["cell"]["seed"]),
+        reversible=e.reversible, remat=recipe.train.remat, rngs=nnx.Rngs(seed),
     )  # fmt: skip
 
 
-def run(spec: dict[str, Any], tell: Callable[[dict[str, float]], None]) -> records.Record:
+def run(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> records.Record:
     """Trains and tests, or only measures, one cell; returns its record, whatever happens short of death."""
     record: records.Record = dict(spec["record"])
     record |= {"device": device.describe(), "versions": device.versions()}
@@ -59,10 +67,10 @@ def run(spec: dict[str, Any], tell: Callable[[dict[str, float]], None]) -> recor
     return record | {"wall_seconds": time.perf_counter() - started}
 
 
-def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """What a measurement on random tokens adds to a record."""
     task, length = TASKS[spec["cell"]["task"]], spec["cell"]["length"]
-    model = build(spec, recipe, task.vocab, task.classes, task.pair, length)
+    model = build(spec, recipe, task.vocab, task.classes, task.pair, length, 0)
     splits = random_splits(task.vocab, task.classes, task.pair, length, recipe.train.batch)
     measured = measure(model, splits, recipe, tell)
     return {
@@ -76,41 +84,82 @@ def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, float]
     }
 
 
-def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """What training and testing on the task's data adds to a record."""
     splits = open_entry(Path(spec["entry"]))
-    pair = TASKS[spec["cell"]["task"]].pair
-    model = build(spec, recipe, splits.vocab, splits.classes, pair, splits.values.shape[1])
-    return report(fit(model, splits, recipe, spec["cell"]["seed"], tell), spec["cell"]["seed"])
+    pair, seeds, means = TASKS[spec["cell"]["task"]].pair, spec["cell"]["seeds"], spec["means"]
+    length = splits.values.shape[1]
+    models = [build(spec, recipe, splits.vocab, splits.classes, pair, length, seed) for seed in seeds]
+    warnings: list[str] = []
+
+    def warn(line: str) -> None:
+        print(line, file=sys.stderr)
+        warnings.append(line)
+        tell({"warning": line})
+
+    folder = Path(means["checkpoints"])
+    checkpoints = Checkpoints(folder, spec["record"]["key"], means["checkpoint_minutes"], warn)
+    first: list[float] = []
+
+    def told(progress: dict[str, Any]) -> None:
+        if not first:
+            first.append(time.time() - spec["started"])
+        tell(progress)
+
+    if means["fresh"]:
+        checkpoints.close(delete=True)
+    stop = Stop(means["max_minutes"])
+    profile = Path(means["profile"]) if means["profile"] else None
+    try:
+        how = Means(means["devices"], means["stream"], checkpoints, stop, profile, told)
+        outcome = fit(models, splits, recipe, seeds, how)
+    finally:
+        checkpoints.close()
+    # From the start of the process to the end of the first chunk: imports, data, compilation.
+    return report(outcome) | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
 
 
-def report(outcome: Outcome, seed: int) -> dict[str, Any]:
+class Stop:
+    """A reason to save and stop: SIGTERM, or the time that a cell may take is over."""
+
+    def __init__(self, minutes: float | None):
+        self.until = None if minutes is None else time.monotonic() + 60 * minutes
+        self.minutes, self.terminated = minutes, False
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        self.terminated = True
+
+    def __call__(self) -> str:
+        if self.terminated:
+            return "stopped by a signal; the same command goes on from here"
+        if self.until is not None and time.monotonic() > self.until:
+            return f"stopped after --max_minutes={self.minutes:g}; the same command goes on from here"
+        return ""
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
     """What an outcome adds to a record."""
+    share = outcome.idle_seconds / outcome.loop_seconds if outcome.loop_seconds else None
     return {
         "status": outcome.status,
         "error": outcome.error,
-        "results": [
-            {
-                "seed": seed,
-                "steps": outcome.steps,
-                "best_step": outcome.best_step,
-                "validation_best": outcome.validation_best,
-                "validation_last": outcome.validation_last,
-                "test_best": outcome.test_best,
-                "test_last": outcome.test_last,
-                "curve": outcome.curve,
-            }
-        ],
+        "results": [dataclasses.asdict(result) for result in outcome.results],
         "parameters": outcome.parameters,
         "flops_per_step": outcome.flops_per_step,
         "compile_seconds": outcome.compile_seconds,
-        "train_speed": speed(outcome.blocks[1:] or outcome.blocks),
+        "train_speed": speed(outcome.blocks or outcome.first_blocks),
+        "idle_share": share,
+        "streamed": outcome.streamed,
+        "resumed": outcome.resumed,
         "memory": device.memory(outcome.compiled_bytes),
     }
 
 
 def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int]:
     """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates."""
+    if not blocks:
+        return {}
     rates = [steps / seconds for steps, seconds in blocks]
     low, middle, high = map(float, np.quantile(rates, [0.25, 0.5, 0.75]))
     return {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
@@ -132,10 +181,13 @@ def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
 
-    def tell(progress: dict[str, float]) -> None:
+    def tell(progress: dict[str, Any]) -> None:
         print(json.dumps(progress), file=told, flush=True)
 
-    records.write(Path(spec["path"]), run(spec, tell))
+    record = run(spec, tell)
+    records.write(Path(spec["path"]), record)
+    if spec["entry"] and record["status"] not in KEPT_FOR:
+        shutil.rmtree(spec["means"]["checkpoints"], ignore_errors=True)
 
 
 if __name__ == "__main__":

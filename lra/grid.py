@@ -39,7 +39,8 @@ class Plan:
     model: Model
     length: int
     protocol: str
-    seed: int
+    seeds: tuple[int, ...]
+    """One seed, or several that train together."""
     recipe: Recipe
     overrides: tuple[str, ...]
 
@@ -62,7 +63,8 @@ class Cell:
     def name(self) -> str:
         """The record's file name without its ending: readable, and unique by the key."""
         p = self.plan
-        words = [p.task, str(p.model), f"L{p.length}", p.protocol, f"s{p.seed}", self.accelerator]
+        seeds = "s" + "_".join(map(str, p.seeds))
+        words = [p.task, str(p.model), f"L{p.length}", p.protocol, seeds, self.accelerator]
         return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", w) for w in words) + "-" + self.key[:10]
 
 
@@ -126,12 +128,11 @@ def plans(
     chosen_tasks = choose("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
     chosen_models = models_named(models or protocol.default_models, tuple(MIXERS))
     for name in chosen_tasks:
-        if name not in protocol.tasks:
-            raise UsageError(
-                f"protocol {protocol.name} has no recipe for task {name}; it has {', '.join(protocol.tasks)}"
-            )
-    if any(length < 1 for length in lengths) or any(seed < 0 for seed in seeds):
-        raise UsageError("lengths must be at least 1 and seeds at least 0")
+        if name not in (*protocol.tasks, *protocol.variants):
+            known = ", ".join((*protocol.tasks, *protocol.variants))
+            raise UsageError(f"protocol {protocol.name} has no recipe for task {name}; it has {known}")
+    if any(length < 1 for length in lengths) or any(not 0 <= seed < 2**32 for seed in seeds):
+        raise UsageError("lengths must be at least 1, and seeds at least 0 and below 2³²")
     made = []
     for name in chosen_tasks:
         for model in chosen_models:
@@ -144,7 +145,7 @@ def plans(
                 raise UsageError(f"{name}, {model}: {error}") from None
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 for seed in dict.fromkeys(seeds or protocol.seeds):
-                    made.append(Plan(name, model, length, protocol.name, seed, recipe, tuple(settings)))
+                    made.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings)))
     return made
 
 
@@ -179,27 +180,76 @@ def prepared(
     return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in wanted}
 
 
-def accelerator_name(device: dict[str, Any]) -> str:
+def together(wanted: Sequence[Plan], mode: str, device: dict[str, Any]) -> list[Plan]:
+    """The plans with those that differ in their seed alone made one, to train as one program.
+
+    Mode 'on' joins all, 'off' none. 'auto' joins them on accelerators where a step is too small to fill one: below
+    `_SMALL_STEP` floating-point operations. On a CPU a step fills all cores, and nothing is gained.
+    """
+    groups: dict[Plan, list[Plan]] = {}
+    for plan in wanted:
+        joined = mode == "on" or (mode == "auto" and device["platform"] != "cpu" and step_cost(plan) < _SMALL_STEP)
+        groups.setdefault(dataclasses.replace(plan, seeds=()) if joined else plan, []).append(plan)
+    return [
+        dataclasses.replace(plan, seeds=tuple(seed for one in group for seed in one.seeds))
+        for plan, group in groups.items()
+    ]
+
+
+_SMALL_STEP = 1e11
+"""About a millisecond of a data-centre GPU at a tenth of its peak; below it, launching kernels takes as long."""
+
+
+def step_cost(plan: Plan) -> float:
+    """Floating-point operations of a training step, roughly: the products with weights, six a weight and token."""
+    e, tokens = plan.recipe.encoder, plan.recipe.train.batch * plan.length
+    documents = 2 if TASKS[plan.task].pair else 1
+    return 6.0 * documents * tokens * e.layers * (4 * e.dim * e.qkv + 2 * e.dim * e.mlp)
+
+
+def accelerator_name(device: dict[str, Any], used: int = 1) -> str:
     """What a result's speed depends on, in words: 'NVIDIA H200', or a CPU's name and number of cores."""
     if device["platform"] == "cpu":
-        return f"CPU {device['host_cpu']}, {device['host_cores']} cores"
-    return str(device["kind"])
+        parts = f", as {used} devices" if used > 1 else ""
+        return f"CPU {device['host_cpu']}, {device['host_cores']} cores{parts}"
+    return f"{used} × {device['kind']}" if used > 1 else str(device["kind"])
 
 
 RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
 
 
-def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
+def cell(plan: Plan, entry: Path | None, device: dict[str, Any], used: int = 1) -> Cell:
     """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed.
 
     Without an `entry` it is a measurement on random tokens.
+
+    Raises:
+        UsageError: there are fewer devices than are to be `used`, or a batch does not divide by their number.
     """
     recipe = plan.recipe
-    accelerator = accelerator_name(device)
+    if not 1 <= used <= device["count"]:
+        raise UsageError(f"--devices={used}: there are 1 to {device['count']} devices to use")
+    if recipe.train.batch % (used * recipe.train.accumulate):
+        raise UsageError(
+            f"{plan.task}, {plan.model}: train.batch ({recipe.train.batch}) must be a multiple of devices × "
+            f"train.accumulate ({used} × {recipe.train.accumulate})"
+        )
+    accelerator = accelerator_name(device, used)
     if recipe.train.precision == "auto":
         precision: Literal["float32", "bfloat16"] = "float32" if device["platform"] == "cpu" else "bfloat16"
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
     data = {"task_version": TASKS[plan.task].version} | (RANDOM if entry is None else describe(entry))
+    plan = dataclasses.replace(plan, recipe=recipe)
+    return Cell(plan, entry, data, accelerator, _key(plan, data, accelerator))
+
+
+def apart(cell: Cell) -> list[Cell]:
+    """A cell for each seed of a cell."""
+    plans = [dataclasses.replace(cell.plan, seeds=(seed,)) for seed in cell.plan.seeds]
+    return [dataclasses.replace(cell, plan=p, key=_key(p, cell.data, cell.accelerator)) for p in plans]
+
+
+def _key(plan: Plan, data: Mapping[str, Any], accelerator: str) -> str:
     decides = {
         "task": plan.task,
         "task_version": data["task_version"],
@@ -207,9 +257,8 @@ def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
         "model": plan.model.name,
         "length": plan.length,
         "protocol": plan.protocol,
-        "seed": plan.seed,
-        "recipe": dataclasses.asdict(recipe),
+        "seeds": plan.seeds,
+        "recipe": dataclasses.asdict(plan.recipe),
         "accelerator": accelerator,
     }
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Cell(dataclasses.replace(plan, recipe=recipe), entry, data, accelerator, key)
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

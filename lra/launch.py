@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from lra import records
-from lra.grid import Cell, Model
+from lra.grid import Cell, Model, apart
 from lra.progress import CellProgress
 from lra.recipe import UsageError
 
@@ -77,33 +79,76 @@ def path_of(results: Path, cell: Cell) -> Path:
 
 def finished(results: Path, cell: Cell) -> bool:
     """Whether the cell has a record that another run would only repeat."""
+    return _status(results, cell) in records.FINAL
+
+
+def _status(results: Path, cell: Cell) -> str | None:
+    """The status of the cell's record, None without one."""
     try:
         record = records.read(path_of(results, cell))
     except ValueError:
-        return False
-    return record["key"] == cell.key and record["status"] in records.FINAL
+        return None
+    return str(record["status"]) if record["key"] == cell.key else None
 
 
-def run_cells(cells: Sequence[Cell], results: Path, data: Path, device: str, console: Console) -> dict[str, int]:
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How cells are run: folders, the device, and what changes no result."""
+
+    results: Path
+    data: Path
+    device: str = "auto"
+    devices: int = 1
+    stream: str = "auto"
+    checkpoint_minutes: float = 5.0
+    max_minutes: float | None = None
+    """Minutes a cell may train in this run; then it saves and ends as 'interrupted'."""
+    profile: bool = False
+    fresh: bool = False
+    """Starts cells anew: their checkpoints are deleted."""
+
+
+def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
+    """The cells without a final record; seeds that did not fit together are cells of their own."""
+    found: list[Cell] = []
+    for cell in cells:
+        if len(cell.plan.seeds) > 1 and _status(results, cell) == "oom":
+            found += left(apart(cell), results)
+        elif not finished(results, cell):
+            found.append(cell)
+    return found
+
+
+def run_cells(cells: Sequence[Cell], how: How, console: Console) -> dict[str, int]:
     """Runs the cells; returns how many ended with each status.
 
-    A KeyboardInterrupt ends the running cell's process and is passed on; finished cells have their records.
+    A KeyboardInterrupt lets the running cell save a checkpoint, and is passed on; finished cells have their records.
 
     Raises:
         UsageError: the results folder cannot be written, for want of space or of permission.
     """
     counts: dict[str, int] = {}
     for number, cell in enumerate(cells, start=1):
-        p = cell.plan
-        label = f"[{number}/{len(cells)}] {p.task} × {p.model}, length {p.length:,}, seed {p.seed}"
-        try:
-            record = _run(cell, results, data, device, console, label.replace("[", r"\["))
-        except OSError as error:
-            what = error.strerror or error
-            raise UsageError(f"cannot write {results}: {what}; finished cells are kept, run again to go on") from None
+        record = _told_run(cell, f"{number}/{len(cells)}", how, console)
         counts[record["status"]] = counts.get(record["status"], 0) + 1
-        console.print(f"{label}: {summary(record)}", highlight=False, markup=False, soft_wrap=True)
+        if record["status"] == "oom" and len(cell.plan.seeds) > 1:
+            console.print("the seeds do not fit together: one after the other", highlight=False)
+            for status, count in run_cells(left(apart(cell), how.results), how, console).items():
+                counts[status] = counts.get(status, 0) + count
     return counts
+
+
+def _told_run(cell: Cell, number: str, how: How, console: Console) -> records.Record:
+    p = cell.plan
+    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
+    label = f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
+    try:
+        record = _run(cell, how, console, label.replace("[", r"\["))
+    except OSError as error:
+        what = error.strerror or error
+        raise UsageError(f"cannot write {how.results}: {what}; finished cells are kept, run again to go on") from None
+    console.print(f"{label}: {summary(record)}", highlight=False, markup=False, soft_wrap=True)
+    return record
 
 
 def summary(record: records.Record) -> str:
@@ -114,24 +159,36 @@ def summary(record: records.Record) -> str:
     if not record["results"]:
         infers = record["inference_speed"]["steps_per_second"]
         return f"{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
-    result = record["results"][0]
-    return (
-        f"test {100 * result['test_best']:.2f} % at step {result['best_step']:,}, "
-        f"{speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
-    )
+    tests = [
+        f"{100 * result['test_best']:.2f} % at step {result['best_step']:,}"
+        if result["status"] == "ok"
+        else result["status"]
+        for result in record["results"]
+    ]
+    return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
 
 
-def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, label: str) -> records.Record:
-    path = path_of(results, cell)
-    log = results / "logs" / f"{cell.name}.log"
+def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
+    path = path_of(how.results, cell)
+    log = how.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     start = _start(cell)
     spec = {
+        "started": time.time(),
         "cell": start["cell"],
         "record": start,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
-        "compilation_cache": str((data / "compiled").resolve()),
+        "compilation_cache": str((how.data / "compiled").resolve()),
+        "means": {
+            "devices": how.devices,
+            "stream": how.stream,
+            "checkpoints": str((how.results / "checkpoints" / cell.name).resolve()),
+            "checkpoint_minutes": how.checkpoint_minutes,
+            "max_minutes": how.max_minutes,
+            "profile": str((how.results / "profiles" / cell.name).resolve()) if how.profile else None,
+            "fresh": how.fresh,
+        },
     }
     kills = _memory_kills()
     with (
@@ -144,7 +201,7 @@ def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, l
         # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
         child = subprocess.Popen(
             [sys.executable, "-m", "lra.cell", file.name],
-            env=environment(device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            env=environment(how.device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True,
         )  # fmt: skip
         try:
@@ -152,6 +209,9 @@ def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, l
             for line in child.stdout:
                 progress.update(json.loads(line))
             code = child.wait()
+        except KeyboardInterrupt:
+            _let_save(child)
+            raise
         finally:
             if child.poll() is None:
                 child.kill()
@@ -165,6 +225,23 @@ def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, l
     }
     records.write(path, record)
     return record
+
+
+_SECONDS_TO_SAVE = 60.0
+
+
+def _let_save(child: subprocess.Popen[bytes]) -> None:
+    """Asks a cell's process to save and end; it is given a minute. Being interrupted again ends the wait."""
+    child.terminate()
+    late = threading.Timer(_SECONDS_TO_SAVE, child.kill)
+    late.start()
+    try:
+        # Its input stays open meanwhile: at its end the process would end at once.
+        for _ in child.stdout or ():
+            pass
+        child.wait()
+    finally:
+        late.cancel()
 
 
 def _start(cell: Cell) -> records.Record:
@@ -182,7 +259,7 @@ def _start(cell: Cell) -> records.Record:
             "mixer": p.model.name,
             "length": p.length,
             "protocol": p.protocol,
-            "seed": p.seed,
+            "seeds": list(p.seeds),
             "accelerator": cell.accelerator,
         },
         "recipe": dataclasses.asdict(p.recipe),

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lra.feed import Resident
+from lra.program import Program, chunk_length, program_bytes
 from lra.recipe import Recipe
-from lra.train import Program, compile_chunk, program_bytes, steps_in_chunk, to_device
 from tasks.task import Split, Splits
 
 MIN_BLOCKS = 5
@@ -53,14 +54,15 @@ def measure(
 ) -> Measured:
     """Times training and inference of `model` by the rules above. `recipe.train.precision` must be resolved."""
     batch = recipe.train.batch
-    data = to_device(splits)["train"]
-    program = Program(model, recipe, batch, seed=0)
+    program = Program([model], recipe, batch, splits.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
+    data = Resident(splits, program.sharding).data["train"]
     state, rest = program.init(), program.rest
     measured = Measured(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
     started = time.perf_counter()
-    measured.flops_per_step, length = steps_in_chunk(program, state, data, recipe.train.eval_every)
-    chunk = compile_chunk(program, state, data, length)
-    evaluate = jax.jit(program.evaluate).lower(state.params, rest, data, jnp.int32(0)).compile()
+    measured.flops_per_step = program.flops(data)
+    length = chunk_length(recipe.train.eval_every, measured.flops_per_step, jax.default_backend())
+    chunk = program.compile_chunk(state, data, length)
+    evaluate = program.compile_evaluate(data)
     measured.compile_seconds = time.perf_counter() - started
     measured.compiled_bytes = program_bytes(chunk)
 
@@ -81,7 +83,8 @@ def measure(
         jax.device_get(told)
 
     def infer() -> None:
-        jax.device_get([evaluate(state.params, rest, data, jnp.int32(0)) for _ in range(length)])
+        start, count = jnp.int32(0), jnp.int32(batch)
+        jax.device_get([evaluate(state.params, rest, data, start, count) for _ in range(length)])
 
     measured.train_blocks = timed(length, train)
     measured.inference_blocks = timed(length, infer)

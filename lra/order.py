@@ -18,7 +18,7 @@ ROUNDS = 40
 """At least 2 log₂ n for n up to a million; the shuffle is a permutation with any number of rounds."""
 
 
-def examples(steps: Any, batch: int, count: int, seed: int, xp: ModuleType) -> Any:
+def examples(steps: Any, batch: int, count: int, seed: Any, xp: ModuleType) -> Any:
     """Rows of the training split that make the batches of `steps`, uint32 [*steps.shape, batch].
 
     Batches run on over the end of an epoch, so no example is dropped or doubled within one.
@@ -26,11 +26,12 @@ def examples(steps: Any, batch: int, count: int, seed: int, xp: ModuleType) -> A
     Args:
         steps: steps, counted from 0; integers that may be traced. step × batch must stay below 2³².
         count: examples in the split.
+        seed: below 2³²; may be traced.
         xp: `numpy` or `jax.numpy`.
     """
     place = xp.asarray(steps).astype(xp.uint32)[..., None] * xp.uint32(batch) + xp.arange(batch, dtype=xp.uint32)
     n = xp.uint32(count)
-    return permute(place % n, count, _hash(_hash(place // n) ^ xp.uint32(seed % 2**32)), xp)
+    return permute(place % n, count, _hash(_hash(place // n) ^ xp.asarray(seed).astype(xp.uint32)), xp)
 
 
 def permute(x: Any, count: int, key: Any, xp: ModuleType) -> Any:

@@ -143,13 +143,13 @@ def _score(row: Row, score: Score, board: Board, name: str) -> dict[str, Any]:
 
 def _point(record: Record, kind: str) -> dict[str, Any]:
     """Speed and memory of one cell, for the figures over length."""
-    cell, memory = record["cell"], record.get("memory") or {}
+    cell = record["cell"]
     return {
         "kind": kind, "model": cell["model"], "task": cell["task"], "length": cell["length"],
         "protocol": cell["protocol"], "accelerator": cell["accelerator"], "status": record["status"],
         "overrides": " ".join(record.get("overrides", [])),
-        "steps": _digits((record.get("train_speed") or {}).get("steps_per_second")),
-        "device": memory.get("device_peak_bytes"), "compiled": memory.get("compiled_bytes"),
+        "steps": _digits(tidy.speed(record)),
+        "device": tidy.memory(record, "device_peak_bytes"), "compiled": tidy.memory(record, "compiled_bytes"),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -36,8 +37,11 @@ class CellProgress:
         if self.live:
             self.live.stop()
 
-    def update(self, told: dict[str, float]) -> None:
-        """Takes what the cell's process told."""
+    def update(self, told: dict[str, Any]) -> None:
+        """Takes what the cell's process told; a warning is a line of its own."""
+        if "warning" in told:
+            self.console.print(f"  {told['warning']}", highlight=False, markup=False, soft_wrap=True)
+            return
         self.told |= told
         if self.live:
             self.live.update(self.task, completed=self.told["step"], told=self._text())

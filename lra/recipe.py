@@ -75,6 +75,10 @@ class Train:
     """Steps between validations."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations; parameters are float32. 'auto' is bfloat16 on accelerators, float32 on CPU."""
+    accumulate: int = 1
+    """Equal parts a batch is differentiated in, one after the other: less memory, the same step."""
+    remat: bool = False
+    """Blocks are computed again in the backward pass instead of being kept: less memory, the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Protocol:
     default_tasks: tuple[str, ...] = ()
     """What runs when no tasks are named; all of them when empty."""
     default_models: tuple[str, ...] = ("transformer", "fnet")
+    variants: tuple[str, ...] = ()
+    """Further tasks with a recipe, which `--tasks=all` leaves out."""
     seeds: tuple[int, ...] = (0,)
     lengths: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """The protocol's lengths of a task where they are not the task's own."""
@@ -115,7 +121,7 @@ def check(recipe: Recipe) -> None:
     for name, value in (
         ("encoder.dim", e.dim), ("encoder.heads", e.heads), ("encoder.layers", e.layers), ("encoder.qkv", e.qkv),
         ("encoder.mlp", e.mlp), ("train.steps", t.steps), ("train.batch", t.batch),
-        ("train.eval_every", t.eval_every),
+        ("train.eval_every", t.eval_every), ("train.accumulate", t.accumulate),
     ):  # fmt: skip
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
@@ -124,6 +130,10 @@ def check(recipe: Recipe) -> None:
             raise UsageError(f"{name} must be at least 0 and less than 1, not {rate}")
     if e.qkv % e.heads:
         raise UsageError(f"encoder.qkv ({e.qkv}) must be a multiple of encoder.heads ({e.heads})")
+    if t.batch % t.accumulate:
+        raise UsageError(f"train.batch ({t.batch}) must be a multiple of train.accumulate ({t.accumulate})")
+    if t.remat and e.reversible:
+        raise UsageError("train.remat has nothing to do where encoder.reversible is set: leave one out")
     if recipe.schedule.warmup < 0 or o.clip < 0 or o.weight_decay < 0 or o.eps <= 0 or o.learning_rate < 0:
         raise UsageError("learning rate, weight decay, clip and warmup must not be negative, and eps must be positive")
     if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1):

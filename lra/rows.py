@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lra import records
+from lra import records, tidy
 from lra.statistics import Estimate
 
 FAILURES = ("oom", "diverged", "timeout", "failed")
@@ -28,7 +28,7 @@ class Score:
 
     def memory(self, method: str) -> int | None:
         """The largest of the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
-        return max((r["memory"].get(method) or 0 for r in self.found if r.get("memory")), default=0) or None
+        return max((tidy.memory(record, method) or 0 for record in self.found), default=0) or None
 
     @property
     def failed(self) -> bool:

@@ -117,10 +117,30 @@ def _preference(record: records.Record) -> tuple[Any, ...]:
 
 
 def seeds(record: records.Record) -> list[dict[str, Any]]:
-    """One result a seed of the record's cell; a seed without one of its own has the record's status and error."""
+    """One result a seed of the record's cell.
+
+    Where the record is not ok none of its seeds is: one without a result, or stopped half-way, has the record's status.
+    """
     own = {result["seed"]: result for result in record.get("results", [])}
     rest = {"status": record["status"], "error": record.get("error", "")}
-    return [rest | own.get(seed, {"seed": seed}) for seed in record["cell"]["seeds"]]
+    found = [rest | own.get(seed, {"seed": seed}) for seed in record["cell"]["seeds"]]
+    if record["status"] == "ok":
+        return found
+    return [result | rest if result["status"] == "ok" else result for result in found]
+
+
+def speed(record: records.Record) -> float | None:
+    """Training steps a second of a cell trained alone: a step of several seeds together is another thing."""
+    if len(record["cell"]["seeds"]) > 1:
+        return None
+    return (record.get("train_speed") or {}).get("steps_per_second") or None
+
+
+def memory(record: records.Record, method: str) -> int | None:
+    """Bytes by one method of a cell trained alone, as `speed`."""
+    if len(record["cell"]["seeds"]) > 1:
+        return None
+    return (record.get("memory") or {}).get(method) or None
 
 
 def line(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
@@ -134,7 +154,8 @@ def _finite(value: Any) -> bool:
 
 
 _OWN = (
-    "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "timeout_minutes", "resumed",
+    "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
+    "timeout_minutes", "resumed", "streamed", "first_chunk_seconds",
 )  # fmt: skip
 """Fields that not every version and device writes: columns only where a record has them."""
 

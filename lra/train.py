@@ -1,57 +1,43 @@
-"""Training: arrays and a module in, an outcome out. Knows no task or model by name.
+"""Training: arrays and modules in, an outcome out. Knows no task or model by name.
 
-The data lives on the device; a chunk of steps is one compiled `lax.scan` over donated state; Python runs only
-between chunks. NNX is used at the edges alone: the module is split once, and merged inside the compiled step.
+Python runs only between chunks of steps (lra/program.py). What it knows there is all that a checkpoint holds, so a
+run that was killed goes on from one and ends with the same numbers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from lra import order
-from lra.recipe import Optimizer, Recipe, Schedule
-from tasks.task import Split, Splits
+from lra.checkpoint import Checkpoints
+from lra.feed import Resident, Streamed, fits
+from lra.program import Program, State, chunk_length, program_bytes
+from lra.recipe import Recipe
+from tasks.task import Splits
 
 Tree = Any
-_SECONDS_A_CHUNK = 1.0
-
-
-class Data(NamedTuple):
-    """One split on the device; `values` and `lengths` are the table that the splits share."""
-
-    values: jax.Array
-    lengths: jax.Array
-    rows: jax.Array
-    labels: jax.Array
-
-
-class State(NamedTuple):
-    """All that a step changes."""
-
-    params: Tree
-    optimizer: Tree
-    step: jax.Array
 
 
 @dataclass
-class Outcome:
-    """What one seed's training gave. Accuracies are fractions of all examples of a split."""
+class Result:
+    """What training gave for one seed. Accuracies are fractions of all examples of a split."""
 
+    seed: int
     status: str = "ok"
     """'ok', or 'diverged' when the loss stopped being finite."""
     error: str = ""
     steps: int = 0
-    """Steps done; training stops at the first chunk whose loss is not finite."""
+    """Steps done; a diverged seed's last is the first whose loss was not finite."""
     best_step: int = 0
     """The earliest step of the highest validation accuracy."""
     validation_best: float = math.nan
@@ -60,232 +46,274 @@ class Outcome:
     """Test accuracy of the parameters at `best_step`: the number to quote."""
     test_last: float = math.nan
     curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What the training of a cell gave, all its processes together where it was resumed."""
+
+    results: list[Result]
+    status: str = "ok"
+    """'ok', 'diverged' when every seed did, or 'interrupted' when it stopped early and can go on."""
+    error: str = ""
+    steps: int = 0
     parameters: int = 0
+    """Of one seed's model."""
     flops_per_step: float | None = None
-    """Floating-point operations of one training step, counted by the compiler before optimisation."""
+    """Floating-point operations of one training step of all seeds."""
     compile_seconds: float = 0.0
     blocks: list[tuple[int, float]] = field(default_factory=list)
-    """(steps, seconds) of each timed chunk."""
+    """(steps, seconds) of each timed chunk but a process's first."""
+    first_blocks: list[tuple[int, float]] = field(default_factory=list)
+    """The first chunk of each process, which warms up."""
+    idle_seconds: float = 0.0
+    """Time between a result's arrival on the host and the next chunk's start, in which devices had nothing to do."""
+    loop_seconds: float = 0.0
+    """Time in the loop of chunks, validations and checkpoints, without compilation."""
     compiled_bytes: int | None = None
     """Temporaries + arguments + outputs − aliased of the compiled training chunk."""
+    devices: int = 1
+    streamed: bool = False
+    resumed: int = 0
+    """How often training went on from a checkpoint."""
 
 
-def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.Array]:
-    """The absolute learning rate at a step counted from 0.
+@dataclass
+class Means:
+    """How a cell is run; nothing of it changes its numbers but by the rounding of sums over devices."""
 
-    base · min(1, step / warmup) times: rsqrt 1 / √max(step, warmup); cosine ½ (1 + cos π·p) or linear 1 − p with
-    p the progress from warmup to the last step; constant 1. With rsqrt, base is not the peak: that is
-    base / √warmup.
-    """
-
-    def rate(step: jax.Array) -> jax.Array:
-        s = jnp.asarray(step, jnp.float32)
-        warm = jnp.minimum(1.0, s / max(schedule.warmup, 1))
-        if schedule.warmup == 0:
-            warm = jnp.ones_like(s)
-        progress = jnp.clip((s - schedule.warmup) / max(steps - schedule.warmup, 1), 0.0, 1.0)
-        decay = {
-            "rsqrt": jax.lax.rsqrt(jnp.maximum(s, max(schedule.warmup, 1))),
-            "cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)),
-            "linear": 1 - progress,
-            "constant": jnp.ones_like(s),
-        }[schedule.decay]
-        return optimizer.learning_rate * warm * decay
-
-    return rate
-
-
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay, and the gradient's clipping if any."""
-    o = recipe.optimizer
-    rate = learning_rate(o, recipe.schedule, recipe.train.steps)
-    adam = optax.adamw(rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(o.clip), adam) if o.clip else adam
-
-
-def to_device(splits: Splits) -> dict[str, Data]:
-    """All splits on the default device; the table is there once."""
-    values, lengths = jnp.asarray(splits.values), jnp.asarray(splits.lengths)
-
-    def put(split: Split) -> Data:
-        return Data(values, lengths, jnp.asarray(split.index), jnp.asarray(split.labels, jnp.int32))
-
-    return {name: put(split) for name, split in splits.splits.items()}
-
-
-def gather(data: Data, rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Examples `rows` [B] as token ids int32 [B, P, L], mask [B, P, L] and labels [B]."""
-    documents = data.rows[rows]
-    mask = jnp.arange(data.values.shape[1]) < data.lengths[documents][..., None]
-    tokens = jnp.where(mask, data.values[documents].astype(jnp.int32) + 1, 0)
-    return tokens, mask, data.labels[rows]
-
-
-class Program:
-    """The pure functions of one model and recipe, to be compiled."""
-
-    def __init__(self, model: nnx.Module, recipe: Recipe, examples: int, seed: int):
-        self.graph, self.params, self.rest = nnx.split(model, nnx.Param, ...)
-        self.recipe, self.examples, self.seed = recipe, examples, seed
-        self.optimizer = make_optimizer(recipe)
-        self.dtype = jnp.bfloat16 if recipe.train.precision == "bfloat16" else jnp.float32
-
-    def init(self) -> State:
-        """State at step 0. The buffers are the state's own, so it may be donated."""
-        params = jax.tree.map(jnp.copy, self.params)
-        return State(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    def logits(self, params: Tree, rest: Tree, tokens: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Logits float32 [B, classes]; parameters are cast to the compute type here and nowhere else.
-
-        `key` seeds dropout; without it there is none.
-        """
-        rngs = None if key is None else nnx.Rngs(dropout=key)
-        cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
-        out: jax.Array = nnx.merge(self.graph, cast, rest)(tokens, mask, rngs)
-        return out
-
-    def step(self, state: State, rows: jax.Array, rest: Tree, data: Data) -> tuple[State, tuple[jax.Array, jax.Array]]:
-        """One optimizer step on the examples `rows` [B]. Returns the batch's mean loss and accuracy too."""
-        tokens, mask, labels = gather(data, rows)
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-
-        def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
-            logits = self.logits(params, rest, tokens, mask, key)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (logits.argmax(-1) == labels).mean()
-
-        (value, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), optimizer, state.step + 1), (value, accuracy)
-
-    def chunk(self, state: State, rest: Tree, data: Data, steps: int) -> tuple[State, tuple[jax.Array, jax.Array]]:
-        """`steps` steps in one scan; losses and accuracies [steps]."""
-        numbers = state.step + jnp.arange(steps)
-        rows = order.examples(numbers, self.recipe.train.batch, self.examples, self.seed, jnp)
-        return jax.lax.scan(lambda s, r: self.step(s, r, rest, data), state, rows)
-
-    def evaluate(self, params: Tree, rest: Tree, data: Data, start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Summed loss and number of right answers over the examples start … start + batch − 1 that exist."""
-        rows = start + jnp.arange(self.recipe.train.batch)
-        real = rows < len(data.labels)
-        tokens, mask, labels = gather(data, jnp.where(real, rows, 0))
-        logits = self.logits(params, rest, tokens, mask, None)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.where(real, losses, 0).sum(), (real & (logits.argmax(-1) == labels)).sum()
-
-
-def steps_in_chunk(program: Program, state: State, data: Data, steps_between: int) -> tuple[float | None, int]:
-    """One step's floating-point operations by the compiler's count, and the steps of a chunk of about a second."""
-    rows = jnp.zeros(program.recipe.train.batch, jnp.uint32)
-    lowered = jax.jit(program.step).lower(state, rows, program.rest, data)
-    flops = (lowered.cost_analysis() or {}).get("flops")
-    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
-    return flops, chunk_length(steps_between, (flops or 1e9) / speed)
-
-
-def chunk_length(steps_between: int, seconds_a_step: float) -> int:
-    """Steps in a chunk: the largest divisor of `steps_between` that is expected to take about a second."""
-    most = max(1, min(steps_between, round(_SECONDS_A_CHUNK / seconds_a_step)))
-    return next(k for k in range(most, 0, -1) if steps_between % k == 0)
+    devices: int = 1
+    """Local devices that share each batch."""
+    stream: str = "auto"
+    """'on' sends batches from the host, 'off' keeps the table on the device, 'auto' where it fits."""
+    checkpoints: Checkpoints | None = None
+    stop: Callable[[], str] = lambda: ""
+    """Asked between chunks: a reason to save and stop, or ''."""
+    profile: Path | None = None
+    """A folder for a trace of the second chunk."""
+    on_progress: Callable[[dict[str, float]], None] = lambda told: None
 
 
 def fit(
-    model: nnx.Module,
-    splits: Splits,
-    recipe: Recipe,
-    seed: int,
-    on_progress: Callable[[dict[str, float]], None] = lambda told: None,
+    models: Sequence[nnx.Module], splits: Splits, recipe: Recipe, seeds: Sequence[int], means: Means | None = None
 ) -> Outcome:
-    """Trains `model` by `recipe` and tests it once, at the best validation step and at the last.
+    """Trains a model a seed by `recipe` and tests each once, at its best validation step and at the last.
 
-    `recipe.train.precision` must be resolved ('float32' or 'bfloat16'). The result is a function of the
-    arguments and the device; it does not depend on how steps are grouped into chunks.
+    `recipe.train.precision` must be resolved ('float32' or 'bfloat16'). The results are a function of the
+    arguments and the device; how steps are grouped into chunks, and how often training was interrupted and
+    resumed from a checkpoint, changes no bit of them.
     """
-    budget = recipe.train
-    data = to_device(splits)
-    program = Program(model, recipe, len(splits.splits["train"].labels), seed)
-    state, rest = program.init(), program.rest
-    outcome = Outcome(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
+    return Training(models, splits, recipe, seeds, means or Means()).run()
 
-    started = time.perf_counter()
-    interval = min(budget.eval_every, budget.steps)
-    outcome.flops_per_step, length = steps_in_chunk(program, state, data["train"], interval)
-    compiled = {length: compile_chunk(program, state, data["train"], length)}
-    outcome.compiled_bytes = program_bytes(compiled[length])
-    evaluate = {
-        split: jax.jit(program.evaluate).lower(state.params, rest, data[split], jnp.int32(0)).compile()
-        for split in ("validation", "test")
-    }
-    outcome.compile_seconds = time.perf_counter() - started
 
-    def score(params: Tree, split: str) -> tuple[float, float]:
-        """Mean loss and accuracy over every example of a split."""
-        count = len(data[split].labels)
-        sums = [evaluate[split](params, rest, data[split], jnp.int32(i)) for i in range(0, count, budget.batch)]
-        loss, right = np.sum(jax.device_get(sums), axis=0)
-        return float(loss) / count, float(right) / count
+class Training:
+    """The state of one call of `fit`."""
 
-    best = state.params
-    losses: list[np.ndarray] = []
-    accuracies: list[np.ndarray] = []
-    while outcome.steps < budget.steps:
-        stop = min(budget.steps, (outcome.steps // interval + 1) * interval)
-        size = min(length, stop - outcome.steps)
-        if size not in compiled:
-            started = time.perf_counter()
-            compiled[size] = compile_chunk(program, state, data["train"], size)
-            outcome.compile_seconds += time.perf_counter() - started
+    def __init__(
+        self, models: Sequence[nnx.Module], splits: Splits, recipe: Recipe, seeds: Sequence[int], means: Means
+    ):
+        self.recipe, self.means, self.budget = recipe, means, recipe.train
+        devices = jax.local_devices()[: means.devices]
+        self.counts = {name: len(split.labels) for name, split in splits.splits.items()}
+        documents = splits.splits["train"].index.shape[1]
+        self.program = Program(models, recipe, self.counts["train"], documents, seeds, devices)
+        streamed = means.stream == "on" or (means.stream == "auto" and not fits(splits, devices))
+        self.feed: Resident | Streamed = (
+            Streamed(splits, self.budget.batch, seeds, self.program.mesh)
+            if streamed
+            else Resident(splits, self.program.sharding)
+        )
+        self.state = self.program.init()
+        self.best = jax.tree.map(jnp.copy, self.state.params)
+        self.recent: list[np.ndarray] = []
+        """Losses and accuracies [steps, seeds, 2] since the last validation."""
+        leaves = jax.tree.leaves(self.state.params)
+        self.outcome = Outcome(
+            [Result(seed) for seed in seeds],
+            parameters=sum(p.size for p in leaves) // len(seeds),
+            devices=len(devices),
+            streamed=streamed,
+        )
+        self.interval = min(self.budget.eval_every, self.budget.steps)
+        self.length = 1
+        self.compiled: dict[int, Any] = {}
+        self.evaluate: Any = None
+        self.profile = means.profile
+        self.entered = 0.0
+
+    def run(self) -> Outcome:
+        self._restore()
+        self._compile()
+        outcome = self.outcome
+        self.entered, ready = time.perf_counter(), None
+        while outcome.steps < self.budget.steps and any(r.status == "ok" for r in outcome.results):
+            reason = self.means.stop()
+            if reason:
+                self._save(wait=True)
+                outcome.status, outcome.error = "interrupted", reason
+                break
+            ready = self._chunk(ready)
+            if outcome.steps % self.interval == 0 or outcome.steps == self.budget.steps:
+                improved = self._validate()
+                ready = time.perf_counter()
+            else:
+                improved = False
+            if self.means.checkpoints and (improved or self.means.checkpoints.due()):
+                self._save()
+        outcome.loop_seconds += time.perf_counter() - self.entered
+        if all(r.status == "diverged" for r in outcome.results):
+            outcome.status, outcome.error = "diverged", outcome.results[0].error
+        elif outcome.status == "ok":
+            self._test()
+        return outcome
+
+    def _compile(self) -> None:
         started = time.perf_counter()
-        state, told = compiled[size](state, rest, data["train"])
-        chunk_losses, chunk_accuracies = jax.device_get(told)
-        seconds = time.perf_counter() - started
+        program = self.program
+        self.outcome.flops_per_step = program.flops(self.feed.chunk(0, 1))
+        self.length = chunk_length(self.interval, self.outcome.flops_per_step, jax.default_backend())
+        self._chunk_of(min(self.length, self.budget.steps))
+        self.outcome.compiled_bytes = program_bytes(next(iter(self.compiled.values())))
+        self.evaluate = {
+            split: program.compile_evaluate(self.feed.examples(split, 0, program.evaluation_batch()))
+            for split in ("validation", "test")
+        }
+        self.outcome.compile_seconds += time.perf_counter() - started
+
+    def _chunk_of(self, steps: int) -> Any:
+        """The compiled chunk of so many steps."""
+        if steps not in self.compiled:
+            source = self.feed.chunk(self.outcome.steps, steps)
+            self.compiled[steps] = self.program.compile_chunk(self.state, source, steps)
+        return self.compiled[steps]
+
+    def _next(self) -> int:
+        """Steps of the next chunk: it ends at the next validation at the latest."""
+        done = self.outcome.steps
+        stop = min(self.budget.steps, (done // self.interval + 1) * self.interval)
+        return min(self.length, stop - done)
+
+    def _chunk(self, ready: float | None) -> float:
+        """Runs a chunk; `ready` is when the devices had nothing to do any more. Returns when they have no more."""
+        outcome, size = self.outcome, self._next()
+        if size not in self.compiled:
+            started = time.perf_counter()
+            self._chunk_of(size)
+            took = time.perf_counter() - started
+            outcome.compile_seconds += took
+            outcome.loop_seconds -= took
+            ready = None
+        source = self.feed.chunk(outcome.steps, size)
+        profiling = self.profile if outcome.first_blocks or size == self.budget.steps else None
+        if profiling:
+            jax.profiler.start_trace(str(profiling))
+        started = time.perf_counter()
+        if ready is not None:
+            outcome.idle_seconds += started - ready
+        self.state, told = self.compiled[size](self.state, self.program.rest, source)
         outcome.steps += size
-        outcome.blocks.append((size, seconds))
-        losses.append(chunk_losses)
-        accuracies.append(chunk_accuracies)
-        if not np.isfinite(chunk_losses).all():
-            outcome.status = "diverged"
-            at = outcome.steps - size + int(np.argmin(np.isfinite(chunk_losses)))
-            outcome.error = f"the loss was {chunk_losses[at - outcome.steps]} at step {at}"
-            return outcome
-        on_progress({"step": outcome.steps, "loss": float(chunk_losses[-1]), "steps_per_second": size / seconds})
-        if outcome.steps == stop:
-            loss, accuracy = score(state.params, "validation")
-            outcome.curve.append(
+        if outcome.steps < self.budget.steps:
+            self.feed.prefetch(outcome.steps, self._next())
+        metrics = np.stack(jax.device_get(told), axis=-1)
+        ended = time.perf_counter()
+        if profiling:
+            jax.profiler.stop_trace()
+            self.profile = None
+        warming = len(outcome.first_blocks) <= outcome.resumed
+        (outcome.first_blocks if warming else outcome.blocks).append((size, ended - started))
+        self.recent.append(metrics)
+        self._look_for_divergence(metrics, outcome.steps - size)
+        told_on = {"step": outcome.steps, "loss": float(np.mean(metrics[-1, :, 0]))}
+        self.means.on_progress(told_on | {"steps_per_second": size / (ended - started)})
+        return ended
+
+    def _look_for_divergence(self, metrics: np.ndarray, first: int) -> None:
+        finite = np.isfinite(metrics[..., 0])
+        for s, result in enumerate(self.outcome.results):
+            if result.status != "ok":
+                continue
+            result.steps = first + len(metrics)
+            if not finite[:, s].all():
+                at = int(np.argmin(finite[:, s]))
+                result.status, result.steps = "diverged", first + at + 1
+                result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
+
+    def _score(self, params: Tree, split: str) -> np.ndarray:
+        """Mean loss and accuracy over every example of a split, [2, seeds]."""
+        count, size = self.counts[split], self.program.evaluation_batch()
+        sums = [
+            self.evaluate[split](
+                params, self.program.rest, self.feed.examples(split, i, size), jnp.int32(i), jnp.int32(count)
+            )
+            for i in range(0, count, size)
+        ]
+        total: np.ndarray = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0) / count
+        return total
+
+    def _validate(self) -> bool:
+        """Validates all seeds, and keeps the parameters of those that are better than before; whether any is."""
+        losses, accuracies = self._score(self.state.params, "validation")
+        train = np.concatenate(self.recent).mean(axis=0, dtype=np.float64)
+        self.recent = []
+        better = np.zeros(len(self.outcome.results), bool)
+        for s, result in enumerate(self.outcome.results):
+            if result.status != "ok":
+                continue
+            accuracy = float(accuracies[s])
+            result.curve.append(
                 {
-                    "step": outcome.steps,
-                    "train_loss": float(np.concatenate(losses).mean()),
-                    "train_accuracy": float(np.concatenate(accuracies).mean()),
-                    "validation_loss": loss,
+                    "step": self.outcome.steps,
+                    "train_loss": float(train[s, 0]),
+                    "train_accuracy": float(train[s, 1]),
+                    "validation_loss": float(losses[s]),
                     "validation_accuracy": accuracy,
                 }
             )
-            losses, accuracies = [], []
-            outcome.validation_last = accuracy
-            if not accuracy <= outcome.validation_best:
-                outcome.validation_best, outcome.best_step = accuracy, outcome.steps
-                best = jax.tree.map(jnp.copy, state.params)
-            on_progress({"step": outcome.steps, "validation_accuracy": accuracy})
-    outcome.test_last = score(state.params, "test")[1]
-    outcome.test_best = outcome.test_last if outcome.best_step == outcome.steps else score(best, "test")[1]
-    return outcome
+            result.validation_last = accuracy
+            if not accuracy <= result.validation_best:
+                result.validation_best, result.best_step = accuracy, self.outcome.steps
+                better[s] = True
+        if better.any():
+            self.best = _choose(jnp.asarray(better), self.state.params, self.best)
+        self.means.on_progress({"step": self.outcome.steps, "validation_accuracy": float(np.mean(accuracies))})
+        return bool(better.any())
+
+    def _test(self) -> None:
+        """Tests the last parameters and the best ones of every seed that is well."""
+        last = best = self._score(self.state.params, "test")[1]
+        if any(result.best_step < result.steps for result in self.outcome.results):
+            best = self._score(self.best, "test")[1]
+        for s, result in enumerate(self.outcome.results):
+            if result.status == "ok":
+                result.test_last, result.test_best = float(last[s]), float(best[s])
+
+    def _save(self, wait: bool = False) -> None:
+        if self.means.checkpoints is None:
+            return
+        recent = np.concatenate(self.recent).tolist() if self.recent else []
+        looped = self.outcome.loop_seconds + time.perf_counter() - self.entered
+        told = dataclasses.asdict(self.outcome) | {"recent": recent, "loop_seconds": looped}
+        self.means.checkpoints.save(self.outcome.steps, self._arrays(), told, wait)
+
+    def _arrays(self) -> Tree:
+        return {"state": self.state._asdict(), "best": self.best, "rest": self.program.rest}
+
+    def _restore(self) -> None:
+        """Goes on from the newest usable checkpoint, if there is one."""
+        found = self.means.checkpoints.restore(self._arrays()) if self.means.checkpoints else None
+        if found is None:
+            return
+        arrays, told = found
+        self.state, self.best, self.program.rest = State(**arrays["state"]), arrays["best"], arrays["rest"]
+        recent = told.pop("recent")
+        self.recent = [np.array(recent, np.float32)] if recent else []
+        results = [Result(**r) for r in told.pop("results")]
+        told["blocks"], told["first_blocks"] = ([tuple(b) for b in told[k]] for k in ("blocks", "first_blocks"))
+        told |= {"resumed": told["resumed"] + 1, "devices": self.outcome.devices, "streamed": self.outcome.streamed}
+        self.outcome = Outcome(results, **told)
 
 
-def compile_chunk(program: Program, state: State, data: Data, steps: int) -> Any:
-    """The compiled chunk (state, rest, data) → (state, metrics); it consumes the state it is given."""
-    chunk = jax.jit(program.chunk, static_argnames="steps", donate_argnames="state")
-    return chunk.lower(state, program.rest, data, steps=steps).compile()
-
-
-def program_bytes(compiled: Any) -> int | None:
-    """Temporaries + arguments + outputs − aliased of a compiled program, as the compiler plans them."""
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        return None
-    return int(
-        analysis.temp_size_in_bytes
-        + analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
+@jax.jit
+def _choose(better: jax.Array, new: Tree, old: Tree) -> Tree:
+    """The parameters `new` of the seeds that are `better`, and `old` of the others."""
+    return jax.tree.map(lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import dropout
+from models.layers import BatchRngs, dropout, first_document
+from models.recompute import run_recomputed
 from models.reversible import run_reversibly
 
 
@@ -89,6 +90,8 @@ class Encoder(nnx.Module):
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, every mixer and in every feed-forward.
         reversible: blocks keep no activations for the backward pass (models/reversible.py).
+        remat: blocks keep their input alone and are computed again in the backward pass (models/recompute.py):
+            the same numbers for less memory and one more forward pass.
     """
 
     def __init__(
@@ -107,9 +110,10 @@ class Encoder(nnx.Module):
         pair: bool = False,
         rate: float = 0.1,
         reversible: bool = False,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.rate, self.reversible = pool, rate, reversible
+        self.pool, self.rate, self.reversible, self.remat = pool, rate, reversible, remat
         self.nli = pair and pair_head == "nli"
         seen = length + (pool == "cls")
         self.embedding = nnx.Embed(vocab, dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
@@ -135,18 +139,28 @@ class Encoder(nnx.Module):
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
         x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
-        if self.reversible:
-            x = run_reversibly(self.blocks, x, mask, rngs)
-        else:
-            carried = None
-            for block in self.blocks:
-                x, carried = block(x, mask, rngs, carried)
+        x = run_reversibly(self.blocks, x, mask, rngs) if self.reversible else self._run(x, mask, rngs)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]
         weight = mask.astype(jnp.float32)
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
+
+    def _run(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        """All blocks, each with random keys of its own: computed once or twice, it draws the same."""
+        first = 0 if rngs is None else first_document(rngs)
+
+        def run(block: Block, x: jax.Array, key: jax.Array | None, carried: Any) -> tuple[jax.Array, Any]:
+            return block(x, mask, None if key is None else BatchRngs(key, first), carried)
+
+        keys = [None if rngs is None else rngs.dropout() for _ in self.blocks]
+        if self.remat:
+            return run_recomputed(self.blocks, x, keys, run)
+        carried = None
+        for block, key in zip(self.blocks, keys, strict=True):
+            x, carried = run(block, x, key, carried)
+        return x
 
     def __call__(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Token ids [B, P, L] and mask [B, P, L] → logits float32 [B, classes]. Without `rngs`, no dropout."""

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.chunks import cut, each, exp_below, gather, largest, over
+from models.heads import from_blocks, mask_to_blocks, to_blocks
 from models.layers import Projections, split_heads
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -22,9 +24,12 @@ def segment_means(x: jax.Array, mask: jax.Array, landmarks: int) -> tuple[jax.Ar
     count = mask.sum(1, keepdims=True)
     # In integers, i·M overflows only beyond 2³¹: L = 16,384 leaves room for 131,072 landmarks.
     stretch = (jnp.cumsum(mask, axis=1) - 1) * landmarks // jnp.maximum(count, 1)
-    member = (stretch[..., None] == jnp.arange(landmarks)) & mask[..., None]
-    size = member.sum(1)
-    total = jnp.einsum("blm,bld->bmd", member.astype(x.dtype), x, preferred_element_type=jnp.float32)
+
+    def one(mask: jax.Array, x: jax.Array, stretch: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return gather(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), stretch, x, mask)
+
+    lanes, cuts = cut(landmarks, mask, x[:, :, None], stretch[:, :, None, None])
+    total, size = over(lanes, one, *cuts)
     return (total / jnp.maximum(size, 1)[..., None]).astype(x.dtype), size > 0
 
 
@@ -49,10 +54,27 @@ def start(a: jax.Array) -> jax.Array:
     return a.swapaxes(-1, -2) / jnp.maximum(columns * rows, 1e-30)[..., None, None]
 
 
+def scores(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x yᵀ / √K in float32."""
+    return jnp.einsum("...lk,...mk->...lm", x, y, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
+
+
 def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
     """Softmax in float32 over the last axis where `allowed`; zero elsewhere and in rows that allow none."""
     weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(jnp.float32).min))
     return jnp.where(allowed, weights, 0)
+
+
+def read(landmarks: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q̃ kᵀ / √K) v of a head's landmarks q̃ [M, K]; k, v [N, c, K], mask [N, c] → float32 [M, K]."""
+    top = largest(lambda k: scores(k, landmarks), k, mask)
+    above, below = gather(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
+    return above / jnp.maximum(below, 1e-30)[:, None]
+
+
+def write(q: jax.Array, landmarks: jax.Array, real: jax.Array, values: jax.Array) -> jax.Array:
+    """softmax(q k̃ᵀ / √K) y of a head's q [N, c, K]; k̃ [M, K] where `real` [M] and y [M, K] → [N, c, K]."""
+    return each(lambda q: masked_softmax(scores(q, landmarks), real).astype(q.dtype) @ values, q)
 
 
 def attend(
@@ -67,16 +89,15 @@ def attend(
 
     Returns: [B, L, H, K].
     """
-
-    def kernel(queries: jax.Array, keys: jax.Array, allowed: jax.Array) -> jax.Array:
-        scores = jnp.einsum("blhk,bmhk->bhlm", queries, keys, preferred_element_type=jnp.float32)
-        return masked_softmax(scores * q.shape[-1] ** -0.5, allowed[:, None, None, :])
-
-    middle = jnp.where(real[:, None, :, None], kernel(q_means, k_means, real), 0)
-    gathered = jnp.einsum("bhml,blhk->bmhk", kernel(q_means, k, mask).astype(v.dtype), v)
+    count, heads = q_means.shape[1:3]
+    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    q_means, k_means = (to_blocks(x, count)[:, 0] for x in (q_means, k_means))
+    real = mask_to_blocks(real, count, heads)[:, 0]
+    middle = jnp.where(real[..., None], masked_softmax(scores(q_means, k_means), real[:, None]), 0)
     inverse = pseudo_inverse(middle, start(middle), iterations)
-    solved = jnp.einsum("bhmn,bnhk->bmhk", inverse, gathered.astype(jnp.float32), precision=HIGHEST)
-    return jnp.einsum("bhlm,bmhk->blhk", kernel(q, k_means, real).astype(v.dtype), solved.astype(v.dtype))
+    gathered = over(lanes, read, q_means, keys, values, mask)
+    solved = jnp.matmul(inverse, gathered, precision=HIGHEST).astype(v.dtype)
+    return from_blocks(over(lanes, write, queries, k_means, real, solved), heads, q.shape[1])
 
 
 def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
@@ -107,7 +128,8 @@ class Nystromformer(nnx.Module):
 
         out = softmax(Q K̃ᵀ / √K) (softmax(Q̃ K̃ᵀ / √K))⁺ softmax(Q̃ Kᵀ / √K) V + conv(V)
 
-    Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory L·M·H.
+    Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory
+    L·D + M²·H: positions are taken in chunks (models/chunks.py).
     `kernel` is the convolution's width (0 leaves it out), one filter a head: 33·H parameters a layer.
 
     Padding: the paper cuts the padded sequence into segments. Here each document's real positions are cut,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.chunks import cut, each, exp_below, gather, largest, over
+from models.heads import from_blocks
 from models.layers import Constant, Projections
-from models.linear_transformer import kernel_attend
 
 Kernel = Literal["softmax", "relu", "plain_relu"]
+Features = Callable[[jax.Array], jax.Array]
+"""A chunk of a head's queries or keys [c, K] → its features float32 [c, F]."""
 
 
 def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
@@ -28,35 +33,66 @@ def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
     return rows * jnp.linalg.norm(jax.random.normal(lengths, (features, width)), axis=1, keepdims=True)
 
 
-def softmax_features(q: jax.Array, k: jax.Array, directions: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """exp(ω·x − |x|²/2) for every direction ω, whose mean product over ω estimates exp(q·k).
+def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) -> tuple[Features, Features]:
+    """Maps of one head's queries and keys to exp(ω·x − |x|²/2) for every direction ω.
 
-    Every feature of a key is divided by its largest value over the real keys and multiplied back into the
-    queries', and every query's features are divided by their largest: neither changes the attention, no
-    exponent is above zero, and no denominator below one.
+    The mean of their products over ω estimates exp(q·k). Every feature of a key is divided by its largest value
+    over the real keys and multiplied back into the queries', and every query's features are divided by their
+    largest: neither changes the attention, no exponent is above zero, and no denominator below one.
 
     Args:
-        q, k: float32 [B, L, H, K], scaled by K^(−1/4).
-        directions: [M, K].
-
-    Returns: features of queries and keys, [B, L, H, M] each.
+        keys: float32 [N, c, K], scaled by K^(−1/4), as what the maps get must be.
+        mask: bool [N, c]; directions: [M, K].
     """
-    logits_q, logits_k = (
-        jnp.einsum("blhk,mk->blhm", x, directions) - (x * x).sum(-1, keepdims=True) / 2 for x in (q, k)
-    )
-    real = mask[..., None, None]
-    largest = jnp.max(jnp.where(real, logits_k, jnp.finfo(jnp.float32).min), axis=1, keepdims=True)
-    largest = jax.lax.stop_gradient(largest)
-    logits_q = logits_q + largest
-    top = jax.lax.stop_gradient(logits_q.max(-1, keepdims=True))
-    return jnp.exp(logits_q - top), jnp.exp(jnp.where(real, logits_k - largest, -jnp.inf))
+
+    def exponents(x: jax.Array) -> jax.Array:
+        return x @ directions.T - (x * x).sum(-1, keepdims=True) / 2
+
+    top = largest(exponents, keys, mask)
+
+    def query(q: jax.Array) -> jax.Array:
+        logits = exponents(q) + top
+        return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+
+    def key(k: jax.Array) -> jax.Array:
+        return exp_below(exponents(k) - top)
+
+    return query, key
 
 
 def relu_features(x: jax.Array, directions: jax.Array | None, epsilon: float = 1e-3) -> jax.Array:
-    """relu(ω·x) + ε for every direction ω, or relu(x) + ε without directions; [B, L, H, K] → [B, L, H, M]."""
+    """relu(ω·x) + ε for every direction ω, or relu(x) + ε without directions; [c, K] → [c, M]."""
     if directions is not None:
-        x = jnp.einsum("blhk,mk->blhm", x, directions)
+        x = x @ directions.T
     return jax.nn.relu(x) + epsilon
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, features: int,
+    maps: Callable[[jax.Array, jax.Array], tuple[Features, Features]],
+) -> jax.Array:  # fmt: skip
+    """Σ_m φ(q_l)·φ'(k_m) v_m / Σ_m φ(q_l)·φ'(k_m) over the real positions m, without any L×L or L×F array.
+
+    Args:
+        q, k, v: [B, L, H, K]; the two products with v are in its type, sums and the denominator in float32.
+        mask: bool [B, L]. A row whose denominator is (next to) zero, as without any key, gives zero.
+        features: F.
+        maps: a head's keys [N, c, K] and their mask [N, c] → φ and φ', whose products are not negative.
+    """
+
+    def one(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        query, key = maps(k, mask)
+        memory, total = gather(key, k, v, mask)
+
+        def answer(q: jax.Array) -> jax.Array:
+            q = query(q)
+            above = jnp.matmul(q.astype(v.dtype), memory.astype(v.dtype)).astype(jnp.float32)
+            return (above / jnp.maximum(q @ total, 1e-6)[:, None]).astype(v.dtype)
+
+        return each(answer, q)
+
+    lanes, cuts = cut(features, mask, q, k, v)
+    return from_blocks(over(lanes, one, *cuts), q.shape[2], q.shape[1])
 
 
 class Performer(nnx.Module):
@@ -67,9 +103,10 @@ class Performer(nnx.Module):
         relu         φ(x)_i = relu(ω_i·x) + ε        section 2.2, generalised attention
         plain_relu   φ(x) = relu(x) + ε              no random features
 
-    Time L·M·D, memory L·M·H + L·D for M features. The directions ω are shared by heads, differ between
-    layers, are orthogonal in blocks, and are never trained. Padded keys have no features, so padding
-    changes no logit. There are no attention weights to drop, so the attention's dropout does not apply.
+    Time L·M·D, memory L·D + M·D for M features: those of a chunk of positions are made at a time, and again in
+    the backward pass (models/chunks.py). The directions ω are shared by heads, differ between layers, are
+    orthogonal in blocks, and are never trained. Padded keys have no features, so padding changes no logit.
+    There are no attention weights to drop, so the attention's dropout does not apply.
 
     Redrawing: with `redraw` every training step draws new directions from the step's random key, and
     evaluation uses those stored when the model was built; `redraw_directions(key)` replaces the stored
@@ -113,8 +150,12 @@ class Performer(nnx.Module):
         directions = None if self.directions is None else self.directions[...]
         if self.redraw and rngs is not None and directions is not None:
             directions = orthogonal_features(rngs.dropout(), self.features, self.width)
-        if self.kernel == "softmax" and directions is not None:
-            q, k = softmax_features(q, k, directions, mask)
-        else:
-            q, k = relu_features(q, directions), relu_features(k, directions)
-        return self.projections.join(kernel_attend(q, k, v, mask))
+
+        def maps(keys: jax.Array, mask: jax.Array) -> tuple[Features, Features]:
+            if self.kernel == "softmax" and directions is not None:
+                return softmax_features(keys, mask, directions)
+            relu = partial(relu_features, directions=directions)
+            return relu, relu
+
+        features = self.width if directions is None else len(directions)
+        return self.projections.join(attend(q, k, v, mask, features, maps))

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.chunks import cut, each, gather, over
+from models.heads import from_blocks, to_blocks
 from models.layers import Constant, Projections
 from models.nystromformer import HIGHEST, pseudo_inverse
 
 
 def gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
-    """exp(−|x − y|² / 2√K) in float32: x [B, L, H, K], y [B, M, H, K] → [B, H, L, M]."""
-    product = jnp.einsum("blhk,bmhk->bhlm", x, y, preferred_element_type=jnp.float32)
-    x_norm, y_norm = (jnp.square(a.astype(jnp.float32)).sum(-1).swapaxes(1, 2) / 2 for a in (x, y))
+    """exp(−|x − y|² / 2√K) in float32: x [..., L, K], y [..., M, K] → [..., L, M]."""
+    product = jnp.einsum("...lk,...mk->...lm", x, y, preferred_element_type=jnp.float32)
+    x_norm, y_norm = (jnp.square(a.astype(jnp.float32)).sum(-1) / 2 for a in (x, y))
     distance = x_norm[..., None] + y_norm[..., None, :] - product
     return jnp.exp(-jnp.maximum(distance, 0) * x.shape[-1] ** -0.5)
 
@@ -50,11 +52,20 @@ def attend(
     landmarks: jax.Array, gamma: float, iterations: int,
 ) -> jax.Array:  # fmt: skip
     """κ(q, z) (κ(z, z) + γ I)⁻¹ κ(z, k) v over the real keys, for landmarks z [B, M, H, K]."""
-    v = jnp.where(mask[..., None, None], v, jnp.zeros((), v.dtype))
-    gathered = jnp.einsum("bhml,blhk->bmhk", gaussian(landmarks, k).astype(v.dtype), v)
+    count, heads = landmarks.shape[1:3]
+    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    landmarks = to_blocks(landmarks, count)[:, 0]
+
+    def read(z: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return gather(lambda k: gaussian(k, z), k, v, mask)[0]
+
+    def write(q: jax.Array, z: jax.Array, values: jax.Array) -> jax.Array:
+        return each(lambda q: gaussian(q, z).astype(q.dtype) @ values, q)
+
     middle = inverse(gaussian(landmarks, landmarks), gamma, iterations)
-    solved = jnp.einsum("bhmn,bnhk->bmhk", middle, gathered.astype(jnp.float32), precision=HIGHEST)
-    return jnp.einsum("bhlm,bmhk->blhk", gaussian(q, landmarks).astype(v.dtype), solved.astype(v.dtype))
+    gathered = over(lanes, read, landmarks, keys, values, mask)
+    solved = jnp.matmul(middle, gathered, precision=HIGHEST).astype(v.dtype)
+    return from_blocks(over(lanes, write, queries, landmarks, solved), heads, q.shape[1])
 
 
 class Skyformer(nnx.Module):
@@ -66,7 +77,8 @@ class Skyformer(nnx.Module):
         κ(Q, K) ≈ κ(Q, Z) (κ(Z, Z) + γ I)⁻¹ κ(Z, K),    Z of M rows sampled from the 2L of Q and K
 
     Q and K together make the kernel's matrix positive semi-definite, which the Nyström method needs. The
-    inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·M·H.
+    inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·D + M²·H: positions
+    are taken in chunks (models/chunks.py).
 
     Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
     random key while training; evaluation uses places drawn when the model was built. One place is drawn in

@@ -106,6 +106,21 @@ def test_seeds_trained_together_count_one_by_one_and_each_once():
     assert made.lines == ["duplicate: fnet, listops@2000, seed 1: two records have a score, the later counts"]
 
 
+def test_speed_and_memory_of_seeds_trained_together_are_left_out():
+    group = record(score=0.5, seeds=[0, 1])
+    group["results"] = [result(0.40, 0), result(0.44, 1)]
+    score = board.build([group]).rows[0].scores["listops@2000"]
+    assert score.steps_per_second is None and score.memory("compiled_bytes") is None
+    both = board.build([group, record(score=0.5, seed=2)]).rows[0].scores["listops@2000"]
+    assert both.steps_per_second == 4 and both.memory("compiled_bytes") == 2 * 10**9
+
+
+def test_a_cell_that_was_stopped_half_way_has_no_score_yet():
+    stopped = record(status="interrupted", results=[result(0.9)])
+    score = board.build([stopped]).rows[0].scores["listops@2000"]
+    assert score.estimate is None and score.lost == {"interrupted": 1}
+
+
 def test_other_metrics_take_their_own_split():
     made = record(score=0.4)
     made["results"][0]["validation_best"] = 0.6

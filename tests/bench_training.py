@@ -1,0 +1,156 @@
+"""What the training loop costs: its steps a second beside a plain loop's and the bare step's, in one run.
+
+    python -m tests.bench_training --out=docs/training.md
+
+`plain` is the loop that most code has: a jitted step, a batch gathered by NumPy and sent at every step, its loss
+fetched at every step. `bare` is the compiled step called in a row with all data on the device, nothing fetched but
+the last loss: no loop is faster. `ours` is the suite's own (chunks of a scan, metrics of every step fetched once a
+chunk, divergence looked for, progress told). The three take turns, for some rounds; ratios are of a round's rates, and
+the median over rounds is given. Same model, batch and arithmetic in all three, dropout included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lra import order
+from lra.device import describe
+from lra.feed import Batch
+from lra.measure import random_splits
+from lra.program import State
+from lra.recipe import Encoder as Shape
+from lra.recipe import Optimizer, Recipe, Schedule, Train
+from lra.train import Means, Training
+from models.build import mixer_factory
+from models.encoder import Encoder
+from tasks.task import Splits
+
+SHAPES = {
+    "small (2 layers, 64 wide, L 64, batch 32)": (Shape(64, 4, 2, 64, 128, positions="learned"), 64, 32, 250),
+    "Text (4 layers, 256 wide, L 1,000, batch 2)": (Shape(256, 4, 4, 256, 1024), 1000, 2, 20),
+}
+EXAMPLES = 2048
+
+
+def splits_of(length: int) -> Splits:
+    """Random text-like examples; validation and test are a few of them."""
+    splits = random_splits(257, 2, False, length, EXAMPLES)
+    train = splits.splits["train"]
+    few = type(train)(train.index[:8], train.labels[:8])
+    return Splits(splits.values, splits.lengths, {"train": train, "validation": few, "test": few}, "", 257, 2)
+
+
+class Contest:
+    """The three loops on one model and shape."""
+
+    def __init__(self, model: str, shape: Shape, length: int, batch: int, between: int):
+        make = mixer_factory(model, {}, heads=shape.heads, qkv=shape.qkv, dropout=shape.attention_dropout, layers=2)
+        module = Encoder(
+            make, vocab=257, classes=2, length=length, dim=shape.dim, layers=shape.layers, mlp=shape.mlp,
+            positions=shape.positions, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        recipe = Recipe(shape, Optimizer(1e-4), Schedule("constant", 10), Train(10**6, batch, between, "float32"))
+        self.splits, self.batch = splits_of(length), batch
+        self.training = Training([module], self.splits, recipe, [0], Means())
+        self.training._compile()
+        self.program = self.training.program
+        source = self.training.feed.chunk(0, 1)
+        self.one = self.program.compile_chunk(self.program.init(), source, 1)
+        self.bare_state, self.plain_state = self.program.init(), self.program.init()
+        given = self.host_batch(0)
+        self.fed = self.program.compile_chunk(self.plain_state, given, 1)
+        self.ready: float | None = None
+
+    def host_batch(self, step: int) -> Batch:
+        rows = order.examples(np.arange(step, step + 1), self.batch, EXAMPLES, 0, np)[:, None]
+        split = self.splits.splits["train"]
+        documents = split.index[rows]
+        labels = split.labels[rows].astype(np.int32)
+        return Batch(*map(jnp.asarray, (self.splits.values[documents], self.splits.lengths[documents], labels)))
+
+    def plain(self, seconds: float) -> float:
+        state: State = self.plain_state
+        started, steps = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            state, told = self.fed(state, self.program.rest, self.host_batch(steps))
+            float(told[0][0, 0])
+            steps += 1
+        self.plain_state = state
+        return steps / (time.perf_counter() - started)
+
+    def bare(self, steps: int) -> float:
+        state, source = self.bare_state, self.training.feed.chunk(0, 1)
+        started = time.perf_counter()
+        for _ in range(steps):
+            state, told = self.one(state, self.program.rest, source)
+        jax.block_until_ready(told)
+        self.bare_state = state
+        return steps / (time.perf_counter() - started)
+
+    def ours(self, seconds: float) -> float:
+        outcome = self.training.outcome
+        first, started = outcome.steps, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            self.ready = self.training._chunk(None)
+        self.training.recent = []
+        return (outcome.steps - first) / (time.perf_counter() - started)
+
+    def rounds(self, count: int, seconds: float) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {"plain": [], "bare": [], "ours": []}
+        steps = max(1, round(self.plain(seconds) * seconds))
+        loops: dict[str, Callable[[], float]] = {
+            "plain": lambda: self.plain(seconds), "bare": lambda: self.bare(steps), "ours": lambda: self.ours(seconds)
+        }  # fmt: skip
+        for loop in loops.values():
+            loop()
+        for number in range(count):
+            names = list(loops)
+            for name in names[number % 3 :] + names[: number % 3]:
+                found[name].append(loops[name]())
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="fnet,transformer")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each loop in each round")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    device = describe()
+    where = f"{device['host_cores']} cores of {device['host_cpu']}" if device["platform"] == "cpu" else device["kind"]
+    lines = [
+        "# The training loop",
+        "",
+        f"Steps a second of three loops around the same step: {where}, jax {jax.__version__}, medians of {args.rounds} "
+        "rounds in turn. Made by `python -m tests.bench_training --out=docs/training.md`, whose text says what the "
+        "loops are.",
+        "",
+        "| shape | model | plain | bare | ours | ours ÷ plain | ours ÷ bare |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, (shape, length, batch, between) in SHAPES.items():
+        for model in args.models.split(","):
+            rates = Contest(model, shape, length, batch, between).rounds(args.rounds, args.seconds)
+            ratios = [
+                median(a / b for a, b in zip(rates["ours"], rates[other], strict=True)) for other in ("plain", "bare")
+            ]
+            shown = " | ".join(f"{median(rates[loop]):.3g}" for loop in ("plain", "bare", "ours"))
+            lines.append(f"| {name} | {model} | {shown} | {ratios[0]:.2f} | {ratios[1]:.3f} |")
+            print(lines[-1], flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
