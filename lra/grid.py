@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class Cell:
     """What it runs on, by `accelerator_name`."""
     key: str
     """sha-256 of everything that decides the result."""
+    bounds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the record that bound a measurement: `memory_limit_bytes`, `max_batch`."""
 
     @property
     def name(self) -> str:
@@ -189,10 +192,12 @@ def accelerator_name(device: dict[str, Any]) -> str:
 RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
 
 
-def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
+def cell(
+    plan: Plan, entry: Path | None, device: dict[str, Any], bounds: Mapping[str, Any] = types.MappingProxyType({})
+) -> Cell:
     """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed.
 
-    Without an `entry` it is a measurement on random tokens.
+    Without an `entry` it is a measurement on random tokens, within `bounds`.
     """
     recipe = plan.recipe
     accelerator = accelerator_name(device)
@@ -210,6 +215,7 @@ def cell(plan: Plan, entry: Path | None, device: dict[str, Any]) -> Cell:
         "seed": plan.seed,
         "recipe": dataclasses.asdict(recipe),
         "accelerator": accelerator,
+        **bounds,
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Cell(dataclasses.replace(plan, recipe=recipe), entry, data, accelerator, key)
+    return Cell(dataclasses.replace(plan, recipe=recipe), entry, data, accelerator, key, bounds)

@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lra import records
+from lra import max_batch, records
 from lra.grid import Cell, Model
 from lra.progress import CellProgress
 from lra.recipe import UsageError
@@ -75,17 +76,20 @@ def path_of(results: Path, cell: Cell) -> Path:
     return results / (records.RESULTS if cell.entry else records.BENCH) / f"{cell.name}.json"
 
 
-def finished(results: Path, cell: Cell) -> bool:
-    """Whether the cell has a record that another run would only repeat."""
+def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
+    """Whether the cell has a record that another run, of at most so many `minutes` a cell, would only repeat."""
     try:
         record = records.read(path_of(results, cell))
     except ValueError:
         return False
-    return record["key"] == cell.key and record["status"] in records.FINAL
+    late = minutes is not None and record["status"] == "timeout" and record["timeout_minutes"] >= minutes
+    return record["key"] == cell.key and (late or record["status"] in records.FINAL)
 
 
-def run_cells(cells: Sequence[Cell], results: Path, data: Path, device: str, console: Console) -> dict[str, int]:
-    """Runs the cells; returns how many ended with each status.
+def run_cells(
+    cells: Sequence[Cell], results: Path, data: Path, device: str, console: Console, minutes: float | None = None
+) -> dict[str, int]:
+    """Runs the cells, each for at most so many `minutes`; returns how many ended with each status.
 
     A KeyboardInterrupt ends the running cell's process and is passed on; finished cells have their records.
 
@@ -97,7 +101,10 @@ def run_cells(cells: Sequence[Cell], results: Path, data: Path, device: str, con
         p = cell.plan
         label = f"[{number}/{len(cells)}] {p.task} × {p.model}, length {p.length:,}, seed {p.seed}"
         try:
-            record = _run(cell, results, data, device, console, label.replace("[", r"\["))
+            if cell.bounds.get("max_batch"):
+                record = _largest_batch(cell, results, data, device, console, label.replace("[", r"\["), minutes)
+            else:
+                record = _run(cell, results, data, device, console, label.replace("[", r"\["), minutes)
         except OSError as error:
             what = error.strerror or error
             raise UsageError(f"cannot write {results}: {what}; finished cells are kept, run again to go on") from None
@@ -113,7 +120,8 @@ def summary(record: records.Record) -> str:
     speed = record["train_speed"]
     if not record["results"]:
         infers = record["inference_speed"]["steps_per_second"]
-        return f"{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
+        largest = f"batch {record['recipe']['train']['batch']:,} is the largest: " if record.get("max_batch") else ""
+        return f"{largest}{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
     result = record["results"][0]
     return (
         f"test {100 * result['test_best']:.2f} % at step {result['best_step']:,}, "
@@ -121,11 +129,25 @@ def summary(record: records.Record) -> str:
     )
 
 
-def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, label: str) -> records.Record:
+def _largest_batch(
+    cell: Cell, results: Path, data: Path, device: str, console: Console, label: str, minutes: float | None
+) -> records.Record:
+    def run(tried: Cell) -> records.Record:
+        told = f"{label}, batch {tried.plan.recipe.train.batch:,}"
+        return _run(tried, results / "trials", data, device, console, told, minutes)
+
+    record = max_batch.search(cell, run)
+    records.write(path_of(results, cell), record)
+    return record
+
+
+def _run(
+    cell: Cell, results: Path, data: Path, device: str, console: Console, label: str, minutes: float | None
+) -> records.Record:
     path = path_of(results, cell)
     log = results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    start = _start(cell)
+    start = _start(cell) | ({} if minutes is None else {"timeout_minutes": minutes})
     spec = {
         "cell": start["cell"],
         "record": start,
@@ -147,12 +169,14 @@ def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, l
             env=environment(device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True,
         )  # fmt: skip
+        clock = _Clock(child, minutes)
         try:
             assert child.stdout is not None
             for line in child.stdout:
                 progress.update(json.loads(line))
             code = child.wait()
         finally:
+            clock.stop()
             if child.poll() is None:
                 child.kill()
                 child.wait()
@@ -163,8 +187,28 @@ def _run(cell: Cell, results: Path, data: Path, device: str, console: Console, l
         "error": _cause(code),
         "log": _tail(log),
     }
+    if clock.struck:
+        record |= {"status": "timeout", "error": f"stopped after {minutes:g} minutes"}
     records.write(path, record)
     return record
+
+
+class _Clock:
+    """Kills a process that is still there after so many minutes."""
+
+    def __init__(self, child: subprocess.Popen[bytes], minutes: float | None):
+        self.child, self.struck = child, False
+        self.timer = None if minutes is None else threading.Timer(60 * minutes, self._strike)
+        if self.timer:
+            self.timer.start()
+
+    def stop(self) -> None:
+        if self.timer:
+            self.timer.cancel()
+
+    def _strike(self) -> None:
+        self.struck = True
+        self.child.kill()
 
 
 def _start(cell: Cell) -> records.Record:
@@ -193,6 +237,7 @@ def _start(cell: Cell) -> records.Record:
         "commit": _commit(),
         "command": shlex.join(["python", *sys.argv]),
         "results": [],
+        **cell.bounds,
     }
 
 
