@@ -165,6 +165,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     from rich.console import Console
 
     from lra import efficiency, grid, launch
+    from lra.recipe import UsageError
 
     console = Console()
     settings = [*f["set"].value, *([f"train.batch={f.batch}"] if f.batch else [])]
@@ -177,7 +178,10 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     cells = [grid.cell(plan, None, device, bounds) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
     launch.run_cells(left, results, Path(f.data), f.device, console, f.timeout)
-    text, problems = efficiency.write(results, Path(f.out))
+    try:
+        text, problems = efficiency.write(results, Path(f.out))
+    except OSError as error:
+        raise UsageError(f"cannot write --out={f.out}: {error.strerror}") from None
     _told(problems)
     print(f"\n{text}\n{f.out}/efficiency.csv, {f.out}/plots")
     return 0

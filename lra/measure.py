@@ -21,7 +21,7 @@ from lra.train import Program, compile_chunk, program_bytes, to_device
 from tasks.task import Split, Splits
 
 MIN_BLOCKS = 5
-SECONDS = 3.0
+SECONDS = 2.0
 """Blocks are repeated until there are `MIN_BLOCKS` and `SECONDS` have gone by."""
 BLOCK_SECONDS = 0.3
 """What a block is to last at least, where a step does not take longer."""

@@ -119,8 +119,9 @@ def _panel(axes: Axes, group: pd.DataFrame, label: str, drawn: dict[str, Style])
         for _, lost in rows[rows["status"].isin(list(_FAILURES))].iterrows():
             before = done[done["length"] < lost["length"]]
             if len(before):
-                last = before.iloc[-1]
-                x, y = [float(last["length"]), float(lost["length"])], [last["y"]] * 2
+                last, step = before.iloc[-1], lost["length"] / before.iloc[-1]["length"]
+                # Not at the length that failed: there it would look like a value.
+                x, y = [float(last["length"]), float(last["length"] * step**0.4)], [last["y"]] * 2
                 axes.plot(x, y, color=style.color, linestyle=":", linewidth=1)
                 axes.plot(x[1:], y[1:], _FAILURES[lost["status"]], color=style.color, markersize=8, markeredgewidth=1.8)
                 break  # what is longer fails too, and one mark says it
