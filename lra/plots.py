@@ -75,13 +75,14 @@ def efficiency(board: pd.DataFrame, folder: Path) -> list[str]:
     fixed = board["batch"].where(~board["searched"], 0)
     names = []
     for _, group in board.groupby([*_GROUP, fixed.rename("fixed")], dropna=False, sort=True):
-        figure, name = _figure(group, drawn)
+        figure, name = draw(group, drawn)
         save(figure, folder, name)
         names.append(name)
     return names
 
 
-def _figure(group: pd.DataFrame, drawn: dict[str, Style]) -> tuple[Figure, str]:
+def draw(group: pd.DataFrame, drawn: dict[str, Style]) -> tuple[Figure, str]:
+    """The figure of rows that share everything but model and length, and its file's name."""
     first = group.iloc[0]
     measured = group["device peak bytes"].notna().any()
     memory = (
