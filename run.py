@@ -78,8 +78,8 @@ def _bench_flags(f: flags.FlagValues) -> None:
     f.set_default("protocol", "efficiency_quick")
     flags.DEFINE_integer("batch", None, "Batch: short for --set train.batch.", 1, flag_values=f)
     flags.DEFINE_bool("max_batch", False, "Find the largest batch that fits, and measure at it.", flag_values=f)
-    flags.DEFINE_float("memory_limit", None, "Most GiB a program may plan: more is `oom`.", 0.001, flag_values=f)
-    flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped: `timeout`.", 0.001, flag_values=f)
+    flags.DEFINE_float("memory_limit", None, "Most GiB a program may plan: more is `oom`.", flag_values=f)
+    flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped: `timeout`.", flag_values=f)
 
 
 def _output_flags(f: flags.FlagValues) -> None:
@@ -171,6 +171,9 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     settings = [*f["set"].value, *([f"train.batch={f.batch}"] if f.batch else [])]
     lengths = _integers("lengths", f.lengths)
     plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], settings)
+    for name in ("timeout", "memory_limit"):
+        if f[name].value is not None and not 0 < f[name].value < 1e8:
+            raise UsageError(f"--{name}={f[name].value:g} is not above 0 and below 100,000,000")
     bounds: dict[str, Any] = {"memory_limit_bytes": int(f.memory_limit * 2**30)} if f.memory_limit else {}
     bounds |= {"max_batch": True} if f.max_batch else {}
     results = _results(f)

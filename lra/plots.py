@@ -20,7 +20,7 @@ FORMATS = ("png", "svg", "pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, told apart with every kind of colour vision (Wong 2011, Nature Methods 8:441); its black
 is the Transformer's, its yellow too pale for lines."""
-_MARKERS = ("s", "^", "D", "v", "P", "o", "<", "X", ">", "p", "h")
+_MARKERS = ("s", "^", "D", "v", "P", "*", "<", "X", ">", "p", "h")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _FAILURES = {"oom": "x", "timeout": "+", "failed": "1"}
 """Statuses without figures, and the marker at a line's end that says so."""
