@@ -82,7 +82,7 @@ def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
         record = records.read(path_of(results, cell))
     except ValueError:
         return False
-    late = minutes is not None and record["status"] == "timeout" and record["timeout_minutes"] >= minutes
+    late = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
     return record["key"] == cell.key and (late or record["status"] in records.FINAL)
 
 
