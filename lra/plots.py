@@ -20,7 +20,7 @@ FORMATS = ("png", "svg", "pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, told apart with every kind of colour vision (Wong 2011, Nature Methods 8:441); its black
 is the Transformer's, its yellow too pale for lines."""
-_MARKERS = ("s", "^", "D", "v", "P", "*", "<", "X", ">", "p", "h")
+_MARKERS = ("s", "^", "D", "v", "P", "d", "<", "X", ">", "p", "h")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _FAILURES = {"oom": "x", "timeout": "+", "failed": "1"}
 """Statuses without figures, and the marker at a line's end that says so."""
@@ -29,7 +29,7 @@ _GROUP = ["task", "precision", "protocol", "overrides", "accelerator", "devices"
 
 @dataclass(frozen=True)
 class Style:
-    """How a model is drawn; no two models of a figure have colour and marker in common."""
+    """How a model is drawn; no two of 44 models have marker and dashes in common, so grey tells them apart."""
 
     color: str
     marker: str
@@ -45,8 +45,8 @@ def styles(models: Iterable[str]) -> dict[str, Style]:
     """A style for each model: the Transformer's is black, the others' follow from the order of their names."""
     found = {}
     for number, model in enumerate(sorted(set(models) - {"transformer"})):
-        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-        found[model] = Style(_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)], dashes)
+        looks = (kind[number % len(kind)] for kind in (_COLOURS, _MARKERS, _DASHES))
+        found[model] = Style(*looks)
     return found | {"transformer": Style("#000000", "o", "-")}
 
 
