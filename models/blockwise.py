@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from models.layers import first_document, random_bits
+
 LOW = -1e30
 """The score of a forbidden key, and below half of it the logarithm of an empty softmax's denominator."""
 
@@ -79,11 +81,12 @@ def keep(rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
 def draw_words(
     rows: tuple[int, ...], columns: tuple[int, ...], rate: float, rngs: nnx.Rngs | None
 ) -> tuple[jax.Array, jax.Array] | None:
-    """The words `keep` makes a mask from; None where nothing is dropped."""
+    """The words `keep` makes a mask from, the documents first; None where nothing is dropped."""
     if rngs is None or rate == 0:
         return None
     one, other = jax.random.split(rngs.dropout())
-    return jax.random.bits(one, rows, jnp.uint32), jax.random.bits(other, columns, jnp.uint32)
+    first = first_document(rngs)
+    return random_bits(one, rows, first), random_bits(other, columns, first)
 
 
 def attend_tiles(

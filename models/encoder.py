@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import dropout
+from models.layers import BatchRngs, dropout, first_document
 from models.reversible import run_reversibly
 
 
@@ -89,6 +89,8 @@ class Encoder(nnx.Module):
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, every mixer and in every feed-forward.
         reversible: blocks keep no activations for the backward pass (models/reversible.py).
+        remat: blocks keep their input alone and are computed again in the backward pass (Chen et al. 2016,
+            arXiv:1604.06174); the same numbers for less memory and one more forward pass.
     """
 
     def __init__(
@@ -107,9 +109,10 @@ class Encoder(nnx.Module):
         pair: bool = False,
         rate: float = 0.1,
         reversible: bool = False,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.rate, self.reversible = pool, rate, reversible
+        self.pool, self.rate, self.reversible, self.remat = pool, rate, reversible, remat
         self.nli = pair and pair_head == "nli"
         seen = length + (pool == "cls")
         self.embedding = nnx.Embed(vocab, dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
@@ -140,13 +143,24 @@ class Encoder(nnx.Module):
         else:
             carried = None
             for block in self.blocks:
-                x, carried = block(x, mask, rngs, carried)
+                x, carried = self._run(block, x, mask, rngs, carried)
         x = self.norm(x)
         if self.pool == "cls":
             return x[:, 0]
         weight = mask.astype(jnp.float32)
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
+
+    def _run(
+        self, block: Block, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any
+    ) -> tuple[jax.Array, Any]:
+        """One block, with random keys of its own: recomputed or not, it draws the same."""
+        key, first = (None, 0) if rngs is None else (rngs.dropout(), first_document(rngs))
+
+        def run(x: jax.Array, carried: Any) -> tuple[jax.Array, Any]:
+            return block(x, mask, None if key is None else BatchRngs(key, first), carried)
+
+        return (jax.checkpoint(run) if self.remat else run)(x, carried)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Token ids [B, P, L] and mask [B, P, L] → logits float32 [B, classes]. Without `rngs`, no dropout."""

@@ -13,15 +13,38 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+class BatchRngs(nnx.Rngs):
+    """Random keys for a part of a batch: the documents from number `first` of the whole batch on.
+
+    What a layer draws for each document through `batch_bits` depends on the document's number in the whole batch
+    alone. A batch that is split over devices or into micro-batches so meets the draws that it would meet whole.
+    """
+
+    def __init__(self, key: jax.Array, first: jax.Array | int = 0):
+        super().__init__(dropout=key)
+        self.first = nnx.data(first)
+
+
+def batch_bits(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """Random uint32 of `shape`, whose first axis is the documents of a batch (see `BatchRngs`)."""
+    return random_bits(rngs.dropout(), shape, first_document(rngs))
+
+
+def first_document(rngs: nnx.Rngs) -> jax.Array | int:
+    """The number of the first document that `rngs` draws for; 0 where it is the whole batch's."""
+    return rngs.first if isinstance(rngs, BatchRngs) else 0
+
+
+def random_bits(key: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0) -> jax.Array:
     """Random uint32 of `shape`, for dropout masks: a keyed hash of each element's number.
 
-    Two rounds of a 32-bit mixer (lowbias32 of Wellons' hash prospector) with a word of the key before each. It
+    Elements are numbered as if `first` rows of the first axis came before. Two rounds of a 32-bit mixer (lowbias32 of Wellons' hash prospector) with a word of the key before each. It
     fuses into the operation that uses it, and took under a third of the time of JAX's own generator on CPU; it is
     no generator for anything finer than masks. At most 2³² elements.
     """
     words = jax.random.bits(key, (2,), jnp.uint32)
     x = jax.lax.iota(jnp.uint32, math.prod(shape))
+    x = x + jnp.asarray(first, jnp.uint32) * jnp.uint32(math.prod(shape[1:]))
     for word in words:
         x = x ^ word
         x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
@@ -30,14 +53,17 @@ def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return x.reshape(shape)
 
 
-def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = False) -> jax.Array:
     """Inverted dropout (Srivastava et al. 2014): zeroes each element with probability `rate`.
 
-    Identity when `rngs` is None (evaluation) or `rate` is 0.
+    Identity when `rngs` is None (evaluation) or `rate` is 0. The first axis of x is the documents of a batch,
+    unless x is `shared` by them all.
     """
     if rngs is None or rate == 0:
         return x
-    keep = random_bits(rngs.dropout(), x.shape) >= jnp.uint32(round(rate * 2**32))
+    keep = (random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)) >= jnp.uint32(
+        round(rate * 2**32)
+    )
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 

@@ -149,7 +149,8 @@ def lsh_attention(
     q, k, v, real = (by_round(jnp.repeat(x, rounds, axis=0)) for x in flat)
     near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
     table = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
-    words = draw_words(q.shape[:3], q.shape[:3], rate, rngs)
+    drawn = draw_words(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
+    words = None if drawn is None else (drawn[0].reshape(q.shape[:3]), drawn[1].reshape(q.shape[:3]))
     o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags[0], tags[1])), rate, rule)
 
     o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))

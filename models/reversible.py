@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from models.layers import BatchRngs, first_document
+
 Streams = tuple[jax.Array, jax.Array]
 
 
@@ -49,17 +51,19 @@ def run_reversibly(blocks: Sequence[TwoHalves], x: jax.Array, mask: jax.Array, r
         )
         count = jax.tree.leaves(params)[0].shape[0]
         keys = None if rngs is None else jax.random.split(rngs.dropout(), (count, 2))
-        streams = _run((graph, x.dtype), params, streams, (rest, keys, mask))
+        first = None if rngs is None else first_document(rngs)
+        streams = _run((graph, x.dtype), params, streams, (rest, keys, (mask, first)))
     return (0.5 * (streams[0] + streams[1])).astype(x.dtype)
 
 
-def _halves(static: Any, rest: Any, keys: jax.Array | None, mask: jax.Array) -> tuple[Any, Any]:
+def _halves(static: Any, rest: Any, keys: jax.Array | None, documents: Any) -> tuple[Any, Any]:
     """A block's halves as functions of (parameters, stream) → what is added, float32."""
     graph, dtype = static
+    mask, first = documents
 
     def half(which: int, params: Any, x: jax.Array) -> jax.Array:
         block: TwoHalves = nnx.merge(graph, params, rest)
-        rngs = None if keys is None else nnx.Rngs(dropout=keys[which])
+        rngs = None if keys is None else BatchRngs(keys[which], first)
         x = x.astype(dtype)
         return (block.mix(x, mask, rngs) if which == 0 else block.feed(x, rngs)).astype(jnp.float32)
 
@@ -69,12 +73,12 @@ def _halves(static: Any, rest: Any, keys: jax.Array | None, mask: jax.Array) -> 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(static: Any, params: Any, streams: Streams, fixed: Any) -> Streams:
     """All arrays of `params`, and of fixed's first two parts, have the blocks in front."""
-    rest, keys, mask = fixed
+    rest, keys, documents = fixed
 
     def block(streams: Streams, given: Any) -> tuple[Streams, None]:
         x1, x2 = streams
         params, rest, keys = given
-        mix, feed = _halves(static, rest, keys, mask)
+        mix, feed = _halves(static, rest, keys, documents)
         x1 = x1 + mix(params, x2)
         return (x1, x2 + feed(params, x1)), None
 
@@ -87,12 +91,12 @@ def _forward(static: Any, params: Any, streams: Streams, fixed: Any) -> tuple[St
 
 
 def _backward(static: Any, saved: Any, gradients: Streams) -> Any:
-    params, (rest, keys, mask), streams = saved
+    params, (rest, keys, documents), streams = saved
 
     def block(carry: tuple[Streams, Streams], given: Any) -> tuple[tuple[Streams, Streams], Any]:
         (x1, x2), (g1, g2) = carry
         params, rest, keys = given
-        mix, feed = _halves(static, rest, keys, mask)
+        mix, feed = _halves(static, rest, keys, documents)
         added, back = jax.vjp(feed, params, x1)
         x2 = x2 - added
         by_feed, more = back(g2)

@@ -8,8 +8,8 @@ from flax import nnx
 
 from models.blockwise import LOW
 from models.heads import MultiHead, at_least, pad_length
+from models.layers import batch_bits, split_heads
 from models.layers import dropout as drop
-from models.layers import split_heads
 
 
 class Sinkhorn(MultiHead):
@@ -66,10 +66,16 @@ class Sinkhorn(MultiHead):
         logits = jnp.einsum("bnhk,hkm->bhnm", hidden, self.sort[..., :blocks].astype(hidden.dtype))
         logits = jax.nn.relu(logits.astype(jnp.float32) + self.sort_bias[:, None, :blocks])
         if rngs is not None and self.noise:
-            logits += jax.random.gumbel(rngs.dropout(), logits.shape)
+            logits += gumbel(rngs, logits.shape)
         order = normalise(logits / self.temperature, real.any(2), self.iterations)
         o = sorted_attention(q, k, v, real, order, self.rate, rngs)
         return self.join(o.reshape(x.shape[0], -1, *o.shape[3:])[:, : x.shape[1]])
+
+
+def gumbel(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """Standard Gumbel noise float32 of `shape`, whose first axis is the documents of a batch."""
+    uniform = ((batch_bits(rngs, shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    return -jnp.log(-jnp.log(uniform))
 
 
 def to_blocks(x: jax.Array, block: int) -> jax.Array:

@@ -19,24 +19,25 @@ def synthesise(
     """softmax(scores) v over the keys that `mask` allows.
 
     Args:
-        scores: float32 [B, H, L, L], or [1, H, L, L] where they are the same for every example: then no
-            weights of an example's own are made, and one draw of the dropout serves the batch.
+        scores: float32 [B, H, L, L], or [H, L, L] where they are the same for every example: then no weights of
+            an example's own are made, and one draw of the dropout serves the batch.
         v: [B, L, H, K].
         mask: bool [B, L]; a row without any key gives zero.
         rate: dropout of the weights, applied when `rngs` is given.
     """
-    if scores.shape[0] > 1:
+    shared = scores.ndim == 3
+    if not shared:
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     real = mask[..., None, None]
     v = jnp.where(real, v, jnp.zeros((), v.dtype))
-    dropped = dropout(weights, rate, rngs).astype(v.dtype)
-    if scores.shape[0] > 1:
+    dropped = dropout(weights, rate, rngs, shared).astype(v.dtype)
+    if not shared:
         above = jnp.einsum("bhlm,bmhk->blhk", dropped, v, preferred_element_type=jnp.float32)
         below = jnp.einsum("bhlm,bm->blh", weights, mask.astype(jnp.float32))
     else:
-        above = jnp.einsum("hlm,bmhk->blhk", dropped[0], v, preferred_element_type=jnp.float32)
-        below = jnp.einsum("hlm,bm->blh", weights[0], mask.astype(jnp.float32))
+        above = jnp.einsum("hlm,bmhk->blhk", dropped, v, preferred_element_type=jnp.float32)
+        below = jnp.einsum("hlm,bm->blh", weights, mask.astype(jnp.float32))
     return (above / jnp.maximum(below, 1e-15)[..., None]).astype(v.dtype)
 
 
@@ -127,14 +128,14 @@ class Synthesizer(nnx.Module):
             self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
 
     def scores(self, kind: str, x: jax.Array) -> jax.Array:
-        """S float32 [B, H, L, L] of one kind, or [1, H, L, L] where it does not depend on x."""
+        """S float32 [B, H, L, L] of one kind, or [H, L, L] where it does not depend on x."""
         length = x.shape[1]
         if kind in ("random", "fixed"):
             matrix = self.random if kind == "random" else self.fixed
-            return matrix[...][None, :, :length, :length].astype(jnp.float32)
+            return matrix[..., :length, :length].astype(jnp.float32)
         if kind == "factorised_random":
             rows, columns = self.rows[...][:, :length], self.columns[...][:, :length]
-            return jnp.einsum("hlr,hmr->hlm", rows, columns, preferred_element_type=jnp.float32)[None]
+            return jnp.einsum("hlr,hmr->hlm", rows, columns, preferred_element_type=jnp.float32)
         if kind == "dense":
             return self.dense(x)[..., :length]
         if kind == "factorised_dense":
