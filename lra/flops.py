@@ -70,7 +70,8 @@ def _equation(eqn: JaxprEqn) -> float:
     if name == "while":
         return _trips(eqn) * (_sum(params["body_jaxpr"].jaxpr) + _sum(params["cond_jaxpr"].jaxpr))
     if name == "cond":
-        return max((_sum(branch.jaxpr) for branch in params["branches"]), key=lambda n: math.inf if n != n else n)
+        branches = [_sum(branch.jaxpr) for branch in params["branches"]]
+        return math.nan if any(map(math.isnan, branches)) else max(branches)
     inner = math.fsum(map(_sum, _bodies(params)))
     return inner * params["mesh"].size if name == "shard_map" else inner
 

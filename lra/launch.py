@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from lra import max_batch, records
+from lra.clock import Clock
 from lra.grid import Cell, Model
 from lra.progress import CellProgress
 from lra.recipe import UsageError
@@ -169,7 +169,7 @@ def _run(
             env=environment(device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True,
         )  # fmt: skip
-        clock = _Clock(child, minutes)
+        clock = Clock(child, minutes)
         try:
             assert child.stdout is not None
             for line in child.stdout:
@@ -191,24 +191,6 @@ def _run(
         record |= {"status": "timeout", "error": f"stopped after {minutes:g} minutes"}
     records.write(path, record)
     return record
-
-
-class _Clock:
-    """Kills a process that is still there after so many minutes."""
-
-    def __init__(self, child: subprocess.Popen[bytes], minutes: float | None):
-        self.child, self.struck = child, False
-        self.timer = None if minutes is None else threading.Timer(60 * minutes, self._strike)
-        if self.timer:
-            self.timer.start()
-
-    def stop(self) -> None:
-        if self.timer:
-            self.timer.cancel()
-
-    def _strike(self) -> None:
-        self.struck = True
-        self.child.kill()
 
 
 def _start(cell: Cell) -> records.Record:
