@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lra import records
+from lra import records, tables
 
 ROW = ("model", "protocol", "overrides", "source", "accelerator")
 """What a row of the leaderboard is of. Results that differ in any of it are never averaged."""
@@ -119,10 +118,12 @@ def markdown(board: pd.DataFrame) -> str:
         shown["variant"] = board["variant"].map(str)
     for column in columns:
         shown[f"{column} (%)"] = [_score(row, column) for _, row in board.iterrows()]
-        shown[f"{column} steps/s"] = [_number(row.get(f"{column} steps/s"), "{:.3g}") for _, row in board.iterrows()]
+        shown[f"{column} steps/s"] = [
+            tables.number(row.get(f"{column} steps/s"), "{:.3g}") for _, row in board.iterrows()
+        ]
     if len(columns) > 1:
-        shown[_average_name(columns)] = board[_average_name(columns)].map(lambda v: _number(v, "{:.2f}"))
-    return _grid(shown)
+        shown[_average_name(columns)] = board[_average_name(columns)].map(lambda v: tables.number(v, "{:.2f}"))
+    return tables.markdown(shown)
 
 
 def notes(tidy: pd.DataFrame) -> str:
@@ -146,19 +147,6 @@ def _score(row: pd.Series, column: str) -> str:
     return f"{row[column]:.2f} ± {spread:.2f} ({seeds} seeds)"
 
 
-def _number(value: Any, form: str, unit: float = 1.0) -> str:
-    return "–" if value is None or math.isnan(value) else form.format(value / unit)
-
-
-def _grid(shown: pd.DataFrame) -> str:
-    lines = [list(shown.columns), *shown.values.tolist()]
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "".join(f"| {row} |\n" for row in rows)
-
-
 def write(results: Path, out: Path) -> tuple[str, list[str]]:
     """Writes leaderboard.csv, cells.csv and leaderboard.md to `out`; returns the Markdown and what was left out.
 
@@ -170,53 +158,5 @@ def write(results: Path, out: Path) -> tuple[str, list[str]]:
     board = table(tidy)
     text = markdown(board) + notes(tidy)
     csv = board.to_csv(index=False, float_format="%.6g")
-    _write(out, {"cells.csv": tidy.to_csv(index=False), "leaderboard.csv": csv, "leaderboard.md": text})
+    tables.write(out, {"cells.csv": tidy.to_csv(index=False), "leaderboard.csv": csv, "leaderboard.md": text})
     return text, problems
-
-
-def _write(out: Path, files: dict[str, str]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        beside = out / f".{name}.{os.getpid()}"
-        beside.write_text(content)
-        os.replace(beside, out / name)
-
-
-EFFICIENCY = {
-    "model": "model",
-    "task": "task",
-    "length": "length",
-    "recipe.train.batch": "batch",
-    "recipe.train.precision": "precision",
-    "accelerator": "accelerator",
-    "status": "status",
-    "train_speed.steps_per_second": "training steps/s",
-    "train_speed.quartile_1": "training steps/s quartile 1",
-    "train_speed.quartile_3": "training steps/s quartile 3",
-    "inference_speed.steps_per_second": "inference steps/s",
-    "compile_seconds": "compile s",
-    "memory.device_peak_bytes": "device peak bytes",
-    "memory.compiled_bytes": "compiled bytes",
-    "memory.host_peak_bytes": "host peak bytes",
-    "flops_per_step": "FLOPs a step",
-    "parameters": "parameters",
-}
-"""Columns of cells.csv and their names in efficiency.csv."""
-
-
-def efficiency(tidy: pd.DataFrame) -> pd.DataFrame:
-    """A row a measured cell: speed and memory, by task, length and model."""
-    shown = tidy.reindex(columns=list(EFFICIENCY)).rename(columns=EFFICIENCY)
-    return shown.sort_values(["task", "length", "model", "accelerator"], kind="stable", ignore_index=True)
-
-
-def write_efficiency(results: Path, out: Path) -> tuple[str, list[str]]:
-    """Writes efficiency.csv of a folder's measurements; returns a Markdown table and what was left out."""
-    found, problems = records.read_all(results, records.BENCH)
-    board = efficiency(cells(found))
-    _write(out, {"efficiency.csv": board.to_csv(index=False)})
-    shown = board[["task", "length", "model", "accelerator", "batch", "status"]].astype(str)
-    for name in ("training steps/s", "inference steps/s"):
-        shown[name] = board[name].map(lambda v: _number(v, "{:.3g}"))
-    shown["compiled MB"] = board["compiled bytes"].map(lambda v: _number(v, "{:,.0f}", 1e6))
-    return _grid(shown), problems

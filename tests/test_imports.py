@@ -53,7 +53,7 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_the_parent_process_needs_no_jax_and_no_tensorflow():
-    loaded = modules_after("import run, lra.launch, lra.grid, lra.leaderboard, tasks.cache")
+    loaded = modules_after("import run, lra.launch, lra.grid, lra.leaderboard, lra.efficiency, tasks.cache")
     assert not loaded & {"jax", "flax", "optax", "tensorflow", "tensorflow_datasets"}
 
 
