@@ -1,6 +1,6 @@
 """Speed and memory, for `bench`: a quick look, and the tables of two papers.
 
-- `efficiency_quick`: 2 layers, width 64, 256 to 2,048 bytes of text, batch 4: under 5 minutes on a laptop's 2 cores.
+- `efficiency_quick`: 2 layers, width 64, 256 to 2,048 bytes of text, batch 2: under 5 minutes on a laptop's 2 cores.
 - `efficiency`: table 2 of the Long Range Arena paper (arXiv:2011.04006): byte-level text at 1K to 4K, batch 32, the
   Text recipe; the models of that table, and both Transformers: it measured one that holds all L×L weights.
 - `fnet`: FNet's comparison (arXiv:2105.03824, section 4): the Text recipe at 512 to 16,384 tokens, batch 32.
@@ -21,7 +21,7 @@ def _quick(task: str, model: str) -> Recipe:
         Encoder(dim=64, heads=2, layers=2, qkv=64, mlp=128),
         Optimizer(1e-3, eps=1e-8),
         Schedule("constant", 0),
-        Train(1_000, batch=4, eval_every=100),
+        Train(1_000, batch=2, eval_every=100),
     )
 
 
@@ -39,7 +39,7 @@ def _bert(task: str, model: str) -> Recipe:
 
 
 EFFICIENCY_QUICK = Protocol(
-    "efficiency_quick", "bench: minutes on a laptop, 256 to 2,048 bytes of text, batch 4", ("text",), _quick,
+    "efficiency_quick", "bench: minutes on a laptop, 256 to 2,048 bytes of text, batch 2", ("text",), _quick,
     default_models=("transformer", "transformer_naive", "fnet", "linear_transformer", "performer"),
     lengths={"text": (256, 512, 1_024, 2_048)},
 )  # fmt: skip
