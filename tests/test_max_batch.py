@@ -5,7 +5,7 @@ import pytest
 from lra import grid
 from lra.max_batch import largest, search
 
-DEVICE = {"platform": "cpu", "kind": "cpu", "host_cpu": "made up", "host_cores": 2}
+DEVICE = {"platform": "cpu", "kind": "cpu", "host_cpu": "made up", "host_cores": 2, "count": 1}
 
 
 @pytest.mark.parametrize("start", [1, 4, 32, 1000])
@@ -31,7 +31,7 @@ def test_nothing_fits_and_nothing_above_the_most_is_tried():
 
 def cell():
     (plan,) = grid.plans(grid.protocol_named("efficiency_quick"), [], ["fnet"], [256], [0], [])
-    return grid.cell(plan, None, DEVICE, {"max_batch": True})
+    return grid.cell(plan, None, DEVICE, bounds={"max_batch": True})
 
 
 def machine(most, otherwise="oom"):

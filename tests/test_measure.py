@@ -6,6 +6,7 @@ import pytest
 
 from lra import measure
 from lra.cell import speed
+from lra.program import Program
 from tests.test_train import RECIPE, encoder
 
 
@@ -52,7 +53,7 @@ def test_a_pair_has_two_documents_an_example():
 @pytest.mark.parametrize("limit", [1_000, None])
 def test_a_program_is_refused_before_it_runs_and_a_trial_runs_each_once(monkeypatch, limit):
     ran = []
-    compile_chunk = measure.compile_chunk
+    compile_chunk = Program.compile_chunk
 
     class Watched:
         def __init__(self, chunk):
@@ -62,7 +63,7 @@ def test_a_program_is_refused_before_it_runs_and_a_trial_runs_each_once(monkeypa
             ran.append(1)
             return self.chunk(*arguments)
 
-    monkeypatch.setattr(measure, "compile_chunk", lambda *arguments: Watched(compile_chunk(*arguments)))
+    monkeypatch.setattr(Program, "compile_chunk", lambda *arguments: Watched(compile_chunk(*arguments)))
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, batch=2))
     arguments = (encoder("fnet"), measure.random_splits(5, 4, False, 8, 2), recipe, lambda told: None, limit, True)
     if limit:
