@@ -95,6 +95,11 @@ def _bench_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("data", "data", "Folder of the compilation cache.", flag_values=f)
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
     flags.DEFINE_bool("rerun", False, "Measure finished cells again.", flag_values=f)
+    f.set_default("protocol", "efficiency_quick")
+    flags.DEFINE_integer("batch", None, "Batch: short for --set train.batch.", 1, flag_values=f)
+    flags.DEFINE_bool("max_batch", False, "Find the largest batch that fits, and measure at it.", flag_values=f)
+    flags.DEFINE_float("memory_limit", None, "Most GiB a program may plan: more is `oom`.", flag_values=f)
+    flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped: `timeout`.", flag_values=f)
 
 
 def _output_flags(f: flags.FlagValues) -> None:
@@ -121,7 +126,7 @@ def _leaderboard_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_list("models", [], "Only these models; without options: with any.", flag_values=f)
     flags.DEFINE_string("sort", "average", "Order: average, model, parameters, a task or task@length.", flag_values=f)
     flags.DEFINE_string("out", "leaderboard", "Folder of the tables, the page and the figures.", flag_values=f)
-    flags.DEFINE_bool("figures", True, "Draw the figures too (PNG, SVG and PDF).", flag_values=f)
+    flags.DEFINE_bool("plots", True, "Draw the figures too (PNG, SVG and PDF).", flag_values=f)
 
 
 def _integers(name: str, words: list[str]) -> list[int]:
@@ -169,7 +174,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     counts = launch.run_cells(left, how, console)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
-    return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, figures=False)
+    return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
@@ -204,23 +209,34 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def bench(f: flags.FlagValues, rest: list[str]) -> int:
-    """Measures speed and memory on random tokens of the tasks' shapes, and prints efficiency.csv's table."""
+    """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
     from rich.console import Console
 
-    from lra import grid, launch, leaderboard
+    from lra import efficiency, grid, launch
+    from lra.recipe import UsageError
 
     console = Console()
+    settings = [*f["set"].value, *([f"train.batch={f.batch}"] if f.batch else [])]
     lengths = _integers("lengths", f.lengths)
-    plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], f["set"].value)
+    plans = grid.plans(grid.protocol_named(f.protocol), f.tasks, f.models, lengths, [0], settings)
+    for name in ("timeout", "memory_limit"):
+        if f[name].value is not None and not 0 < f[name].value < 1e8:
+            raise UsageError(f"--{name}={f[name].value:g} is not above 0 and below 100,000,000")
+    bounds: dict[str, Any] = {"memory_limit_bytes": int(f.memory_limit * 2**30)} if f.memory_limit else {}
+    bounds |= {"max_batch": True} if f.max_batch else {}
     results = _results(f)
     device, typed = launch.probe(f.device, [p.model for p in plans])
-    cells = [grid.cell(plan, None, device) for plan in grid.with_options(plans, typed)]
-    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell)]
-    launch.run_cells(left, launch.How(results, Path(f.data), f.device), console)
-    text, problems = leaderboard.write_efficiency([results], Path(f.out))
+    cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
+    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
+    how = launch.How(results, Path(f.data), f.device, timeout_minutes=f.timeout)
+    launch.run_cells(left, how, console)
+    try:
+        text, problems = efficiency.write([results], Path(f.out))
+    except OSError as error:
+        raise UsageError(f"cannot write --out={f.out}: {error.strerror}") from None
     for problem in problems:
         print(f"run.py bench: {problem}", file=sys.stderr)
-    print(f"\n{text}\n{f.out}/efficiency.csv")
+    print(f"\n{text}\n{f.out}/efficiency.csv, {f.out}/plots")
     return 0
 
 
@@ -239,7 +255,7 @@ def leaderboard(f: flags.FlagValues, rest: list[str]) -> int:
     """Writes the tables, the page and the figures of results folders and prints the leaderboard."""
     from lra import verbs
 
-    return verbs.leaderboard(_folders(f), Path(f.out), verbs.choice(f), f.figures)
+    return verbs.leaderboard(_folders(f), Path(f.out), verbs.choice(f), f.plots)
 
 
 def show(f: flags.FlagValues, rest: list[str]) -> int:

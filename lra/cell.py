@@ -22,10 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from lra import device, records
 from lra.checkpoint import Checkpoints
 from lra.measure import measure, random_splits
+from lra.peaks import mfu
 from lra.recipe import Recipe, from_dict
 from lra.train import Means, Outcome, fit
 from models.build import mixer_factory
@@ -70,17 +72,32 @@ def run(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> records
 def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """What a measurement on random tokens adds to a record."""
     task, length = TASKS[spec["cell"]["task"]], spec["cell"]["length"]
+    start, batch = spec["record"], recipe.train.batch
     model = build(spec, recipe, task.vocab, task.classes, task.pair, length, 0)
-    splits = random_splits(task.vocab, task.classes, task.pair, length, recipe.train.batch)
-    measured = measure(model, splits, recipe, tell)
+    splits = random_splits(task.vocab, task.classes, task.pair, length, batch)
+    # What is compiled from here on is timed, so none of it may come from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    trial = start.get("trial", False)
+    measured = measure(model, splits, recipe, tell, start.get("memory_limit_bytes"), trial)
+    memory = device.memory(measured.compiled_bytes)
+    if trial:
+        return {"status": "ok", "memory": memory}
+    tokens = batch * (2 if task.pair else 1) * length
+    trained, here = speed(measured.train_blocks, batch, tokens), device.describe()
     return {
         "status": "ok",
         "parameters": measured.parameters,
         "flops_per_step": measured.flops_per_step,
+        "flops_compiler": measured.flops_compiler,
+        "mfu": mfu(
+            measured.flops_per_step, trained["steps_per_second"], here["kind"], recipe.train.precision, here["used"]
+        ),
+        "energy_per_step_joules": measured.energy_per_step_joules,
         "compile_seconds": measured.compile_seconds,
-        "train_speed": speed(measured.train_blocks),
-        "inference_speed": speed(measured.inference_blocks),
-        "memory": device.memory(measured.compiled_bytes),
+        "train_speed": trained,
+        "inference_speed": speed(measured.inference_blocks, batch, tokens),
+        "memory": memory,
     }
 
 
@@ -115,8 +132,11 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
         outcome = fit(models, splits, recipe, seeds, how)
     finally:
         checkpoints.close()
+    documents = splits.splits["train"].index.shape[1]
+    per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
     # From the start of the process to the end of the first chunk: imports, data, compilation.
-    return report(outcome) | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
+    made = report(outcome, recipe.train.precision, per_step)
+    return made | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
 
 
 class Stop:
@@ -138,8 +158,10 @@ class Stop:
         return ""
 
 
-def report(outcome: Outcome) -> dict[str, Any]:
-    """What an outcome adds to a record."""
+def report(outcome: Outcome, precision: str, per_step: dict[str, int]) -> dict[str, Any]:
+    """What an outcome adds to a record; speeds are those of one seed's step times the seeds that share it."""
+    trained, kind = speed(outcome.blocks or outcome.first_blocks, **per_step), jax.devices()[0].device_kind
+    rate = trained.get("steps_per_second")
     share = outcome.idle_seconds / outcome.loop_seconds if outcome.loop_seconds else None
     return {
         "status": outcome.status,
@@ -148,7 +170,8 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "parameters": outcome.parameters,
         "flops_per_step": outcome.flops_per_step,
         "compile_seconds": outcome.compile_seconds,
-        "train_speed": speed(outcome.blocks or outcome.first_blocks),
+        "mfu": rate and mfu(outcome.flops_per_step, rate, kind, precision, outcome.devices),
+        "train_speed": trained,
         "idle_share": share,
         "streamed": outcome.streamed,
         "resumed": outcome.resumed,
@@ -156,13 +179,20 @@ def report(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def speed(blocks: list[tuple[int, float]]) -> dict[str, float | int]:
-    """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates."""
+def speed(
+    blocks: list[tuple[int, float]], examples: int | None = None, tokens: int | None = None
+) -> dict[str, float | int]:
+    """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates.
+
+    With the `examples` and `tokens` of one step, those per second too, at the median.
+    """
     if not blocks:
         return {}
     rates = [steps / seconds for steps, seconds in blocks]
     low, middle, high = map(float, np.quantile(rates, [0.25, 0.5, 0.75]))
-    return {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
+    made = {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
+    each = {"examples_per_second": examples, "tokens_per_second": tokens}
+    return made | {name: middle * number for name, number in each.items() if number is not None}
 
 
 def _out_of_memory(error: Exception) -> bool:

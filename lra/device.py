@@ -11,7 +11,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Platform, kind and number of the devices that JAX uses here, and the host they sit in."""
+    """Platform, kind and number of the devices that JAX finds, how many of them a cell uses, and their host."""
     import jax
 
     devices = jax.devices()
@@ -19,6 +19,7 @@ def describe() -> dict[str, Any]:
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
+        "used": 1,
         "host_cpu": _cpu_name(),
         "host_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }

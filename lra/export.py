@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lra import fairness, published, tidy
+from lra import fairness, published, tables, tidy
 from lra.board import Board
 from lra.rows import Group, Row, Score
 from lra.statistics import Estimate
@@ -129,15 +129,6 @@ def title(group: Group) -> str:
     return f"Protocol {group.protocol}, {group.kind}"
 
 
-def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, aligned."""
-    every = [[str(text).replace("|", "\\|").replace("\n", " ") for text in line] for line in [header, *lines]]
-    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-    every.insert(1, ["-" * width for width in widths])
-    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in every]
-    return "".join(f"| {row} |\n" for row in rows)
-
-
 def markdown(board: Board) -> str:
     """leaderboard.md: a table a group, what it is measured on, and the published figures beside ours."""
     if not board.groups:
@@ -145,7 +136,7 @@ def markdown(board: Board) -> str:
     parts = []
     for group in board.groups:
         header, lines = table(group)
-        parts.append(f"## {title(group)}\n\n{grid(header, [[_bold(cell) for cell in line] for line in lines])}")
+        parts.append(f"## {title(group)}\n\n{tables.grid(header, [[_bold(cell) for cell in line] for line in lines])}")
         if group.kind == fairness.FREE:
             parts += _why(group)
     parts.append(f"{tidy.METRICS[board.metric]}. {EXPLAINED}\n")
@@ -158,7 +149,7 @@ def markdown(board: Board) -> str:
             for b in beside
         ]  # fmt: skip
         header = ["model", "protocol", "task", "ours (%)", "published (%)", "difference", "their row", "source"]
-        parts.append(f"## Beside published results\n\n{grid(header, told)}")
+        parts.append(f"## Beside published results\n\n{tables.grid(header, told)}")
     return "\n".join(parts)
 
 
@@ -183,4 +174,4 @@ def _data(board: Board) -> str:
          "–" if c.majority is None else f"{c.majority:.2f}"]
         for c in board.columns.values()
     ]  # fmt: skip
-    return grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
+    return tables.grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)

@@ -1,12 +1,10 @@
 """The board's figures for papers: accuracy against speed with memory as area, and learning curves. PNG, SVG and PDF.
 
-Models differ by colour (Okabe & Ito 2008, for every kind of colour vision), by marker and by dashes, so that a figure
-holds in grey too. A model looks the same in all figures of one call.
+Models look as in `lra.plots`: they differ by colour, marker and dashes, so that a figure holds in grey too.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,66 +16,43 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lra import fairness, tidy
+from lra import fairness, plots, tidy
 from lra.board import Board
 from lra.rows import Row, Score
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A8A8A")
-MARKERS = "osD^vP*Xp<>h"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-ENDINGS = ("png", "svg", "pdf")
 _AREA = 900.0
 """Of the largest disc, points²."""
 _STYLE = {
     "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
-    "grid.linewidth": 0.5, "svg.hashsalt": "lra", "pdf.fonttype": 42, "axes.titlesize": 9.0, "legend.frameon": False,
+    "grid.linewidth": 0.5, "axes.titlesize": 9.0, "legend.frameon": False,
 }  # fmt: skip
 
-Look = dict[str, tuple[str, str, Any]]
-"""By model: colour, marker, dashes."""
+Look = dict[str, plots.Style]
+"""By model."""
 
 
-def draw(board: Board, folder: Path) -> list[Path]:
-    """Writes every figure the board has data for to `folder`, one a protocol and accelerator; returns the files.
+def draw(board: Board, folder: Path) -> list[str]:
+    """Writes every figure the board has data for to `folder`, one a protocol and accelerator.
+
+    Returns: the names of the figures, without their endings.
 
     Raises:
         OSError: `folder` cannot be written.
     """
-    look = looks(row.model for row in board.rows)
+    look = plots.styles(row.model for row in board.rows)
     rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in board.rows:
         rows_of[row.protocol, row.accelerator].append(row)
-    files: list[Path] = []
+    names = []
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         for (protocol, accelerator), rows in sorted(rows_of.items()):
-            place = f"{protocol}-{re.sub('[^A-Za-z0-9]+', '_', accelerator)}"
             heading = f"Protocol {protocol}, {accelerator}"
-            for name, figure in (
-                ("accuracy-speed", accuracy_speed(rows, list(board.columns), look, heading)),
-                ("curves", curves(rows, list(board.columns), look, heading)),
-            ):
+            for kind, drawn in (("accuracy_speed", accuracy_speed), ("curves", curves)):
+                figure = drawn(rows, list(board.columns), look, heading)
                 if figure is not None:
-                    files += save(figure, folder / f"{name}-{place}")
-    return files
-
-
-def looks(models: Iterable[str]) -> Look:
-    """Colour, marker and dashes of each model, by the order of their names."""
-    names = sorted(set(models))
-    return {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i // 2 % len(DASHES)])
-        for i, name in enumerate(names)
-    }
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes a figure with every ending. The same figure gives the same files: they carry no date."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{ending}") for ending in ENDINGS]
-    for file in files:
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file.suffix[1:])
-        figure.savefig(file, dpi=200, bbox_inches="tight", metadata=undated)
-    return files
+                    names.append(plots.file_name([kind, protocol, accelerator]))
+                    plots.save(figure, folder, names[-1])
+    return names
 
 
 def accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Look, heading: str) -> Figure | None:
@@ -98,13 +73,17 @@ def accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Look, head
     for ax, (name, points) in zip(axes, shown.items(), strict=True):
         for row, score in points:
             assert score.estimate is not None
-            colour, marker, _ = look[row.model]
+            style = look[row.model]
             x, y = score.steps_per_second, score.estimate.mean
             size = _AREA * (score.memory(method) or 0) / most if most else 120.0
             free = row.kind == fairness.FREE
-            ax.scatter(x, y, s=size, facecolor="none" if free else colour, alpha=None if free else 0.3, linewidth=0)
-            ax.scatter(x, y, s=size, facecolor="none", edgecolor=colour, linestyle=":" if free else "-", linewidth=1)
-            ax.scatter(x, y, s=16, color=colour, marker=marker, zorder=3)
+            ax.scatter(
+                x, y, s=size, facecolor="none" if free else style.color, alpha=None if free else 0.3, linewidth=0
+            )
+            ax.scatter(
+                x, y, s=size, facecolor="none", edgecolor=style.color, linestyle=":" if free else "-", linewidth=1
+            )
+            ax.scatter(x, y, s=16, color=style.color, marker=style.marker, zorder=3)
         ax.set_title(name, parse_math=False)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -130,13 +109,11 @@ def curves(rows: Sequence[Row], columns: Sequence[str], look: Look, heading: str
     figure, axes = _panels(len(shown), f"{heading}\nMean over seeds; band: their range.")
     for ax, (name, lines) in zip(axes, shown.items(), strict=True):
         for row, steps, values in lines:
-            colour, marker, dashes = look[row.model]
-            ax.plot(
-                steps, values.mean(0), color=colour, linestyle=dashes, linewidth=1.2, marker=marker, markersize=3,
-                markevery=max(1, len(steps) // 5),
-            )  # fmt: skip
+            style = look[row.model]
+            some = max(1, len(steps) // 5)
+            ax.plot(steps, values.mean(0), **style.line() | {"linewidth": 1.2, "markersize": 4}, markevery=some)
             if len(values) > 1:
-                ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+                ax.fill_between(steps, values.min(0), values.max(0), color=style.color, alpha=0.15, linewidth=0)
         ax.set_title(name, parse_math=False)
         ax.set_xlabel("step")
         ax.set_ylabel("validation accuracy (%)")
@@ -185,8 +162,8 @@ def _panels(count: int, heading: str) -> tuple[Figure, list[Any]]:
 def _legend(figure: Figure, models: Iterable[str], look: Look, lines: bool) -> None:
     names = sorted(models)
     handles = [
-        Line2D([], [], color=look[n][0], marker=look[n][1], linestyle=look[n][2] if lines else "none", markersize=5)
-        for n in names
+        Line2D([], [], color=s.color, marker=s.marker, linestyle=s.dashes if lines else "none", markersize=5)
+        for s in (look[name] for name in names)
     ]
     columns = min(len(names), 4)
     legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, handlelength=3)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ class Cell:
     """What it runs on, by `accelerator_name`."""
     key: str
     """sha-256 of everything that decides the result."""
+    bounds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the record that bound a measurement: `memory_limit_bytes`, `max_batch`."""
 
     @property
     def name(self) -> str:
@@ -218,10 +221,16 @@ def accelerator_name(device: dict[str, Any], used: int = 1) -> str:
 RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
 
 
-def cell(plan: Plan, entry: Path | None, device: dict[str, Any], used: int = 1) -> Cell:
+def cell(
+    plan: Plan,
+    entry: Path | None,
+    device: dict[str, Any],
+    used: int = 1,
+    bounds: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Cell:
     """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed.
 
-    Without an `entry` it is a measurement on random tokens.
+    Without an `entry` it is a measurement on random tokens, within `bounds`.
 
     Raises:
         UsageError: there are fewer devices than are to be `used`, or a batch does not divide by their number.
@@ -240,16 +249,16 @@ def cell(plan: Plan, entry: Path | None, device: dict[str, Any], used: int = 1) 
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
     data = {"task_version": TASKS[plan.task].version} | (RANDOM if entry is None else describe(entry))
     plan = dataclasses.replace(plan, recipe=recipe)
-    return Cell(plan, entry, data, accelerator, _key(plan, data, accelerator))
+    return Cell(plan, entry, data, accelerator, _key(plan, data, accelerator, bounds), bounds)
 
 
 def apart(cell: Cell) -> list[Cell]:
     """A cell for each seed of a cell."""
     plans = [dataclasses.replace(cell.plan, seeds=(seed,)) for seed in cell.plan.seeds]
-    return [dataclasses.replace(cell, plan=p, key=_key(p, cell.data, cell.accelerator)) for p in plans]
+    return [dataclasses.replace(cell, plan=p, key=_key(p, cell.data, cell.accelerator, cell.bounds)) for p in plans]
 
 
-def _key(plan: Plan, data: Mapping[str, Any], accelerator: str) -> str:
+def _key(plan: Plan, data: Mapping[str, Any], accelerator: str, bounds: Mapping[str, Any]) -> str:
     decides = {
         "task": plan.task,
         "task_version": data["task_version"],
@@ -260,5 +269,6 @@ def _key(plan: Plan, data: Mapping[str, Any], accelerator: str) -> str:
         "seeds": plan.seeds,
         "recipe": dataclasses.asdict(plan.recipe),
         "accelerator": accelerator,
+        **bounds,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lra import board, export, records, tidy
+from lra import board, export, records, tables, tidy
 from lra.recipe import UsageError, nearest
 from lra.rows import Row, Score
 from lra.statistics import difference
@@ -138,7 +138,7 @@ def compare(found: Sequence[records.Record], first: str, second: str, choice: ti
         f"Difference: {first} − {second} in points of %; p: Welch's test, two-sided, for each task alone. One seed: "
         "the test set's binomial error, a lower bound of the true one.\n"
     )
-    return f"{export.grid(header, lines)}\n{told}"
+    return f"{tables.grid(header, lines)}\n{told}"
 
 
 def _pair(a: Row, b: Row, column: str) -> list[str]:

@@ -23,7 +23,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lra import records
+from lra import max_batch, records
+from lra.clock import Clock
 from lra.grid import Cell, Model, apart
 from lra.progress import CellProgress
 from lra.recipe import UsageError
@@ -77,18 +78,20 @@ def path_of(results: Path, cell: Cell) -> Path:
     return results / (records.RESULTS if cell.entry else records.BENCH) / f"{cell.name}.json"
 
 
-def finished(results: Path, cell: Cell) -> bool:
-    """Whether the cell has a record that another run would only repeat."""
-    return _status(results, cell) in records.FINAL
+def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
+    """Whether the cell has a record that another run, of at most so many `minutes` a cell, would only repeat."""
+    record = _record(results, cell) or {"status": None}
+    late = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
+    return late or record["status"] in records.FINAL
 
 
-def _status(results: Path, cell: Cell) -> str | None:
-    """The status of the cell's record, None without one."""
+def _record(results: Path, cell: Cell) -> records.Record | None:
+    """The cell's record, None without a readable one."""
     try:
         record = records.read(path_of(results, cell))
     except ValueError:
         return None
-    return str(record["status"]) if record["key"] == cell.key else None
+    return record if record["key"] == cell.key else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,8 @@ class How:
     checkpoint_minutes: float = 5.0
     max_minutes: float | None = None
     """Minutes a cell may train in this run; then it saves and ends as 'interrupted'."""
+    timeout_minutes: float | None = None
+    """Minutes after which a cell's process is ended as 'timeout'."""
     profile: bool = False
     fresh: bool = False
     """Starts cells anew: their checkpoints are deleted."""
@@ -112,7 +117,8 @@ def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
     """The cells without a final record; seeds that did not fit together are cells of their own."""
     found: list[Cell] = []
     for cell in cells:
-        if len(cell.plan.seeds) > 1 and _status(results, cell) == "oom":
+        record = _record(results, cell)
+        if len(cell.plan.seeds) > 1 and record is not None and record["status"] == "oom":
             found += left(apart(cell), results)
         elif not finished(results, cell):
             found.append(cell)
@@ -143,7 +149,8 @@ def _told_run(cell: Cell, number: str, how: How, console: Console) -> records.Re
     seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
     label = f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
     try:
-        record = _run(cell, how, console, label.replace("[", r"\["))
+        run = _largest_batch if cell.bounds.get("max_batch") else _run
+        record = run(cell, how, console, label.replace("[", r"\["))
     except OSError as error:
         what = error.strerror or error
         raise UsageError(f"cannot write {how.results}: {what}; finished cells are kept, run again to go on") from None
@@ -158,7 +165,8 @@ def summary(record: records.Record) -> str:
     speed = record["train_speed"]
     if not record["results"]:
         infers = record["inference_speed"]["steps_per_second"]
-        return f"{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
+        largest = f"batch {record['recipe']['train']['batch']:,} is the largest: " if record.get("max_batch") else ""
+        return f"{largest}{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
     tests = [
         f"{100 * result['test_best']:.2f} % at step {result['best_step']:,}"
         if result["status"] == "ok"
@@ -168,11 +176,21 @@ def summary(record: records.Record) -> str:
     return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
 
 
+def _largest_batch(cell: Cell, how: How, console: Console, label: str) -> records.Record:
+    def run(tried: Cell) -> records.Record:
+        told = f"{label}, batch {tried.plan.recipe.train.batch:,}"
+        return _run(tried, dataclasses.replace(how, results=how.results / "trials"), console, told)
+
+    record = max_batch.search(cell, run)
+    records.write(path_of(how.results, cell), record)
+    return record
+
+
 def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
     path = path_of(how.results, cell)
     log = how.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    start = _start(cell)
+    start = _start(cell) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
     spec = {
         "started": time.time(),
         "cell": start["cell"],
@@ -204,6 +222,7 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
             env=environment(how.device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             start_new_session=True,
         )  # fmt: skip
+        clock = Clock(child, how.timeout_minutes)
         try:
             assert child.stdout is not None
             for line in child.stdout:
@@ -213,6 +232,7 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
             _let_save(child)
             raise
         finally:
+            clock.stop()
             if child.poll() is None:
                 child.kill()
                 child.wait()
@@ -223,6 +243,8 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
         "error": _cause(code),
         "log": _tail(log),
     }
+    if clock.struck:
+        record |= {"status": "timeout", "error": f"stopped after {how.timeout_minutes:g} minutes"}
     records.write(path, record)
     return record
 
@@ -270,6 +292,7 @@ def _start(cell: Cell) -> records.Record:
         "commit": _commit(),
         "command": shlex.join(["python", *sys.argv]),
         "results": [],
+        **cell.bounds,
     }
 
 

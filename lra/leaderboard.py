@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
-from lra import board, export, page, records, tidy
+from lra import board, export, page, records, tables, tidy
 from lra.latex import latex
 from lra.recipe import UsageError, nearest
-from lra.tidy import cells
 
 
 def write(
-    folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTHING, figures: bool = False
+    folders: Sequence[Path], out: Path, choice: tidy.Choice = tidy.EVERYTHING, plots: bool = False
 ) -> tuple[str, list[str]]:
     """Writes leaderboard.csv, .md, .tex and .html and cells.csv to `out`, and efficiency.csv where cells were measured.
 
-    With `figures` also `out`/figures (lra.figures). Returns the Markdown, and a line for each file that was left out,
+    With `plots` also `out`/plots (lra.figures). Returns the Markdown, and a line for each file that was left out,
     each duplicate and each conflict.
 
     Raises:
@@ -31,7 +25,7 @@ def write(
         UsageError: the choice names something that no record has.
     """
     with _without_collector():
-        return _write_all(folders, out, choice, figures)
+        return _write_all(folders, out, choice, plots)
 
 
 @contextlib.contextmanager
@@ -46,7 +40,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures: bool) -> tuple[str, list[str]]:
+def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, plots: bool) -> tuple[str, list[str]]:
     found, lines = tidy.gather(folders)
     check(choice, found)
     made = board.build(found, choice)
@@ -58,14 +52,16 @@ def _write_all(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures:
         "leaderboard.tex": latex(made),
         "leaderboard.html": page.page(made, tidy.gather(folders, records.BENCH)[0]),
     }
-    _write(out, files)
+    tables.write(out, files)
     lines += made.lines
     if any((folder / records.BENCH).is_dir() for folder in folders):
-        lines += write_efficiency(folders, out)[1]
-    if figures:
-        from lra.figures import draw  # matplotlib takes seconds to import
+        from lra import efficiency
 
-        draw(made, out / "figures")
+        lines += efficiency.write(folders, out, plots)[1]
+    if plots:
+        from lra import figures  # matplotlib takes seconds to import
+
+        figures.draw(made, out / "plots")
     return text, lines
 
 
@@ -91,55 +87,3 @@ def check(choice: tidy.Choice, found: Sequence[records.Record]) -> None:
 
 SORTS = ("average", "model", "parameters")
 """What rows can be ordered by beside tasks and columns."""
-
-
-def _number(value: Any, form: str, unit: float = 1.0) -> str:
-    return "–" if value is None or math.isnan(value) else form.format(value / unit)
-
-
-def _write(out: Path, files: dict[str, str]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        beside = out / f".{name}.{os.getpid()}"
-        beside.write_text(content, encoding="utf-8")
-        os.replace(beside, out / name)
-
-
-EFFICIENCY = {
-    "model": "model",
-    "task": "task",
-    "length": "length",
-    "recipe.train.batch": "batch",
-    "recipe.train.precision": "precision",
-    "accelerator": "accelerator",
-    "status": "status",
-    "train_speed.steps_per_second": "training steps/s",
-    "train_speed.quartile_1": "training steps/s quartile 1",
-    "train_speed.quartile_3": "training steps/s quartile 3",
-    "inference_speed.steps_per_second": "inference steps/s",
-    "compile_seconds": "compile s",
-    "memory.device_peak_bytes": "device peak bytes",
-    "memory.compiled_bytes": "compiled bytes",
-    "memory.host_peak_bytes": "host peak bytes",
-    "flops_per_step": "FLOPs a step",
-    "parameters": "parameters",
-}
-"""Columns of cells.csv and their names in efficiency.csv."""
-
-
-def efficiency(tidy: pd.DataFrame) -> pd.DataFrame:
-    """A row a measured cell: speed and memory, by task, length and model."""
-    shown = tidy.reindex(columns=list(EFFICIENCY)).rename(columns=EFFICIENCY)
-    return shown.sort_values(["task", "length", "model", "accelerator"], kind="stable", ignore_index=True)
-
-
-def write_efficiency(folders: Sequence[Path], out: Path) -> tuple[str, list[str]]:
-    """Writes efficiency.csv of the folders' measurements; returns a Markdown table and what was left out."""
-    found, problems = tidy.gather(folders, records.BENCH)
-    board = efficiency(cells(found))
-    _write(out, {"efficiency.csv": board.to_csv(index=False)})
-    shown = board[["task", "length", "model", "accelerator", "batch", "status"]].astype(str)
-    for name in ("training steps/s", "inference steps/s"):
-        shown[name] = board[name].map(lambda v: _number(v, "{:.3g}"))
-    shown["compiled MB"] = board["compiled bytes"].map(lambda v: _number(v, "{:,.0f}", 1e6))
-    return export.grid(list(shown.columns), shown.values.tolist()), problems

@@ -1,9 +1,6 @@
 """Speed and memory of one cell on random tokens of the task's shape: no data set, no accuracy.
 
-Rules. Compilation is timed apart. A block is one compiled chunk of training steps (about a second), timed from its
-call to the arrival of its losses on the host; the first block is a warm-up and not counted. Blocks are repeated
-until at least `MIN_BLOCKS` and `SECONDS` have gone by. Reported are the median and the quartiles of the blocks'
-steps per second. Inference is timed the same way on single batches, without dropout and gradients.
+The rules are in docs/measuring.md: what is timed, how often, and what each figure means.
 """
 
 from __future__ import annotations
@@ -17,25 +14,40 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lra import room
+from lra.energy import Meter
 from lra.feed import Resident
-from lra.program import Program, chunk_length, program_bytes
+from lra.program import Program, program_bytes
 from lra.recipe import Recipe
 from tasks.task import Split, Splits
 
 MIN_BLOCKS = 5
-SECONDS = 5.0
+SECONDS = 2.0
+"""Blocks are repeated until there are `MIN_BLOCKS` and `SECONDS` have gone by."""
+BLOCK_SECONDS = 0.3
+"""What a block is to last at least, where a step does not take longer."""
+_CHUNK_SECONDS = 0.1
+_MOST_STEPS = 100
+
+Blocks = list[tuple[int, float]]
+"""(steps, seconds) of each counted block."""
 
 
 @dataclass
 class Measured:
-    """What a measurement gave; speeds as (steps, seconds) of each counted block."""
+    """What a measurement gave."""
 
     parameters: int = 0
     flops_per_step: float | None = None
+    """By `lra.flops`: loops count as often as they run."""
+    flops_compiler: float | None = None
+    """By the compiler, which counts a loop's body once."""
     compile_seconds: float = 0.0
-    train_blocks: list[tuple[int, float]] = field(default_factory=list)
-    inference_blocks: list[tuple[int, float]] = field(default_factory=list)
     compiled_bytes: int | None = None
+    train_blocks: Blocks = field(default_factory=list)
+    inference_blocks: Blocks = field(default_factory=list)
+    energy_per_step_joules: float | None = None
+    """The GPU board's, over the timed training blocks."""
 
 
 def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int) -> Splits:
@@ -50,42 +62,95 @@ def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int)
 
 
 def measure(
-    model: nnx.Module, splits: Splits, recipe: Recipe, on_progress: Callable[[dict[str, float]], None]
+    model: nnx.Module,
+    splits: Splits,
+    recipe: Recipe,
+    on_progress: Callable[[dict[str, float]], None],
+    memory_limit: int | None = None,
+    trial: bool = False,
 ) -> Measured:
-    """Times training and inference of `model` by the rules above. `recipe.train.precision` must be resolved."""
+    """Times training and inference of `model`. `recipe.train.precision` must be resolved.
+
+    Args:
+        memory_limit: bytes that the programs may plan at most, where the device has more.
+        trial: only find out whether the programs fit: each runs once and nothing is timed.
+
+    Raises:
+        MemoryError: a compiled program plans more than there is. It has not been run.
+    """
     batch = recipe.train.batch
     program = Program([model], recipe, batch, splits.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
     data = Resident(splits, program.sharding).data["train"]
     state, rest = program.init(), program.rest
     measured = Measured(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
+    measured.flops_per_step, measured.flops_compiler = program.flops(data), program.flops_compiler(data)
+    length = _steps_in_chunk(measured.flops_per_step)
+
     started = time.perf_counter()
-    measured.flops_per_step = program.flops(data)
-    length = chunk_length(recipe.train.eval_every, measured.flops_per_step, jax.default_backend())
     chunk = program.compile_chunk(state, data, length)
     evaluate = program.compile_evaluate(data)
     measured.compile_seconds = time.perf_counter() - started
     measured.compiled_bytes = program_bytes(chunk)
+    for planned in (measured.compiled_bytes, program_bytes(evaluate)):
+        if planned is not None:
+            room.check(planned, memory_limit)
 
-    def timed(steps: int, block: Callable[[], None]) -> list[tuple[int, float]]:
-        block()
-        blocks: list[tuple[int, float]] = []
-        until = time.perf_counter() + SECONDS
-        while len(blocks) < MIN_BLOCKS or time.perf_counter() < until:
-            started = time.perf_counter()
-            block()
-            blocks.append((steps, time.perf_counter() - started))
-            on_progress({"step": steps * len(blocks), "steps_per_second": steps / blocks[-1][1]})
-        return blocks
-
-    def train() -> None:
+    def train(calls: int) -> None:
         nonlocal state
-        state, told = chunk(state, rest, data)
+        for _ in range(calls):
+            state, told = chunk(state, rest, data)
         jax.device_get(told)
 
-    def infer() -> None:
+    def infer(calls: int) -> None:
         start, count = jnp.int32(0), jnp.int32(batch)
-        jax.device_get([evaluate(state.params, rest, data, start, count) for _ in range(length)])
+        jax.device_get([evaluate(state.params, rest, data, start, count) for _ in range(calls)])
 
-    measured.train_blocks = timed(length, train)
-    measured.inference_blocks = timed(length, infer)
+    if trial:
+        train(1)
+        infer(1)
+        return measured
+    meter = Meter(jax.default_backend())
+    measured.train_blocks = timed(train, length, on_progress, meter.start)
+    joules = meter.stop()
+    if joules is not None:
+        measured.energy_per_step_joules = joules / sum(steps for steps, _ in measured.train_blocks)
+    measured.inference_blocks = timed(infer, 1, on_progress)
     return measured
+
+
+def timed(
+    run: Callable[[int], None],
+    steps: int,
+    on_progress: Callable[[dict[str, float]], None] = lambda told: None,
+    on_warm: Callable[[], None] = lambda: None,
+) -> Blocks:
+    """The timed blocks of `run(calls)`, which does `steps` steps a call and returns when their results are there.
+
+    Two calls warm up; the second one's time says how many calls make a block. `on_warm` is called before the first
+    block that counts.
+    """
+    run(1)
+    calls = max(1, round(BLOCK_SECONDS / _seconds(run, 1)))
+    if calls > 1:
+        run(calls)
+    on_warm()
+    blocks: Blocks = []
+    until = time.perf_counter() + SECONDS
+    while len(blocks) < MIN_BLOCKS or time.perf_counter() < until:
+        blocks.append((steps * calls, _seconds(run, calls)))
+        done, seconds = blocks[-1]
+        on_progress({"step": done * len(blocks), "steps_per_second": done / seconds})
+    return blocks
+
+
+def _seconds(run: Callable[[int], None], calls: int) -> float:
+    started = time.perf_counter()
+    run(calls)
+    return time.perf_counter() - started
+
+
+def _steps_in_chunk(operations: float) -> int:
+    """Steps of one compiled scan, so that Python's part is small: about a tenth of a second of a usual device."""
+    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
+    wanted = _CHUNK_SECONDS * speed / operations if operations > 0 else 1  # NaN is not greater
+    return int(min(max(wanted, 1), _MOST_STEPS))

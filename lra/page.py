@@ -143,12 +143,14 @@ def _score(row: Row, score: Score, board: Board, name: str) -> dict[str, Any]:
 
 def _point(record: Record, kind: str) -> dict[str, Any]:
     """Speed and memory of one cell, for the figures over length."""
-    cell = record["cell"]
+    cell, train = record["cell"], record["recipe"].get("train") or {}
+    # What two cells must share for their speed and memory to be points of one line.
+    batch = "largest batch" if record.get("max_batch") else f"batch {train.get('batch')}"
+    setting = [batch, train.get("precision"), " ".join(record.get("overrides", []))]
     return {
         "kind": kind, "model": cell["model"], "task": cell["task"], "length": cell["length"],
         "protocol": cell["protocol"], "accelerator": cell["accelerator"], "status": record["status"],
-        "overrides": " ".join(record.get("overrides", [])),
-        "steps": _digits(tidy.speed(record)),
+        "setting": " · ".join(str(part) for part in setting if part), "steps": _digits(tidy.speed(record)),
         "device": tidy.memory(record, "device_peak_bytes"), "compiled": tidy.memory(record, "compiled_bytes"),
     }  # fmt: skip
 

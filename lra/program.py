@@ -8,6 +8,7 @@ every one computes its part and the gradients' mean is taken, all else is done a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lra import order
+from lra import flops, order
 from lra.feed import Batch, Data, gather, tokens_of
 from lra.optimizer import make_optimizer
 from lra.recipe import Recipe
@@ -221,8 +222,12 @@ class Program:
         """The compiled evaluation (params, rest, source, start, count) → (loss, right)."""
         return jax.jit(self.evaluate).lower(self.params, self.rest, source, jnp.int32(0), jnp.int32(0)).compile()
 
-    def flops(self, source: Source) -> float | None:
-        """One step's floating-point operations of all seeds, by the compiler's count."""
+    def flops(self, source: Source) -> float:
+        """One training step's floating-point operations, all seeds and devices together (lra/flops.py); may be NaN."""
+        return flops.count(partial(self.chunk, steps=1), self.init(), self.rest, source)
+
+    def flops_compiler(self, source: Source) -> float | None:
+        """The compiler's count of the same, which takes the body of every loop once."""
         lowered = jax.jit(self.chunk, static_argnames="steps").lower(self.init(), self.rest, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
 
@@ -230,10 +235,11 @@ class Program:
 _SECONDS_A_CHUNK = 1.0
 
 
-def chunk_length(steps_between: int, flops: float | None, backend: str) -> int:
+def chunk_length(steps_between: int, operations: float, backend: str) -> int:
     """Steps in a chunk: the largest divisor of `steps_between` that is expected to take about a second."""
     speed = 3e10 if backend == "cpu" else 2e13
-    most = max(1, min(steps_between, round(_SECONDS_A_CHUNK * speed / (flops or 1e9))))
+    wanted = _SECONDS_A_CHUNK * speed / operations if operations > 0 else 1  # NaN is not greater
+    most = int(max(1, min(steps_between, wanted)))
     return next(k for k in range(most, 0, -1) if steps_between % k == 0)
 
 

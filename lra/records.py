@@ -154,14 +154,3 @@ def checked(path: Path | str) -> Record:
     except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from None
     return record
-
-
-def read_all(results: Path, kind: str = RESULTS) -> tuple[list[Record], list[str]]:
-    """All records of a kind in a results folder, in the order of their names, and a line for each file left out."""
-    records, problems = [], []
-    for path in sorted((results / kind).glob("[!.]*.json")):
-        try:
-            records.append(read(path))
-        except ValueError as problem:
-            problems.append(str(problem))
-    return records, problems

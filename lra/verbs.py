@@ -23,16 +23,16 @@ def choice(f: Any) -> tidy.Choice:
     )  # fmt: skip
 
 
-def leaderboard(folders: Sequence[Path], out: Path, choice: tidy.Choice, figures: bool) -> int:
-    """Writes the tables, the page and (if `figures`) the figures to `out`, and prints the leaderboard."""
+def leaderboard(folders: Sequence[Path], out: Path, choice: tidy.Choice, plots: bool) -> int:
+    """Writes the tables, the page and (if `plots`) the figures to `out`, and prints the leaderboard."""
     _exist(folders)
     try:
-        text, lines = tables.write(folders, out, choice, figures)
+        text, lines = tables.write(folders, out, choice, plots)
     except OSError as error:
         raise UsageError(f"cannot write --out={out}: {error.strerror}") from None
     _tell("leaderboard", lines)
     names = ", ".join(f"{out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
-    print(f"\n{text}\n{names}, {out}/cells.csv{f', {out}/figures' if figures else ''}")
+    print(f"\n{text}\n{names}, {out}/cells.csv{f', {out}/plots' if plots else ''}")
     return 0
 
 

@@ -80,3 +80,33 @@ def result(score: float | None, seed: int = 0, status: str = "ok", points: int =
         "seed": seed, "status": status, "error": "", "steps": 50 * points, "best_step": 50 * points,
         "validation_best": score, "validation_last": score, "test_best": score, "test_last": score, "curve": curve,
     }  # fmt: skip
+
+
+def measurement(
+    model: str = "fnet",
+    length: int = 1024,
+    speed: float | None = 8.0,
+    status: str = "ok",
+    batch: int = 4,
+    **changes: Any,
+) -> dict[str, Any]:
+    """A record of `bench` at `speed` training steps a second, or of one that ended with another status."""
+    made = record(model, "text", length=length, status="ok") | {
+        "status": status,
+        "error": "" if status == "ok" else "it went wrong",
+        "key": f"{model}-{length}-{batch}-{status}",
+        "recipe": {"train": {"batch": batch, "precision": "float32"}},
+        "device": {"used": 1},
+        "results": [],
+        "train_speed": None,
+        "memory": {"device_peak_bytes": None, "compiled_bytes": None, "host_peak_bytes": 10**9},
+    }
+    made["cell"]["protocol"] = "efficiency_quick"
+    if status == "ok" and speed is not None:
+        for name, rate in (("train_speed", speed), ("inference_speed", 3 * speed)):
+            made[name] = {
+                "steps_per_second": rate, "quartile_1": 0.9 * rate, "quartile_3": 1.1 * rate, "blocks": 9,
+                "examples_per_second": batch * rate, "tokens_per_second": batch * length * rate,
+            }  # fmt: skip
+        made["memory"]["compiled_bytes"] = 10**5 * length
+    return made | changes

@@ -237,19 +237,6 @@ def test_list_models_with_details_shows_papers_and_options():
     assert "performer" in done.stdout and "features=" in done.stdout and "arXiv:2009.14794" in done.stdout
 
 
-def test_bench_measures_without_data(tmp_path):
-    done = cli(
-        "bench", "--models=fnet", "--lengths=16", "--device=cpu", "--set=encoder.dim=8", "--set=train.batch=2",
-        *places(tmp_path),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (file,) = (tmp_path / "results" / "bench").glob("*.json")
-    made = json.loads(file.read_text())
-    assert made["train_speed"]["blocks"] >= 5 and made["inference_speed"]["steps_per_second"] > 0
-    assert made["train_speed"]["quartile_1"] <= made["train_speed"]["quartile_3"]
-    assert "fnet" in (tmp_path / "out" / "efficiency.csv").read_text()
-
-
 def test_a_full_disk_ends_the_grid_with_one_line_and_keeps_what_is_finished(tmp_path):
     done = cli(*TINY, "--models=fnet", *places(tmp_path))
     assert done.returncode == 0, done.stderr

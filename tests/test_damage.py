@@ -6,7 +6,7 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lra import board, export, figures, inspect, page, tidy
+from lra import board, export, figures, inspect, page, plots, tidy
 from lra.latex import latex
 from tests.made import record
 
@@ -53,6 +53,6 @@ def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
 
 
 def draw(built):
-    look = figures.looks(row.model for row in built.rows)
+    look = plots.styles(row.model for row in built.rows)
     figures.accuracy_speed(built.rows, list(built.columns), look, "")
     figures.curves(built.rows, list(built.columns), look, "")

@@ -1,12 +1,9 @@
 """The figures: what is drawn, that files are there, and that looks differ in colour and in grey."""
 
-import itertools
-
 import numpy as np
-import pytest
 from PIL import Image
 
-from lra import board, figures
+from lra import board, figures, plots
 from tests.made import record, result
 
 
@@ -23,10 +20,10 @@ def found():
 
 
 def test_every_figure_is_written_in_three_formats(tmp_path):
-    files = figures.draw(board.build(found()), tmp_path / "figures")
-    assert {f.name for f in files} == {
-        f"{name}-lra-CPU.{ending}" for name in ("accuracy-speed", "curves") for ending in ("png", "svg", "pdf")
-    }
+    names = figures.draw(board.build(found()), tmp_path / "plots")
+    assert names == ["accuracy_speed-lra-CPU", "curves-lra-CPU"]
+    files = list((tmp_path / "plots").iterdir())
+    assert {f.name for f in files} == {f"{name}.{ending}" for name in names for ending in ("png", "svg", "pdf")}
     for file in files:
         assert file.stat().st_size > 5_000
         if file.suffix == ".png":
@@ -43,7 +40,7 @@ def test_the_same_board_gives_the_same_files(tmp_path):
 
 def test_a_disc_s_area_is_the_memory_and_its_place_the_accuracy_and_speed():
     made = board.build(found())
-    look = figures.looks(r.model for r in made.rows)
+    look = plots.styles(r.model for r in made.rows)
     figure = figures.accuracy_speed(made.rows, list(made.columns), look, "heading")
     ax = figure.axes[0]
     discs = {round(c.get_sizes()[0]): c.get_offsets()[0].tolist() for c in ax.collections if c.get_sizes()[0] > 16}
@@ -55,7 +52,7 @@ def test_memory_methods_are_never_mixed():
     made = found()
     made[0]["memory"] = made[1]["memory"] = {"device_peak_bytes": None, "compiled_bytes": 5}
     built = board.build(made)
-    look = figures.looks(r.model for r in built.rows)
+    look = plots.styles(r.model for r in built.rows)
     assert "compiled program" in figures.accuracy_speed(built.rows, list(built.columns), look, "")._suptitle.get_text()
 
 
@@ -68,16 +65,3 @@ def test_nothing_to_draw_draws_nothing(tmp_path):
 def test_a_name_with_dollars_is_no_formula(tmp_path):
     made = [record(m, score=0.5, accelerator="$\\frac{a$") for m in ("$a_b$", "c$\\")]
     assert figures.draw(board.build(made), tmp_path)
-
-
-@pytest.mark.parametrize("count", [8, 21])
-def test_no_two_models_look_the_same_nor_alike_in_grey(count):
-    looks = figures.looks(f"model{i:02}" for i in range(count))
-    assert len(set(looks.values())) == count
-    # In grey a line is told by its marker and dashes.
-    assert len({(marker, str(dashes)) for _, marker, dashes in looks.values()}) == count
-
-
-def test_colours_differ_in_lightness_or_hue():
-    rgb = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in figures.COLOURS]
-    assert all(np.abs(a - b).sum() > 80 for a, b in itertools.combinations(rgb, 2))

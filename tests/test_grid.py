@@ -86,17 +86,46 @@ def test_a_task_without_a_recipe_and_a_wrong_name_are_told():
 
 def test_the_key_changes_with_everything_that_decides_the_result(monkeypatch):
     plan = grid.plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
-    device = {"platform": "gpu", "kind": "NVIDIA H200"}
+    device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     base = grid.cell(plan, None, device)
     assert base.plan.recipe.train.precision == "bfloat16"
     assert grid.cell(plan, None, device).key == base.key
     recipe = dataclasses.replace(plan.recipe, mixer=(("method", "matmul"),))
     others = [
-        dataclasses.replace(plan, seed=1),
+        dataclasses.replace(plan, seeds=(1,)),
         dataclasses.replace(plan, length=1000),
         dataclasses.replace(plan, recipe=recipe),
         dataclasses.replace(plan, model=grid.Model("luna")),
     ]
     keys = {base.key, *(grid.cell(p, None, device).key for p in others)}
     keys.add(grid.cell(plan, None, device | {"kind": "NVIDIA A100"}).key)
-    assert len(keys) == 6
+    keys.add(grid.cell(plan, None, device, used=2).key)
+    keys.add(grid.cell(plan, None, device, bounds={"max_batch": True}).key)
+    assert len(keys) == 8
+
+
+def test_seeds_train_together_where_asked_or_where_steps_are_small():
+    made = grid.plans(PROTOCOLS["quick"], [], FNET, [], [0, 1, 5], [])
+    gpu, cpu = {"platform": "gpu"}, {"platform": "cpu"}
+    assert [p.seeds for p in grid.together(made, "on", cpu)] == [(0, 1, 5)]
+    assert [p.seeds for p in grid.together(made, "auto", gpu)] == [(0, 1, 5)]
+    assert [p.seeds for p in grid.together(made, "auto", cpu)] == [(0,), (1,), (5,)]
+    assert [p.seeds for p in grid.together(made, "off", gpu)] == [(0,), (1,), (5,)]
+    large = grid.plans(PROTOCOLS["lra"], ["text"], FNET, [], [0, 1], [])
+    assert len(grid.together(large, "auto", gpu)) == 2
+    both = grid.plans(PROTOCOLS["quick"], ["text", "image"], FNET, [], [0, 1], [])
+    assert [(p.task, p.seeds) for p in grid.together(both, "on", gpu)] == [("text", (0, 1)), ("image", (0, 1))]
+    (cell,) = [grid.cell(p, None, gpu | {"kind": "x", "count": 1}) for p in grid.together(made, "on", gpu)]
+    alone = [grid.cell(p, None, gpu | {"kind": "x", "count": 1}) for p in made]
+    assert grid.apart(cell) == alone
+
+
+def test_devices_must_be_there_and_divide_the_batch():
+    plan = grid.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.batch=30", "train.accumulate=5"])[0]
+    device = {"platform": "gpu", "kind": "x", "count": 4}
+    assert grid.cell(plan, None, device, used=3).accelerator == "3 × x"
+    for used, words in ((8, "1 to 4 devices"), (0, "1 to 4 devices"), (4, "multiple of devices")):
+        with pytest.raises(UsageError, match=words):
+            grid.cell(plan, None, device, used=used)
+    with pytest.raises(UsageError, match="multiple of train.accumulate"):
+        grid.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])

@@ -47,8 +47,9 @@ def test_a_task_trains_from_the_real_data(name, tmp_path):
         make, vocab=data.vocab, classes=data.classes, length=length, dim=8, layers=1, mlp=8, pair=task.pair,
         rngs=nnx.Rngs(0),
     )  # fmt: skip
-    outcome = fit(model, data, RECIPE, 0)
+    outcome = fit([model], data, RECIPE, [0])
+    (result,) = outcome.results
     assert outcome.status == "ok" and outcome.steps == 4
-    assert all(math.isfinite(point["loss"]) for point in outcome.curve if "loss" in point)
-    for accuracy in (outcome.test_last, outcome.validation_last):
+    assert all(math.isfinite(point["train_loss"]) for point in result.curve) and len(result.curve) == 2
+    for accuracy in (result.test_last, result.validation_last):
         assert 0 <= accuracy <= 1 and round(accuracy * 40) == pytest.approx(accuracy * 40)

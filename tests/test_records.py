@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from lra import records
+from lra import records, tidy
 from tests.made import record
 
 
@@ -54,6 +54,6 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeyp
 def test_damaged_records_are_named_and_left_out(tmp_path, content, words):
     records.write(tmp_path / "records" / "a.json", record())
     (tmp_path / "records" / "b.json").write_text(content)
-    found, problems = records.read_all(tmp_path)
+    found, problems = tidy.gather([tmp_path])
     assert len(found) == 1 and len(problems) == 1
     assert words in problems[0] and "b.json" in problems[0]

@@ -41,13 +41,13 @@ def test_leaderboard_merges_folders_names_problems_and_writes_all_files(place):
     assert "duplicate: a/records/listops-luna.json" in told[0] and "left out: b/records/cut.json" in told[1]
     assert "40.00 ± 2.15 (1 seed)" in done.stdout and "text@4000" in done.stdout
     assert {f.name for f in (place / "out").iterdir()} == {
-        "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html", "cells.csv", "figures",
+        "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html", "cells.csv", "plots",
     }  # fmt: skip
-    assert list((place / "out" / "figures").glob("*.svg"))
+    assert list((place / "out" / "plots").glob("*.svg"))
 
 
 def test_leaderboard_filters(place):
-    done = call("leaderboard", "--results=a,b", "--models=luna", "--tasks=listops", "--nofigures", cwd=place)
+    done = call("leaderboard", "--results=a,b", "--models=luna", "--tasks=listops", "--noplots", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "luna" in done.stdout and "| fnet" not in done.stdout and "text@4000" not in done.stdout
     wrong = call("leaderboard", "--results=a,b", "--models=lunna", cwd=place)
@@ -65,11 +65,11 @@ def test_show_and_compare(place):
 def test_many_problems_are_counted(place):
     for number in range(30):
         (place / "b" / "records" / f"cut{number}.json").write_text("{")
-    done = call("leaderboard", "--results=b", "--nofigures", cwd=place)
+    done = call("leaderboard", "--results=b", "--noplots", cwd=place)
     assert done.returncode == 0 and done.stderr.count("\n") == 21 and "and 11 more such lines" in done.stderr
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(place):
     (place / "out").write_text("a file")
-    done = call("leaderboard", "--results=a", "--nofigures", "--out=out", cwd=place)
+    done = call("leaderboard", "--results=a", "--noplots", "--out=out", cwd=place)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "cannot write --out=out" in done.stderr

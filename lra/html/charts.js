@@ -145,7 +145,7 @@ function areaLegend(x, reach, most) {
 function buildLength() {
   const sets = new Map();
   for (const point of data.points) {
-    const key = [point.task, point.protocol, point.accelerator, point.overrides, point.kind].filter(Boolean).join(" · ");
+    const key = [point.task, point.protocol, point.accelerator, point.setting, point.kind].filter(Boolean).join(" · ");
     if (!sets.has(key)) sets.set(key, []);
     sets.get(key).push(point);
   }

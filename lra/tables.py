@@ -1,0 +1,39 @@
+"""Tables as text, and files written whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """A Markdown table whose columns line up."""
+    return grid(list(shown.columns), shown.values.tolist())
+
+
+def grid(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """The same of a header and lines."""
+    every = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *lines]]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    every.insert(1, ["-" * width for width in widths])
+    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in every]
+    return "".join(f"| {row} |\n" for row in rows)
+
+
+def number(value: Any, form: str, unit: float = 1.0) -> str:
+    """A number in units of `unit`, or a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else form.format(value / unit)
+
+
+def write(out: Path, files: dict[str, str]) -> None:
+    """Writes files to the folder `out`, each beside its place first and then renamed. Raises `OSError`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        beside = out / f".{name}.{os.getpid()}"
+        beside.write_text(content, encoding="utf-8")
+        os.replace(beside, out / name)
