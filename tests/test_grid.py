@@ -127,5 +127,5 @@ def test_devices_must_be_there_and_divide_the_batch():
     for used, words in ((8, "1 to 4 devices"), (0, "1 to 4 devices"), (4, "multiple of devices")):
         with pytest.raises(UsageError, match=words):
             grid.cell(plan, None, device, used=used)
-    with pytest.raises(UsageError, match="multiple of train.accumulate"):
+    with pytest.raises(UsageError, match=r"multiple of train\.accumulate"):
         grid.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])
