@@ -145,8 +145,9 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
-        results, data, f.device, f.devices, f.stream, f.checkpoint_minutes, f.max_minutes, f.profile, f.rerun
-    )
+        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream, checkpoint_minutes=f.checkpoint_minutes,
+        max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
+    )  # fmt: skip
     counts = launch.run_cells(left, how, console)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
@@ -204,7 +205,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results, Path(f.data), f.device, timeout_minutes=f.timeout)
+    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout)
     launch.run_cells(left, how, console)
     try:
         text, problems = efficiency.write(results, Path(f.out))

@@ -94,7 +94,7 @@ def _record(results: Path, cell: Cell) -> records.Record | None:
     return record if record["key"] == cell.key else None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class How:
     """How cells are run: folders, the device, and what changes no result."""
 
