@@ -69,6 +69,8 @@ def _run_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
     )
+    flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
+    flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
     flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
 
 
@@ -118,7 +120,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch
+    from lra import grid, launch, trackers
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -135,6 +137,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
                   f"({tokens:.2g} tokens)")  # fmt: skip
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
+    trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
@@ -145,8 +148,9 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
-        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream, checkpoint_minutes=f.checkpoint_minutes,
-        max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
+        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
+        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
+        tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
     counts = launch.run_cells(left, how, console)
     if counts.get("interrupted"):
