@@ -223,6 +223,8 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     spec = json.loads(Path(sys.argv[1]).read_text())
     jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
+    # Initialising a model compiles hundreds of small programs, each below the second that the cache starts at.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def tell(progress: dict[str, Any]) -> None:
         print(json.dumps(progress), file=told, flush=True)
