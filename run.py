@@ -71,6 +71,8 @@ def _run_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
     )
+    flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
+    flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
     flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
 
 
@@ -142,7 +144,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch, tidy, verbs
+    from lra import grid, launch, tidy, trackers, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -159,6 +161,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
                   f"({tokens:.2g} tokens)")  # fmt: skip
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
+    trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
@@ -169,8 +172,10 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
-        results, data, f.device, f.devices, f.stream, f.checkpoint_minutes, f.max_minutes, f.profile, f.rerun
-    )
+        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
+        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
+        tensorboard=f.tensorboard, wandb=f.wandb,
+    )  # fmt: skip
     counts = launch.run_cells(left, how, console)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
@@ -228,7 +233,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results, Path(f.data), f.device, timeout_minutes=f.timeout)
+    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout)
     launch.run_cells(left, how, console)
     try:
         text, problems = efficiency.write([results], Path(f.out))

@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from lra import device, records
+from lra import device, records, trackers
 from lra.checkpoint import Checkpoints
 from lra.measure import measure, random_splits
 from lra.peaks import mfu
@@ -117,11 +117,13 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
     folder = Path(means["checkpoints"])
     checkpoints = Checkpoints(folder, spec["record"]["key"], means["checkpoint_minutes"], warn)
     first: list[float] = []
+    listeners = [tell, *trackers_of(spec)]
 
     def told(progress: dict[str, Any]) -> None:
         if not first:
             first.append(time.time() - spec["started"])
-        tell(progress)
+        for listener in listeners:
+            listener(progress)
 
     if means["fresh"]:
         checkpoints.close(delete=True)
@@ -137,6 +139,17 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
     # From the start of the process to the end of the first chunk: imports, data, compilation.
     made = report(outcome, recipe.train.precision, per_step)
     return made | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
+
+
+def trackers_of(spec: dict[str, Any]) -> list[trackers.Tell]:
+    """The viewers that training is to be shown to."""
+    means, found = spec["means"], list[trackers.Tell]()
+    if means["tensorboard"]:
+        found.append(trackers.TensorBoard(Path(means["tensorboard"])))
+    if means["wandb"]:
+        project, name, folder = means["wandb"]
+        found.append(trackers.wandb(project, name, spec["record"]["recipe"], Path(folder)))
+    return found
 
 
 class Stop:
@@ -210,6 +223,8 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     spec = json.loads(Path(sys.argv[1]).read_text())
     jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
+    # Initialising a model compiles hundreds of small programs, each below the second that the cache starts at.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def tell(progress: dict[str, Any]) -> None:
         print(json.dumps(progress), file=told, flush=True)

@@ -7,6 +7,7 @@ own beside it, and so have the numbers that are no arrays; what is read back wro
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import time
@@ -63,11 +64,13 @@ class Checkpoints:
         self.manager: Any = None
         # A thread of our own: when a disk is full, Orbax's background writers wait for each other for minutes.
         self.worker = ThreadPoolExecutor(1, "checkpoint")
+        # Orbax takes seconds to import: meanwhile training compiles.
+        self.worker.submit(importlib.import_module, "orbax.checkpoint")
         self.writing: Future[None] | None = None
         self.missed = False
 
     def open(self) -> Any:
-        """Orbax's manager, made when it is first needed: importing it takes a second or two."""
+        """Orbax's manager, made when it is first needed."""
         if self.manager is None:
             import orbax.checkpoint as ocp
 

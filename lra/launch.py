@@ -94,7 +94,7 @@ def _record(results: Path, cell: Cell) -> records.Record | None:
     return record if record["key"] == cell.key else None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class How:
     """How cells are run: folders, the device, and what changes no result."""
 
@@ -111,6 +111,9 @@ class How:
     profile: bool = False
     fresh: bool = False
     """Starts cells anew: their checkpoints are deleted."""
+    tensorboard: bool = False
+    wandb: str | None = None
+    """The project that cells are logged to."""
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
@@ -206,6 +209,8 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
             "max_minutes": how.max_minutes,
             "profile": str((how.results / "profiles" / cell.name).resolve()) if how.profile else None,
             "fresh": how.fresh,
+            "tensorboard": str((how.results / "tensorboard" / cell.name).resolve()) if how.tensorboard else None,
+            "wandb": [how.wandb, cell.name, str(how.results.resolve())] if how.wandb else None,
         },
     }
     kills = _memory_kills()

@@ -224,11 +224,13 @@ class Program:
 
     def flops(self, source: Source) -> float:
         """One training step's floating-point operations, all seeds and devices together (lra/flops.py); may be NaN."""
-        return flops.count(partial(self.chunk, steps=1), self.init(), self.rest, source)
+        return flops.count(partial(self.chunk, steps=1), jax.eval_shape(self.init), self.rest, source)
 
     def flops_compiler(self, source: Source) -> float | None:
         """The compiler's count of the same, which takes the body of every loop once."""
-        lowered = jax.jit(self.chunk, static_argnames="steps").lower(self.init(), self.rest, source, steps=1)
+        lowered = jax.jit(self.chunk, static_argnames="steps").lower(
+            jax.eval_shape(self.init), self.rest, source, steps=1
+        )
         return (lowered.cost_analysis() or {}).get("flops")
 
 

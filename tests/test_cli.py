@@ -96,6 +96,9 @@ def test_a_grid_runs_is_skipped_the_second_time_and_survives_a_broken_cell(tmp_p
         assert made["recipe"]["train"]["precision"] == "float32"
         assert [p["step"] for p in made["results"][0]["curve"]] == [3, 6]
         assert made["parameters"] > 0 and made["memory"]["compiled_bytes"] > 0
+        assert made["train_speed"]["tokens_per_second"] == 8 * 64 * made["train_speed"]["steps_per_second"]
+        assert 0 <= made["idle_share"] < 1 and 0 < made["first_chunk_seconds"] < made["wall_seconds"] + 60
+        assert made["flops_per_step"] > 0 and made["mfu"] is None and made["warnings"] == []
     assert "listops_short@64" in done.stdout and "(2 seeds)" in done.stdout
     # What the runner writes, the tables take.
     assert "left out" not in done.stderr

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +177,20 @@ def test_remat_needs_less_memory():
         return program.compile_chunk(program.init(), data, 2).memory_analysis().temp_size_in_bytes
 
     assert temporaries(True) < 0.6 * temporaries(False)
+
+
+def test_a_trace_of_one_chunk_is_written_and_changes_nothing(tmp_path):
+    recipe = with_train(steps=20, eval_every=10)
+    assert train(recipe, profile=tmp_path).results == train(recipe).results
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_the_time_between_chunks_is_counted(monkeypatch):
+    """A tenth of a second lost on the host before each of the five chunks but the first."""
+    monkeypatch.setattr("lra.train.chunk_length", lambda steps_between, operations, backend: 2)
+    slow = train(with_train(steps=10, eval_every=10), stop=lambda: time.sleep(0.1) or "")
+    assert 0.4 <= slow.idle_seconds < slow.loop_seconds < 60
+    assert len(slow.blocks) == 4 and len(slow.first_blocks) == 1
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone():
