@@ -6,8 +6,8 @@
 fetched at every step. `bare` is the compiled step called in a row with all data on the device, nothing fetched but
 the last loss: no loop is faster. `ours` is the suite's own (chunks of a scan, metrics of every step fetched once a
 chunk, divergence looked for, progress told). The three take turns, for some rounds; ratios are of a round's rates, and
-the median over rounds is given. Same model, batch and arithmetic in all three, dropout included. `together` is ours with
-three seeds in one program; its ratio is three seeds' steps a second in it to one seed's in `ours`, so that above 1
+the median over rounds is given. Same model, batch and arithmetic in all three, dropout included. `together` is ours
+with three seeds in one program; its ratio is three seeds' steps a second in it to one seed's in `ours`, so that above 1
 seeds are better trained together than one after the other.
 """
 
