@@ -71,6 +71,9 @@ def _run_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
     )
+    flags.DEFINE_float(
+        "stall_minutes", None, "Minutes without progress after which a cell is stopped: `timeout`.", 0.0, flag_values=f
+    )
     flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
     flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
     flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
@@ -144,7 +147,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch, tidy, trackers, verbs
+    from lra import grid, launch, schedule, tidy, trackers, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -173,10 +176,10 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
-        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
-        tensorboard=f.tensorboard, wandb=f.wandb,
+        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
+        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
-    counts = launch.run_cells(left, how, console)
+    counts = schedule.run_cells(left, how, console)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
@@ -217,7 +220,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
     from rich.console import Console
 
-    from lra import efficiency, grid, launch
+    from lra import efficiency, grid, launch, schedule
     from lra.recipe import UsageError
 
     console = Console()
@@ -233,8 +236,8 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout)
-    launch.run_cells(left, how, console)
+    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun)
+    schedule.run_cells(left, how, console)
     try:
         text, problems = efficiency.write([results], Path(f.out))
     except OSError as error:
