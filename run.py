@@ -5,6 +5,8 @@ python run.py [VERB] [--flag=value ...]
 run          train a grid of cells and print the leaderboard (the default verb)
 prepare      make the tasks' data ready, and say what was done
 bench        speed and memory alone, without accuracy
+status       what is done, running, failed and left in a results folder
+retry        run its failed cells again
 leaderboard  write the tables, the page and the figures of folders of results
 show         print one cell's record
 compare      print two models side by side, with the test of their difference
@@ -112,6 +114,16 @@ def _output_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
 
 
+def _status_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
+
+
+def _retry_flags(f: flags.FlagValues) -> None:
+    _status_flags(f)
+    flags.DEFINE_bool("failed", False, "Cells that failed.", flag_values=f)
+    flags.DEFINE_bool("timeout", False, "Cells that were stopped for taking too long.", flag_values=f)
+
+
 def _folder_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=f)
 
@@ -145,6 +157,11 @@ def _integers(name: str, words: list[str]) -> list[int]:
 
 def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
+    return _train(f)
+
+
+def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
+    """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
     from rich.console import Console
 
     from lra import grid, launch, schedule, tidy, trackers, verbs
@@ -170,6 +187,10 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
     cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
+    if again is None:
+        _keep_grid(f, results, cells)
+    else:
+        cells = [cell for cell in cells if cell.key in again]
     left = cells if f.rerun else launch.left(cells, results)
     done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
@@ -183,6 +204,45 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+
+
+def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
+    from lra import grids, launch
+
+    passing = ("results", "rerun", "dry_run")
+    given = [f[name].serialize().splitlines() for name in f if f[name].present and name not in passing]
+    try:
+        grids.save(results, [argument for lines in given for argument in lines], cells)
+    except OSError as error:
+        raise launch.cannot_write(results, error) from None
+
+
+def status(f: flags.FlagValues, rest: list[str]) -> int:
+    """Prints which cells of the runs on a results folder are done, running, failed and left, and for how long yet."""
+    from lra import grids
+
+    rows, line = grids.status(Path(f.results))
+    print(f"{grids.table(rows)}\n\n{line}")
+    return 0
+
+
+def retry(f: flags.FlagValues, rest: list[str]) -> int:
+    """Runs cells of earlier runs again that failed or took too long, from their checkpoints."""
+    from lra import grids
+    from lra.recipe import UsageError
+
+    statuses = [name for name in ("failed", "timeout") if f[name].value]
+    if not statuses:
+        raise UsageError("retry takes --failed, --timeout or both")
+    commands = grids.again(Path(f.results), statuses)
+    for arguments, keys in commands:
+        values = flags.FlagValues()
+        _run_flags(values)
+        values(["run.py run", *arguments, f"--results={f.results}"])
+        _train(values, keys)
+    if not commands:
+        print(f"nothing to retry in {f.results}")
+    return 0
 
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
@@ -342,6 +402,8 @@ def main(arguments: list[str]) -> int:
         "run": (run, _run_flags),
         "prepare": (prepare, _prepare_flags),
         "bench": (bench, _bench_flags),
+        "status": (status, _status_flags),
+        "retry": (retry, _retry_flags),
         "leaderboard": (leaderboard, _leaderboard_flags),
         "show": (show, _folder_flags),
         "compare": (compare, _choice_flags),

@@ -38,6 +38,8 @@ class Seen:
     path: Path
     generation: int
     content: bytes
+    touched: float = 0.0
+    """When it was written, in seconds by the file system's clock: for people, never for judging."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def every(folder: Path, name: str | None = None) -> dict[str, Seen]:
         cell, _, generation = path.name.rpartition(".")
         if cell and name in (None, cell) and generation.isdigit():
             with contextlib.suppress(OSError):  # deleted meanwhile
-                seen = Seen(path, int(generation), path.read_bytes())
+                seen = Seen(path, int(generation), path.read_bytes(), path.stat().st_mtime)
                 found[cell] = max(found.get(cell, seen), seen, key=lambda s: s.generation)
     return found
 
