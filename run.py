@@ -69,6 +69,10 @@ def _run_flags(f: flags.FlagValues) -> None:
         "stream", "auto", ["auto", "on", "off"],
         "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores.", 1,
+        flag_values=f,
+    )  # fmt: skip
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=f)
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
@@ -164,7 +168,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch, schedule, tidy, trackers, verbs
+    from lra import grid, launch, schedule, slots, tidy, trackers, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -184,6 +188,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
     device, typed = launch.probe(f.device, [p.model for p in plans])
+    parts, device = slots.divide(device, f.devices, f.jobs)
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
     cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
@@ -200,7 +205,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
         profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
-    counts = schedule.run_cells(left, how, console)
+    counts = schedule.run_cells(left, how, console, parts)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
