@@ -69,6 +69,8 @@ def _run_flags(f: flags.FlagValues) -> None:
         "stream", "auto", ["auto", "on", "off"],
         "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
     )  # fmt: skip
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "What starts cells.", flag_values=f)
+    flags.DEFINE_multi_string("slurm", [], "submitit's parameter: --slurm slurm_partition=gpu", flag_values=f)
     flags.DEFINE_integer(
         "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores.", 1,
         flag_values=f,
@@ -187,6 +189,8 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
+    if f.launcher == "slurm":
+        return _submit(f, plans, results)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     parts, device = slots.divide(device, f.devices, f.jobs)
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
@@ -211,15 +215,34 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
+def _given(f: flags.FlagValues, *without: str) -> list[str]:
+    """The flags that were given, as arguments."""
+    given = [f[name].serialize().splitlines() for name in f if f[name].present and name not in without]
+    return [argument for lines in given for argument in lines]
+
+
 def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
     from lra import grids, launch
 
-    passing = ("results", "rerun", "dry_run")
-    given = [f[name].serialize().splitlines() for name in f if f[name].present and name not in passing]
     try:
-        grids.save(results, [argument for lines in given for argument in lines], cells)
+        grids.save(results, _given(f, "results", "rerun"), cells)
     except OSError as error:
         raise launch.cannot_write(results, error) from None
+
+
+def _submit(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
+    """Prepares the data here, and leaves the cells to Slurm."""
+    from lra import cluster, grid, launch
+
+    launch.probe("cpu", [p.model for p in plans])
+    settings = cluster.settings(f.slurm)
+    grid.prepared(plans, f.source, Path(f.data), f.workers, _line, **_data_more(f))
+    lines = cluster.commands(plans, f.vmap_seeds == "on", _given(f, "launcher", "slurm", "jobs"))
+    limit = {} if f.jobs is None else {"slurm_array_parallelism": f.jobs}
+    jobs = cluster.submit(lines, results / "slurm", limit | settings)
+    told = f"python run.py status --results={results} tells how far they are"
+    print(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}; {told}")
+    return 0
 
 
 def status(f: flags.FlagValues, rest: list[str]) -> int:
