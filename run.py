@@ -69,7 +69,8 @@ def _run_flags(f: flags.FlagValues) -> None:
         "stream", "auto", ["auto", "on", "off"],
         "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
     )  # fmt: skip
-    flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "What starts cells.", flag_values=f)
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm", "ray"], "What starts cells.", flag_values=f)
+    flags.DEFINE_string("ray_address", None, "A Ray cluster; empty: one on this machine alone.", flag_values=f)
     flags.DEFINE_multi_string("slurm", [], "submitit's parameter: --slurm slurm_partition=gpu", flag_values=f)
     flags.DEFINE_integer(
         "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores.", 1,
@@ -189,8 +190,8 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
-    if f.launcher == "slurm":
-        return _submit(f, plans, results)
+    if f.launcher != "local":
+        return _elsewhere(f, plans, results)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     parts, device = slots.divide(device, f.devices, f.jobs)
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
@@ -230,16 +231,23 @@ def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
         raise launch.cannot_write(results, error) from None
 
 
-def _submit(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
-    """Prepares the data here, and leaves the cells to Slurm."""
-    from lra import cluster, grid, launch
+def _elsewhere(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
+    """Runs the cells on a Ray cluster, or prepares the data here and leaves the cells to Slurm."""
+    from lra import cluster, grid, launch, on_ray, tidy, verbs
 
     launch.probe("cpu", [p.model for p in plans])
-    settings = cluster.settings(f.slurm)
+    given = _given(f, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
+    given += [f"--data={Path(f.data).resolve()}"]
+    given += [f"--source_dir={Path(f.source_dir).resolve()}"] if f.source_dir else []
+    lines = cluster.commands(plans, f.vmap_seeds == "on", given)
+    if f.launcher == "ray":
+        failed = on_ray.run(lines, results, f.device, f.devices, f.ray_address, f.rerun)
+        verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+        return 1 if failed else 0
+    settings = cluster.settings(f.slurm) | ({} if f.jobs is None else {"slurm_array_parallelism": f.jobs})
     grid.prepared(plans, f.source, Path(f.data), f.workers, _line, **_data_more(f))
-    lines = cluster.commands(plans, f.vmap_seeds == "on", _given(f, "launcher", "slurm", "jobs"))
-    limit = {} if f.jobs is None else {"slurm_array_parallelism": f.jobs}
-    jobs = cluster.submit(lines, results / "slurm", limit | settings)
+    places = [f"--results={results.resolve()}", f"--out={Path(f.out).resolve()}"]
+    jobs = cluster.submit([[*line, *places] for line in lines], results / "slurm", settings)
     told = f"python run.py status --results={results} tells how far they are"
     print(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}; {told}")
     return 0

@@ -1,4 +1,4 @@
-"""A grid on other machines: one command a cell, submitted to Slurm as an array job. Imports no JAX.
+"""A grid on other machines: one command a cell; submitted to Slurm as an array job. Imports no JAX.
 
 What a cell's device is, only the machine that runs it can tell: each command makes its own cell, finds out whether
 that is finished, and takes its lease in the results folder, which all machines share.
@@ -17,7 +17,7 @@ from lra.recipe import UsageError
 
 
 def commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) -> list[list[str]]:
-    """A command line for each cell: the run's own `arguments` but for what the grid says; with seeds `together` or not.
+    """A command line (after run.py) a cell: the run's `arguments` but for what the grid says; seeds `together` or not.
 
     A later flag stands over an earlier one, so the cell's own come last.
     """
@@ -27,7 +27,7 @@ def commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) ->
         seeds.setdefault(one if together else (*one, p.seeds), []).extend(p.seeds)
     return [
         [
-            sys.executable, str(ROOT / "run.py"), "run", *arguments, f"--tasks={task}", f"--models={model}",
+            "run", *arguments, f"--tasks={task}", f"--models={model}",
             f"--lengths={length}", f"--seeds={','.join(map(str, of))}", "--launcher=local", "--jobs=1",
         ]
         for (task, model, length, *_), of in seeds.items()
@@ -61,6 +61,7 @@ def submit(
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(name="lra", **parameters)
         with executor.batch():
-            return [executor.submit(submitit.helpers.CommandFunction(list(line), verbose=True)) for line in lines]
+            run = [sys.executable, str(ROOT / "run.py")]
+            return [executor.submit(submitit.helpers.CommandFunction([*run, *line])) for line in lines]
     except (RuntimeError, NameError, OSError, submitit.core.utils.FailedSubmissionError) as error:
         raise UsageError(f"--launcher=slurm: {str(error).splitlines()[0]}") from None

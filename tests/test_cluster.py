@@ -1,4 +1,4 @@
-"""`--launcher=slurm`: a command a cell, submitted as one array job; the commands do the work once."""
+"""`--launcher=slurm`: a command a cell, submitted as one array job. `--launcher=ray`: a task a cell."""
 
 import importlib.util
 import json
@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from lra import cluster, grid
+from lra import cluster, grid, on_ray
 from lra.recipe import UsageError
 from tests.test_cli import TINY, cli, places, record_files
 
@@ -38,11 +38,11 @@ def test_parameters_of_slurm_are_names_and_values():
 
 @needs_submitit
 def test_submitted_commands_leave_records(tmp_path):
-    lines = cluster.commands(plans(["ff_only"], [0, 1]), False, [*TINY, *places(tmp_path)])
+    lines = cluster.commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
     for job in cluster.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
         job.wait()
         assert job.exception() is None
-    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"] * 2
+    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"]
 
 
 @needs_submitit
@@ -66,3 +66,20 @@ def test_a_grid_is_one_array_job(tmp_path):
 def test_where_there_is_no_slurm_it_is_told(tmp_path):
     done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: see the extra 'cluster'")
+def test_cells_run_as_ray_tasks_and_their_records_come_home(tmp_path):
+    command = [*TINY, "--launcher=ray", "--models=ff_only", "--seeds=0,1", *places(tmp_path)]
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"] * 2
+    assert done.stdout.count(": test ") == 2 and len(list((tmp_path / "results" / "logs").iterdir())) == 2
+
+
+def test_a_ray_task_asks_for_gpus_or_for_a_machine_s_cores():
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert on_ray._needs(nodes, "auto", 2) == on_ray._needs(nodes, "gpu", 2) == {"num_gpus": 2}
+    assert on_ray._needs(nodes, "cpu", 1) == on_ray._needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
+    with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
+        on_ray._needs(nodes, "gpu", 8)
