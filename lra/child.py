@@ -41,10 +41,10 @@ class Children:
     @contextlib.contextmanager
     def started(self, spec: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         """A cell's process, which is gone at the block's end. Raises `Stopped` where the run is being stopped."""
-        file = open(log, "wb", buffering=0)  # noqa: SIM115 (closed by the thread that writes it)
         with self.lock:
             if self.stopping.is_set():
                 raise Stopped
+            file = open(log, "wb", buffering=0)  # noqa: SIM115 (closed by the thread that writes it)
             # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
             child = subprocess.Popen(
                 [sys.executable, "-m", "lra.cell", spec],

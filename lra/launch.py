@@ -216,6 +216,8 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         with place.children.started(file.name, environment(how.device) | dict(place.env), log) as child:
             clock = Clock(lambda: end(child), how.timeout_minutes, how.stall_minutes)
             place.lease.on_lost = lambda: end(child)
+            if place.lease.lost.is_set():  # before it could be told
+                end(child)
             try:
                 for line in child.stdout or ():
                     clock.sign()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -153,11 +154,26 @@ class Lease:
                 file.write(self._content())
                 file.flush()
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(beside, self.path)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                return self._create_exclusively()
             return os.stat(beside).st_nlink == 2
         finally:
             beside.unlink(missing_ok=True)
+
+    def _create_exclusively(self) -> bool:
+        """For file systems without hard links."""
+        try:
+            with open(self.path, "xb") as file:
+                file.write(self._content())
+        except FileExistsError:
+            return False
+        return True
 
     def _content(self) -> bytes:
         told = {

@@ -1,5 +1,6 @@
 """Leases: one owner at a time, whatever the clocks say, whoever dies, and in whatever order files come and go."""
 
+import errno
 import itertools
 import json
 import os
@@ -132,6 +133,17 @@ def test_the_number_of_links_decides_where_the_answer_is_lost(tmp_path, monkeypa
     monkeypatch.setattr("lra.lease.os.link", lost_answer)
     assert Leases(tmp_path).take("cell")
     assert Leases(tmp_path).take("cell") is None
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("lra.lease.os.link", no_links)
+    ours = Leases(tmp_path).take("cell")
+    assert ours.renew() and Leases(tmp_path).take("cell") is None
+    ours.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lost_lease_ends_the_work_and_a_file_server_that_is_away_does_not(tmp_path, monkeypatch):
