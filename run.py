@@ -415,7 +415,7 @@ def _details(f: flags.FlagValues, what: str) -> int:
         return 0
     for mixer in launch.mixer_details():
         options = ", ".join(f"{name}={value}" for name, value in mixer["options"].items())
-        print(f"{mixer['name']}    options: {options or 'none'}\n")
+        print(f"{mixer['name']}    options: {options or 'none'}\n    parameters: {mixer['parameters']}\n")
         print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")
     return 0
 

@@ -61,7 +61,7 @@ def excess(record: records.Record) -> list[str]:
 def _expected(protocol: str, task: str, model: str) -> dict[str, Any]:
     """The protocol's recipe as a record would hold it. Raises `KeyError` where there is none."""
     known = PROTOCOLS[protocol]
-    if task not in known.tasks:
+    if task not in (*known.tasks, *known.variants):
         raise KeyError(task)
     recipe = known.recipe(task, model)
     if recipe.data is None:

@@ -14,10 +14,15 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from flax import nnx
+
+from configs.lra import TASKS as RECIPES
 from lra import device
 from lra.recipe import UsageError, nearest, parse
 from models import MIXERS
-from models.build import CONTEXT, load, parameters
+from models.build import CONTEXT, load, mixer_factory, parameters
+from models.encoder import Encoder
 
 
 def hints(mixer: type) -> dict[str, Any]:
@@ -44,15 +49,34 @@ def typed(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     return {option: parse(text, known[option], f"{name}:{option}") for option, text in options.items()}
 
 
+def text_parameters(name: str) -> int:
+    """Parameters of a model of the official Text configuration at length 1,000, with its mixer's default options.
+
+    The vocabulary is the official code's 260, so that counts can be compared with those published.
+    """
+    e = RECIPES["text"].encoder
+    make = mixer_factory(name, {}, heads=e.heads, qkv=e.qkv, dropout=e.attention_dropout, layers=e.layers)
+    shape: dict[str, Any] = {"vocab": 260, "classes": 2, "length": 1000, "dim": e.dim, "layers": e.layers, "mlp": e.mlp}
+    module = nnx.eval_shape(lambda: Encoder(make, **shape, rngs=nnx.Rngs(0)))
+    return int(sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param))))
+
+
 def details() -> list[dict[str, Any]]:
-    """What `list models --details` shows of each mixer: the paper's line, the equation's cost, its options."""
+    """What `list models --details` shows of each mixer: paper, equation and cost, its options, its parameters."""
     rows = []
+    base = text_parameters("transformer")
     for name in MIXERS:
         mixer = load(name)
         defaults = parameters(mixer)
         shown = {option: defaults[option].default for option in hints(mixer)}
+        count = text_parameters(name)
         rows.append(
-            {"name": name, "text": inspect.getdoc(mixer) or "", "options": {k: str(v) for k, v in shown.items()}}
+            {
+                "name": name,
+                "text": inspect.getdoc(mixer) or "",
+                "options": {k: str(v) for k, v in shown.items()},
+                "parameters": f"{count:,} at the official Text shape, L 1,000 ({count / base:.2f} × transformer's)",
+            }
         )
     return rows
 

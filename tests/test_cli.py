@@ -241,6 +241,8 @@ def test_list_models_with_details_shows_papers_and_options():
     done = cli("list", "models", "--details")
     assert done.returncode == 0, done.stderr
     assert "performer" in done.stdout and "features=" in done.stdout and "arXiv:2009.14794" in done.stdout
+    # The figures of the official code's models.
+    assert done.stdout.count("3,487,490 at") >= 6 and "3,551,554 at" in done.stdout
 
 
 def test_a_full_disk_ends_the_grid_with_one_line_and_keeps_what_is_finished(tmp_path):

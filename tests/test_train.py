@@ -195,7 +195,7 @@ def test_the_time_between_chunks_is_counted(monkeypatch):
 
 def test_a_seed_that_diverges_leaves_the_others_alone():
     recipe = with_train(steps=20, eval_every=10)
-    models = [encoder(seed=0), encoder(seed=1)]
+    models = [encoder("fnet", seed=0), encoder("fnet", seed=1)]
     models[1].classifier.kernel[...] = jnp.full_like(models[1].classifier.kernel[...], jnp.nan)
     outcome = fit(models, first_token_splits(), recipe, (0, 1))
     fine, broken = outcome.results
