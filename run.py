@@ -5,6 +5,8 @@ python run.py [VERB] [--flag=value ...]
 run          train a grid of cells and print the leaderboard (the default verb)
 prepare      make the tasks' data ready, and say what was done
 bench        speed and memory alone, without accuracy
+status       what is done, running, failed and left in a results folder
+retry        run its failed cells again
 leaderboard  write the tables, the page and the figures of folders of results
 show         print one cell's record
 compare      print two models side by side, with the test of their difference
@@ -67,9 +69,19 @@ def _run_flags(f: flags.FlagValues) -> None:
         "stream", "auto", ["auto", "on", "off"],
         "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
     )  # fmt: skip
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm", "ray"], "What starts cells.", flag_values=f)
+    flags.DEFINE_string("ray_address", None, "A Ray cluster; empty: one on this machine alone.", flag_values=f)
+    flags.DEFINE_multi_string("slurm", [], "submitit's parameter: --slurm slurm_partition=gpu", flag_values=f)
+    flags.DEFINE_integer(
+        "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores.", 1,
+        flag_values=f,
+    )  # fmt: skip
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=f)
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
+    )
+    flags.DEFINE_float(
+        "stall_minutes", None, "Minutes without progress after which a cell is stopped: `timeout`.", 0.0, flag_values=f
     )
     flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
     flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
@@ -109,6 +121,16 @@ def _output_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
 
 
+def _status_flags(f: flags.FlagValues) -> None:
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
+
+
+def _retry_flags(f: flags.FlagValues) -> None:
+    _status_flags(f)
+    flags.DEFINE_bool("failed", False, "Cells that failed.", flag_values=f)
+    flags.DEFINE_bool("timeout", False, "Cells that were stopped for taking too long.", flag_values=f)
+
+
 def _folder_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=f)
 
@@ -142,9 +164,14 @@ def _integers(name: str, words: list[str]) -> list[int]:
 
 def run(f: flags.FlagValues, rest: list[str]) -> int:
     """Trains a grid and prints the leaderboard."""
+    return _train(f)
+
+
+def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
+    """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch, tidy, trackers, verbs
+    from lra import grid, launch, schedule, slots, tidy, trackers, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -163,23 +190,95 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
+    if f.launcher != "local":
+        return _elsewhere(f, plans, results)
     device, typed = launch.probe(f.device, [p.model for p in plans])
+    parts, device = slots.divide(device, f.devices, f.jobs)
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
     cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
+    if again is None:
+        _keep_grid(f, results, cells)
+    else:
+        cells = [cell for cell in cells if cell.key in again]
     left = cells if f.rerun else launch.left(cells, results)
     done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
-        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, profile=f.profile, fresh=f.rerun,
-        tensorboard=f.tensorboard, wandb=f.wandb,
+        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
+        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
-    counts = launch.run_cells(left, how, console)
+    counts = schedule.run_cells(left, how, console, parts)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+
+
+def _given(f: flags.FlagValues, *without: str) -> list[str]:
+    """The flags that were given, as arguments."""
+    given = [f[name].serialize().splitlines() for name in f if f[name].present and name not in without]
+    return [argument for lines in given for argument in lines]
+
+
+def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
+    from lra import grids, launch
+
+    try:
+        grids.save(results, _given(f, "results", "rerun"), cells)
+    except OSError as error:
+        raise launch.cannot_write(results, error) from None
+
+
+def _elsewhere(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
+    """Runs the cells on a Ray cluster, or prepares the data here and leaves the cells to Slurm."""
+    from lra import cluster, grid, launch, on_ray, tidy, verbs
+
+    launch.probe("cpu", [p.model for p in plans])
+    given = _given(f, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
+    given += [f"--data={Path(f.data).resolve()}"]
+    given += [f"--source_dir={Path(f.source_dir).resolve()}"] if f.source_dir else []
+    lines = cluster.commands(plans, f.vmap_seeds == "on", given)
+    if f.launcher == "ray":
+        failed = on_ray.run(lines, results, f.device, f.devices, f.ray_address, f.rerun)
+        verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+        return 1 if failed else 0
+    settings = cluster.settings(f.slurm) | ({} if f.jobs is None else {"slurm_array_parallelism": f.jobs})
+    grid.prepared(plans, f.source, Path(f.data), f.workers, _line, **_data_more(f))
+    places = [f"--results={results.resolve()}", f"--out={Path(f.out).resolve()}"]
+    jobs = cluster.submit([[*line, *places] for line in lines], results / "slurm", settings)
+    told = f"python run.py status --results={results} tells how far they are"
+    print(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}; {told}")
+    return 0
+
+
+def status(f: flags.FlagValues, rest: list[str]) -> int:
+    """Prints which cells of the runs on a results folder are done, running, failed and left, and for how long yet."""
+    from lra import grids
+
+    rows, line = grids.status(Path(f.results))
+    print(f"{grids.table(rows)}\n\n{line}")
+    return 0
+
+
+def retry(f: flags.FlagValues, rest: list[str]) -> int:
+    """Runs cells of earlier runs again that failed or took too long, from their checkpoints."""
+    from lra import grids
+    from lra.recipe import UsageError
+
+    statuses = [name for name in ("failed", "timeout") if f[name].value]
+    if not statuses:
+        raise UsageError("retry takes --failed, --timeout or both")
+    commands = grids.again(Path(f.results), statuses)
+    for arguments, keys in commands:
+        values = flags.FlagValues()
+        _run_flags(values)
+        values(["run.py run", *arguments, f"--results={f.results}"])
+        _train(values, keys)
+    if not commands:
+        print(f"nothing to retry in {f.results}")
+    return 0
 
 
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
@@ -217,7 +316,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
     from rich.console import Console
 
-    from lra import efficiency, grid, launch
+    from lra import efficiency, grid, launch, schedule
     from lra.recipe import UsageError
 
     console = Console()
@@ -233,8 +332,8 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout)
-    launch.run_cells(left, how, console)
+    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun)
+    schedule.run_cells(left, how, console)
     try:
         text, problems = efficiency.write([results], Path(f.out))
     except OSError as error:
@@ -339,6 +438,8 @@ def main(arguments: list[str]) -> int:
         "run": (run, _run_flags),
         "prepare": (prepare, _prepare_flags),
         "bench": (bench, _bench_flags),
+        "status": (status, _status_flags),
+        "retry": (retry, _retry_flags),
         "leaderboard": (leaderboard, _leaderboard_flags),
         "show": (show, _folder_flags),
         "compare": (compare, _choice_flags),

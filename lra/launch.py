@@ -1,4 +1,4 @@
-"""Runs cells one after the other, each in a process of its own, and sees to it that each leaves a record.
+"""Runs a cell in a process of its own, and sees to it that it leaves a record.
 
 The parent never imports JAX: a cell that dies takes nothing with it, and each starts with the whole device.
 """
@@ -15,15 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lra import max_batch, records
+from lra.child import LeaseLost, Place, Stopped, end
 from lra.clock import Clock
 from lra.grid import Cell, Model, apart
 from lra.progress import CellProgress
@@ -108,6 +106,8 @@ class How:
     """Minutes a cell may train in this run; then it saves and ends as 'interrupted'."""
     timeout_minutes: float | None = None
     """Minutes after which a cell's process is ended as 'timeout'."""
+    stall_minutes: float | None = None
+    """Minutes without progress after which a cell's process is ended as 'timeout'."""
     profile: bool = False
     fresh: bool = False
     """Starts cells anew: their checkpoints are deleted."""
@@ -128,37 +128,29 @@ def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
     return found
 
 
-def run_cells(cells: Sequence[Cell], how: How, console: Console) -> dict[str, int]:
-    """Runs the cells; returns how many ended with each status.
-
-    A KeyboardInterrupt lets the running cell save a checkpoint, and is passed on; finished cells have their records.
+def run_told(cell: Cell, number: str, how: How, place: Place) -> records.Record:
+    """Runs one cell, prints how it ended, and returns its record.
 
     Raises:
         UsageError: the results folder cannot be written, for want of space or of permission.
+        Stopped: the run is being stopped, and the cell had nothing to save.
+        LeaseLost: another run has taken the cell over.
     """
-    counts: dict[str, int] = {}
-    for number, cell in enumerate(cells, start=1):
-        record = _told_run(cell, f"{number}/{len(cells)}", how, console)
-        counts[record["status"]] = counts.get(record["status"], 0) + 1
-        if record["status"] == "oom" and len(cell.plan.seeds) > 1:
-            console.print("the seeds do not fit together: one after the other", highlight=False)
-            for status, count in run_cells(left(apart(cell), how.results), how, console).items():
-                counts[status] = counts.get(status, 0) + count
-    return counts
-
-
-def _told_run(cell: Cell, number: str, how: How, console: Console) -> records.Record:
     p = cell.plan
     seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
     label = f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
     try:
         run = _largest_batch if cell.bounds.get("max_batch") else _run
-        record = run(cell, how, console, label.replace("[", r"\["))
+        record = run(cell, how, place, label)
     except OSError as error:
-        what = error.strerror or error
-        raise UsageError(f"cannot write {how.results}: {what}; finished cells are kept, run again to go on") from None
-    console.print(f"{label}: {summary(record)}", highlight=False, markup=False, soft_wrap=True)
+        raise cannot_write(how.results, error) from None
+    place.display.line(f"{label}: {summary(record)}")
     return record
+
+
+def cannot_write(results: Path, error: OSError) -> UsageError:
+    """What the user is told when the results folder takes no more."""
+    return UsageError(f"cannot write {results}: {error.strerror or error}; finished cells are kept, run again to go on")
 
 
 def summary(record: records.Record) -> str:
@@ -179,20 +171,21 @@ def summary(record: records.Record) -> str:
     return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
 
 
-def _largest_batch(cell: Cell, how: How, console: Console, label: str) -> records.Record:
+def _largest_batch(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     def run(tried: Cell) -> records.Record:
         told = f"{label}, batch {tried.plan.recipe.train.batch:,}"
-        return _run(tried, dataclasses.replace(how, results=how.results / "trials"), console, told)
+        return _run(tried, dataclasses.replace(how, results=how.results / "trials"), place, told)
 
     record = max_batch.search(cell, run)
     records.write(path_of(how.results, cell), record)
     return record
 
 
-def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
+def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     path = path_of(how.results, cell)
     log = how.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    steps = cell.plan.recipe.train.steps
     start = _start(cell) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
     spec = {
         "started": time.time(),
@@ -216,59 +209,43 @@ def _run(cell: Cell, how: How, console: Console, label: str) -> records.Record:
     kills = _memory_kills()
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
-        open(log, "wb") as errors,
-        CellProgress(console, label, cell.plan.recipe.train.steps) as progress,
+        CellProgress(place.display, label, steps) as progress,
     ):
         json.dump(spec, file)
         file.flush()
-        # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
-        child = subprocess.Popen(
-            [sys.executable, "-m", "lra.cell", file.name],
-            env=environment(how.device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            start_new_session=True,
-        )  # fmt: skip
-        clock = Clock(child, how.timeout_minutes)
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                progress.update(json.loads(line))
-            code = child.wait()
-        except KeyboardInterrupt:
-            _let_save(child)
-            raise
-        finally:
-            clock.stop()
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+        with place.children.started(file.name, environment(how.device) | dict(place.env), log) as child:
+            clock = Clock(lambda: end(child), how.timeout_minutes, how.stall_minutes)
+            place.lease.on_lost = lambda: end(child)
+            if place.lease.lost.is_set():  # before it could be told
+                end(child)
+            try:
+                for line in child.stdout or ():
+                    clock.sign()
+                    told = json.loads(line)
+                    progress.update(told)
+                    place.lease.progress = {"steps": steps} | {name: told[name] for name in _SHOWN if name in told}
+                code = child.wait()
+            finally:
+                clock.stop()
+    if place.lease.lost.is_set():
+        raise LeaseLost
     if code == 0:
         return records.read(path)
+    if place.children.stopping.is_set():
+        raise Stopped
     record = start | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
         "error": _cause(code),
         "log": _tail(log),
     }
     if clock.struck:
-        record |= {"status": "timeout", "error": f"stopped after {how.timeout_minutes:g} minutes"}
+        record |= {"status": "timeout", "error": clock.struck}
     records.write(path, record)
     return record
 
 
-_SECONDS_TO_SAVE = 60.0
-
-
-def _let_save(child: subprocess.Popen[bytes]) -> None:
-    """Asks a cell's process to save and end; it is given a minute. Being interrupted again ends the wait."""
-    child.terminate()
-    late = threading.Timer(_SECONDS_TO_SAVE, child.kill)
-    late.start()
-    try:
-        # Its input stays open meanwhile: at its end the process would end at once.
-        for _ in child.stdout or ():
-            pass
-        child.wait()
-    finally:
-        late.cancel()
+_SHOWN = ("step", "steps_per_second")
+"""What others see of a running cell."""
 
 
 def _start(cell: Cell) -> records.Record:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is refused, what is printed, what survives."""
 
+import contextlib
 import json
 import os
 import signal
@@ -152,7 +153,7 @@ def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, nu
         time.sleep(0.05)
     parent.send_signal(number)
     _, told = parent.communicate(timeout=90)
-    assert parent.returncode == 130 and "Finished cells are kept" in told
+    assert parent.returncode == 130 and "Finished cells and checkpoints are kept" in told
     assert all(json.loads(f.read_text())["status"] == "interrupted" for f in record_files(tmp_path))
     # A cell that was only just being started ends by itself, when it finds its parent gone.
     deadline = time.monotonic() + 60
@@ -169,10 +170,12 @@ def alive(pid: str) -> bool:
 
 
 def children_of(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return []
+    """The processes that any thread of a process has started."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += file.read_text().split()
+    return found
 
 
 MIXER = '''

@@ -1,0 +1,85 @@
+"""`--launcher=slurm`: a command a cell, submitted as one array job. `--launcher=ray`: a task a cell."""
+
+import importlib.util
+import json
+import os
+import stat
+
+import pytest
+
+from lra import cluster, grid, on_ray
+from lra.recipe import UsageError
+from tests.test_cli import TINY, cli, places, record_files
+
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"
+)
+
+
+def plans(models, seeds):
+    return grid.plans(grid.protocol_named("quick"), [], models, [], seeds, [])
+
+
+def test_each_cell_has_a_command_of_its_own():
+    some = plans(["performer", "features=8", "fnet"], [0, 1])
+    lines = cluster.commands(some, False, ["--tasks=all", "--set=train.steps=6"])
+    assert len(lines) == 4 and all("--set=train.steps=6" in line and "--launcher=local" in line for line in lines)
+    assert [line[-3] for line in lines] == ["--seeds=0", "--seeds=1"] * 2
+    assert all(line.index("--tasks=all") < line.index("--tasks=listops_short") for line in lines)
+    assert "--models=performer:features=8" in lines[0]
+    assert [line[-3] for line in cluster.commands(some, True, [])] == ["--seeds=0,1"] * 2
+
+
+def test_parameters_of_slurm_are_names_and_values():
+    assert cluster.settings(["slurm_partition=gpu", "timeout_min=60"]) == {"slurm_partition": "gpu", "timeout_min": 60}
+    with pytest.raises(UsageError, match="--slurm takes name=value"):
+        cluster.settings(["partition"])
+
+
+@needs_submitit
+def test_submitted_commands_leave_records(tmp_path):
+    lines = cluster.commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
+    for job in cluster.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
+        job.wait()
+        assert job.exception() is None
+    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"]
+
+
+@needs_submitit
+def test_a_grid_is_one_array_job(tmp_path):
+    """With stand-ins for Slurm's commands, which keep the script that they get."""
+    for name, text in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 42")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    slurm = ["--launcher=slurm", "--slurm=slurm_partition=gpu", "--slurm=timeout_min=90", "--jobs=2"]
+    done = cli(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path), env=env)
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / "script").read_text()
+    assert "--array=0-2%2" in script and "--partition=gpu" in script and "--time=90" in script
+    assert "3 jobs: 42_0 to 42_2" in done.stdout and not record_files(tmp_path)
+    wrong = cli(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path), env=env)
+    assert wrong.returncode == 2 and "partitoin" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+@needs_submitit
+def test_where_there_is_no_slurm_it_is_told(tmp_path):
+    done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
+    assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: see the extra 'cluster'")
+def test_cells_run_as_ray_tasks_and_their_records_come_home(tmp_path):
+    command = [*TINY, "--launcher=ray", "--models=ff_only", "--seeds=0,1", *places(tmp_path)]
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"] * 2
+    assert done.stdout.count(": test ") == 2 and len(list((tmp_path / "results" / "logs").iterdir())) == 2
+
+
+def test_a_ray_task_asks_for_gpus_or_for_a_machine_s_cores():
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert on_ray._needs(nodes, "auto", 2) == on_ray._needs(nodes, "gpu", 2) == {"num_gpus": 2}
+    assert on_ray._needs(nodes, "cpu", 1) == on_ray._needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
+    with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
+        on_ray._needs(nodes, "gpu", 8)
