@@ -39,7 +39,7 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "sinkhorn": "L·b + (L/b)²",
     "synthesizer": "L²",
     "fnet": "L·log L",
-    "fnet_hybrid": "L·log L",
+    "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",
 }
