@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from lra import averages
 from lra.rows import Group, Row
@@ -60,8 +60,13 @@ def _rank(name: str, members: list[Row]) -> None:
             row.rank = 1 + sum(other > means[id(row)] for other in means.values())
 
 
-def _sorted(members: list[Row], chief: str, columns: Iterable[str], sort: str) -> list[Row]:
-    """Best first; rows without the figure last; ties in order of their names."""
+def _sorted(members: list[Row], chief: str, columns: Sequence[str], sort: str) -> list[Row]:
+    """Best first; rows without the figure last, by the column that most rows have; ties in order of their names."""
+    common = max(columns, key=lambda name: sum(row.estimate(name) is not None for row in members), default=chief)
+
+    def score(row: Row) -> float:
+        made = row.estimate(common)
+        return -math.inf if made is None else made.mean
 
     def identity(row: Row) -> tuple[str, ...]:
         return row.model, row.overrides, row.accelerator, row.variant
@@ -76,4 +81,4 @@ def _sorted(members: list[Row], chief: str, columns: Iterable[str], sort: str) -
 
     if sort == "model":
         return sorted(members, key=identity)
-    return sorted(members, key=lambda row: (-figure(row), row.rank or math.inf, identity(row)))
+    return sorted(members, key=lambda row: (-figure(row), row.rank or math.inf, -score(row), identity(row)))

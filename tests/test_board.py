@@ -58,6 +58,12 @@ def test_a_missing_task_is_a_dash_and_leaves_no_average():
     assert "| – | transformer | CPU         | **90.00" in export.markdown(made)
 
 
+def test_rows_without_an_average_go_by_the_column_that_most_have():
+    found = [record(name, score=score) for name, score in (("fnet", 0.3), ("local", 0.5), ("luna", 0.4))]
+    made = board.build([*found, record("bigbird", task="text", length=1000, score=0.6)])
+    assert [r.model for r in made.groups[0].rows] == ["local", "luna", "fnet", "bigbird"]
+
+
 def test_two_accelerators_share_the_ranking_and_never_the_speed():
     found = [record(score=0.4), record(score=0.6, accelerator="H200"), record("local", score=0.5, accelerator="H200")]
     made = board.build(found)
