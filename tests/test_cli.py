@@ -146,11 +146,10 @@ def test_killing_the_parent_loses_no_finished_cell(tmp_path):
 def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, number):
     steps = ["--set=train.steps=1000000", "--set=train.eval_every=1000"]
     command = [sys.executable, str(ROOT / "run.py"), *TINY, *steps, "--models=fnet", *places(tmp_path)]
-    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
-    parent = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts: undone here.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", heed, *command]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (children := children_of(parent.pid)) or not any((tmp_path / "results").rglob("*.log")):
         assert time.monotonic() < deadline and parent.poll() is None
