@@ -11,6 +11,7 @@ PEAKS: tuple[tuple[str, float | None, float], ...] = (
     (r"A100", 312, 156),  # NVIDIA A100 datasheet
     (r"\bA10\b", 125, 62.5),  # NVIDIA A10 datasheet
     (r"\bL4\b", 121, 60),  # NVIDIA L4 datasheet, half of its figures with sparsity
+    (r"\bL40S\b", 362, 183),  # NVIDIA L40S datasheet, half of its figures with sparsity
     (r"RTX 3090$", 71, 35.6),  # NVIDIA Ampere GA102 whitepaper, sums in float32
     (r"RTX 4090$", 165.2, 82.6),  # NVIDIA Ada whitepaper, sums in float32
     (r"H[12]00 NVL", 835.5, 417.5),  # NVIDIA H100 and H200 datasheets, half of their figures with sparsity
