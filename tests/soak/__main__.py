@@ -75,10 +75,8 @@ class Soak:
         while not self.enough():
             self.at = self.folder / f"grid{self.told.grids}"
             self.one_grid(undisturbed)
-            print(
-                f"{(time.monotonic() - began) / 60:.0f} min: {sum(self.told.faults.values())} faults, {self.told.grids} grids",
-                flush=True,
-            )
+            minutes = (time.monotonic() - began) / 60
+            print(f"{minutes:.0f} min, {sum(self.told.faults.values())} faults, {self.told.grids} grids", flush=True)
         self.told.seconds = time.monotonic() - began
         return self.told
 
