@@ -171,7 +171,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
     from rich.console import Console
 
-    from lra import grid, launch, schedule, slots, tidy, trackers, verbs
+    from lra import grid, launch, schedule, slots, sweep, tidy, trackers, verbs
 
     console = Console()
     protocol = grid.protocol_named(f.protocol)
@@ -211,6 +211,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
     counts = schedule.run_cells(left, how, console, parts)
+    sweep.sweep(cells, results)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)

@@ -1,5 +1,6 @@
-"""One cell in a process of its own: `python -m lra.cell SPEC.json`. Joins a task's arrays and a model.
+"""One cell in a process of its own: `python -m lra.cell`. Joins a task's arrays and a model.
 
+Its first line of standard input says, as JSON, what to do: no file is left when it or the run is killed.
 Standard output carries progress as JSON lines; what libraries print goes to standard error. SIGTERM asks it to save
 a checkpoint and end. It ends at once when its standard input closes, so it never outlives the run that started it.
 """
@@ -220,8 +221,13 @@ def _die_with_parent() -> None:
 def main() -> None:
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # Unbuffered, so that the thread that waits for the end holds no lock when this process ends.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        asked = stdin.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    spec = json.loads(Path(sys.argv[1]).read_text())
+    if not asked.endswith(b"\n"):
+        sys.exit("the run that started this cell is gone")
+    spec = json.loads(asked)
     jax.config.update("jax_compilation_cache_dir", spec["compilation_cache"])
     # Initialising a model compiles hundreds of small programs, each below the second that the cache starts at.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

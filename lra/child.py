@@ -40,14 +40,18 @@ class Children:
 
     @contextlib.contextmanager
     def started(self, spec: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """A cell's process, which is gone at the block's end. Raises `Stopped` where the run is being stopped."""
+        """A cell's process that is told its `spec`, one line; it is gone at the block's end.
+
+        Raises:
+            Stopped: the run is being stopped.
+        """
         with self.lock:
             if self.stopping.is_set():
                 raise Stopped
             file = open(log, "wb", buffering=0)  # noqa: SIM115 (closed by the thread that writes it)
             # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
             child = subprocess.Popen(
-                [sys.executable, "-m", "lra.cell", spec],
+                [sys.executable, "-m", "lra.cell"],
                 env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
@@ -56,6 +60,9 @@ class Children:
         pump = threading.Thread(target=keep, args=(child.stderr.fileno(), file), daemon=True)
         pump.start()
         try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                child.stdin.write(spec.encode() + b"\n")
+                child.stdin.flush()
             yield child
         finally:
             end(child)
@@ -64,7 +71,8 @@ class Children:
             with self.lock:
                 self.running.remove(child)
             for pipe in (child.stdin, child.stdout, child.stderr):
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def stop(self) -> None:
         """Asks all to save and end, and starts no more. Who has not ended after a minute is killed."""

@@ -14,7 +14,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,13 +206,8 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         },
     }
     kills = _memory_kills()
-    with (
-        tempfile.NamedTemporaryFile("w", suffix=".json") as file,
-        CellProgress(place.display, label, steps) as progress,
-    ):
-        json.dump(spec, file)
-        file.flush()
-        with place.children.started(file.name, environment(how.device) | dict(place.env), log) as child:
+    with CellProgress(place.display, label, steps) as progress:  # noqa: SIM117 (the cell's process ends first)
+        with place.children.started(json.dumps(spec), environment(how.device) | dict(place.env), log) as child:
             clock = Clock(lambda: end(child), how.timeout_minutes, how.stall_minutes)
             place.lease.on_lost = lambda: end(child)
             if place.lease.lost.is_set():  # before it could be told

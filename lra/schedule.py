@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class Schedule:
 
     def __init__(self, cells: Sequence[Cell], how: How, display: Display):
         self.how, self.display = how, display
-        self.pending, self.total, self.begun = list(cells), len(cells), 0
+        self.pending, self.total, self.begun = deque(cells), len(cells), 0
         self.before = {cell.name: _stamp(path_of(how.results, cell)) for cell in cells}
         self.leases, self.children = Leases(how.results / "leases"), Children()
         self.lock = threading.RLock()
@@ -107,7 +108,7 @@ class Schedule:
 
     def _add(self, cells: list[Cell]) -> None:
         with self.lock:
-            self.pending[:0] = cells
+            self.pending.extendleft(reversed(cells))
 
     def _next(self) -> tuple[Cell, Lease, int] | None:
         """The next cell that no other run has, with its lease and number; waits while others have all that are left."""
@@ -121,28 +122,35 @@ class Schedule:
         return None
 
     def _take(self) -> tuple[Cell, Lease, int] | None:
-        for cell in list(self.pending):
-            try:
-                lease = self.leases.take(cell.name)
-            except OSError as error:
-                raise cannot_write(self.how.results, error) from None
-            if lease is None:
-                continue
-            self.pending.remove(cell)
-            if self._done_elsewhere(cell):
-                lease.release()
-                continue
-            self.begun += 1
-            if lease.before:
-                self.display.line(f"{cell.name}: taken over from {lease.before.holder}, which is gone")
-            return cell, lease, self.begun
-        return None
+        others: list[Cell] = []
+        try:
+            while self.pending:
+                cell = self.pending.popleft()
+                try:
+                    lease = self.leases.take(cell.name)
+                except OSError as error:
+                    raise cannot_write(self.how.results, error) from None
+                if lease is None:
+                    others.append(cell)
+                    continue
+                if self._done_elsewhere(cell):
+                    lease.release()
+                    continue
+                self.begun += 1
+                if lease.before:
+                    self.display.line(f"{cell.name}: taken over from {lease.before.holder}, which is gone")
+                return cell, lease, self.begun
+            return None
+        finally:
+            self._add(others)
 
     def _done_elsewhere(self, cell: Cell) -> bool:
         """Whether another run has tried the cell since this one was asked for it; what it left unfinished goes on."""
         path = path_of(self.how.results, cell)
         if path.parent.is_dir():
-            os.listdir(path.parent)  # a network file system may else answer from what it knew before the lease
+            # A network file system may else answer from what it knew before the lease; a first entry makes it ask.
+            with os.scandir(path.parent) as entries:
+                next(entries, None)
         touched = _stamp(path) != self.before[cell.name]
         if not touched and (self.how.fresh or not finished(self.how.results, cell, self.how.timeout_minutes)):
             return False

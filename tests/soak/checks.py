@@ -1,0 +1,48 @@
+"""What must hold when a disturbed grid has ended: nothing lost, nothing changed, nothing left over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lra import records
+
+Results = dict[str, Any]
+"""What a cell gave, by the name of its record's file."""
+SAME = ("key", "status", "results", "parameters", "flops_per_step", "data", "recipe")
+"""Parts of a record that no kill may change by a bit."""
+
+
+def results_of(folder: Path) -> Results:
+    """The records of a results folder, those parts that must be the same. Raises `ValueError` on a damaged one."""
+    found = {path.name: records.checked(path) for path in sorted((folder / "records").glob("*.json"))}
+    return {name: {part: record.get(part) for part in SAME} for name, record in found.items()}
+
+
+def differences(found: Results, undisturbed: Results) -> list[str]:
+    """A line for each cell that is missing, that nobody asked for, or that differs."""
+    lines = [f"{name}: no record" for name in undisturbed.keys() - found.keys()]
+    lines += [f"{name}: a record that the undisturbed run has not" for name in found.keys() - undisturbed.keys()]
+    for name in undisturbed.keys() & found.keys():
+        parts = [part for part in SAME if found[name][part] != undisturbed[name][part]]
+        lines += [f"{name}: {part} differs from the undisturbed run's" for part in parts]
+    return sorted(lines)
+
+
+def left_over(folder: Path) -> list[str]:
+    """What lies in the folder of a grid whose cells are all finished, and should not."""
+    results = folder / "results"
+    found = [*(results / "leases").glob("*"), *(results / "checkpoints").glob("*"), *(folder / "tmp").glob("*")]
+    for kept in ("records", "grids", "logs"):
+        found += [path for path in (results / kept).glob("*") if path.name.startswith(".")]
+    found += [path for path in (folder / "data").glob(".*") if path.suffix != ".lock"]
+    return sorted(f"left over: {path.relative_to(folder)}" for path in found)
+
+
+def problems(folder: Path, undisturbed: Results) -> list[str]:
+    """Everything that is wrong with a finished grid, in lines; none where all is well."""
+    try:
+        found = results_of(folder / "results")
+    except ValueError as damage:
+        return [str(damage)]
+    return differences(found, undisturbed) + left_over(folder)
