@@ -5,6 +5,7 @@ The parent never imports JAX: a cell that dies takes nothing with it, and each s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -24,6 +25,7 @@ from lra import max_batch, records
 from lra.child import LeaseLost, Place, Stopped, end
 from lra.clock import Clock
 from lra.grid import Cell, Model, apart
+from lra.hosts import Leader, end_soon
 from lra.progress import CellProgress
 from lra.recipe import UsageError
 
@@ -114,6 +116,8 @@ class How:
     tensorboard: bool = False
     wandb: str | None = None
     """The project that cells are logged to."""
+    leader: Leader | None = None
+    """The other processes that take part in each cell."""
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
@@ -193,11 +197,13 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         "record": start,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
+        "hosts": None,
         "compilation_cache": str((how.data / "compiled").resolve()),
         "means": {
             "devices": how.devices,
             "stream": how.stream,
-            "checkpoints": str((how.results / "checkpoints" / cell.name).resolve()),
+            "checkpoints": str((how.results / "checkpoints" / cell.alone.name).resolve()),
+            "checkpoint_key": cell.alone.key,
             "checkpoint_minutes": how.checkpoint_minutes,
             "max_minutes": how.max_minutes,
             "profile": str((how.results / "profiles" / cell.name).resolve()) if how.profile else None,
@@ -207,17 +213,21 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         },
     }
     kills = _memory_kills()
+    leader = how.leader
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
         CellProgress(place.display, label, steps) as progress,
+        leader.cell(spec, place.children.stopping) if leader else contextlib.nullcontext(spec) as mine,
     ):
-        json.dump(spec, file)
+        json.dump(mine, file)
         file.flush()
         with place.children.started(file.name, environment(how.device) | dict(place.env), log) as child:
             clock = Clock(lambda: end(child), how.timeout_minutes, how.stall_minutes)
             place.lease.on_lost = lambda: end(child)
             if place.lease.lost.is_set():  # before it could be told
                 end(child)
+            if leader:
+                leader.watch(lambda: end_soon(child))
             try:
                 for line in child.stdout or ():
                     clock.sign()
@@ -229,6 +239,8 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                 clock.stop()
     if place.lease.lost.is_set():
         raise LeaseLost
+    if leader and (code == 0 or _written(path, start)):
+        return _explained(path, leader)
     if code == 0:
         return records.read(path)
     if place.children.stopping.is_set():
@@ -238,9 +250,28 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         "error": _cause(code),
         "log": _tail(log),
     }
+    if leader and leader.lost:
+        record |= {"status": leader.lost_status, "error": leader.lost}
     if clock.struck:
         record |= {"status": "timeout", "error": clock.struck}
     records.write(path, record)
+    return record
+
+
+def _written(path: Path, start: records.Record) -> bool:
+    """Whether a cell's process wrote its record: it can still be ended while it takes leave of the others."""
+    try:
+        return bool(records.read(path)["created"] == start["created"])
+    except ValueError:
+        return False
+
+
+def _explained(path: Path, leader: Leader) -> records.Record:
+    """A cell's record; where it failed since another process did, with what is known of that."""
+    record = records.read(path)
+    if leader.lost and record["status"] == "failed":
+        record |= {"status": leader.lost_status, "error": f"{leader.lost}; here: {record['error']}"}
+        records.write(path, record)
     return record
 
 
@@ -271,14 +302,14 @@ def _start(cell: Cell) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
-        "commit": _commit(),
+        "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
         "results": [],
         **cell.bounds,
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The suite's commit, with '+changes' where the working tree differs from it."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

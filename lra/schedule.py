@@ -123,7 +123,7 @@ class Schedule:
     def _take(self) -> tuple[Cell, Lease, int] | None:
         for cell in list(self.pending):
             try:
-                lease = self.leases.take(cell.name)
+                lease = self.leases.take(cell.alone.name)
             except OSError as error:
                 raise cannot_write(self.how.results, error) from None
             if lease is None:
