@@ -29,6 +29,7 @@ Message = dict[str, Any]
 Tell = Callable[[str], None]
 _SECONDS_BETWEEN_TRIES = 0.5
 _SECONDS_TO_CONNECT = 5.0
+_SECONDS_BEFORE_TELLING = 5.0
 _SECONDS_FOR_LATECOMERS = 15.0
 """What a leader waits at its end for processes that it has not seen, so that they need not look for it in vain."""
 SECONDS_TO_END = 10.0
@@ -242,7 +243,7 @@ class Leader:
                     member.line.send({"over": True})
 
     def _gather(self, stopping: threading.Event) -> None:
-        until, told = time.monotonic() + 60 * self.job.wait_minutes, False
+        began, told = time.monotonic(), False
         while True:
             with self.changed:
                 ready = {process for process, member in self.members.items() if not member.busy}
@@ -253,10 +254,10 @@ class Leader:
             names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.job.processes}"
             if stopping.is_set():
                 raise Stopped
-            if time.monotonic() > until:
+            if time.monotonic() - began > 60 * self.job.wait_minutes:
                 minutes = f"{self.job.wait_minutes:g} minutes"
                 raise UsageError(f"{names} did not come in {minutes}: start the same command there with its --process")
-            if not told:
+            if not told and time.monotonic() - began > _SECONDS_BEFORE_TELLING:
                 told = True
                 self.tell(f"waiting for {names}")
 
