@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lra.child import Children, Stopped, end
+from lra.child import Children, Stopped, cause, end
 from lra.device import versions
 from lra.recipe import UsageError
 from tasks.cache import describe
@@ -395,7 +395,7 @@ class Part:
                 for printed in child.stdout or ():
                     how = json.loads(printed).get("ended", how)
                 code = child.wait()
-        return how or {"error": f"its part of the cell ended with exit code {code}; see {log} there"}
+        return how or {"error": f"{cause(code)}; see {log} there"}
 
     def _entry(self, spec: Message) -> Path:
         """The cell's data in the cache here."""

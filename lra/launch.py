@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lra import max_batch, records
-from lra.child import LeaseLost, Place, Stopped, end
+from lra.child import LeaseLost, Place, Stopped, cause, end
 from lra.clock import Clock
 from lra.grid import Cell, Model, apart
 from lra.hosts import Leader, end_soon
@@ -247,7 +247,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         raise Stopped
     record = start | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
-        "error": _cause(code),
+        "error": cause(code),
         "log": _tail(log),
     }
     if leader and leader.lost:
@@ -317,12 +317,6 @@ def commit() -> str | None:
         return None
     changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def _cause(code: int) -> str:
-    if code < 0:
-        return f"the cell's process was ended by {signal.Signals(-code).name}"
-    return f"the cell's process ended with exit code {code}"
 
 
 def _tail(log: Path, lines: int = 20, most: int = 8192) -> list[str]:

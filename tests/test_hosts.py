@@ -41,8 +41,7 @@ lra.train.chunk_length = lambda steps_between, flops, backend: 2
 kept = Path(sys.argv[1]) if process == 0 else None
 runs = {
     "kept": train(RECIPE, (0, 5)),
-    "streamed": train(RECIPE, (0, 5), stream="on"),
-    "parts": train(with_train(steps=12, eval_every=4, accumulate=2), (0, 5)),
+    "streamed in parts": train(with_train(steps=12, eval_every=4, accumulate=2), (0, 5), stream="on"),
     "from one": session(kept and kept / "one"),
     "stopped": session(kept and kept / "two", 3 if process == 1 else None),
 }
@@ -88,13 +87,14 @@ def test_two_processes_give_the_losses_of_one_and_go_on_from_each_other_s_checkp
     assert first["stopped"]["status"] == second["stopped"]["status"] == "interrupted"
     assert first["stopped"]["error"] == "enough" and first["stopped"]["steps"] == 6
     assert (first["from one"]["resumed"], first["from one"]["steps"], len(first["from one"]["blocks"])) == (1, 12, 2)
-    assert (first["kept"]["devices"], first["kept"]["processes"], first["streamed"]["streamed"]) == (2, 2, True)
-    assert first["streamed"]["results"] == first["kept"]["results"]
+    assert (first["kept"]["devices"], first["kept"]["processes"]) == (2, 2)
+    assert first["streamed in parts"]["streamed"] and not first["kept"]["streamed"]
 
     one = dataclasses.asdict(train(RECIPE, (0, 5)))
     back = dataclasses.asdict(session(tmp_path / "two"))
     assert (back["status"], back["resumed"], back["devices"], len(back["blocks"])) == ("ok", 1, 1, 2)
-    assert first["kept"]["flops_per_step"] == pytest.approx(one["flops_per_step"], rel=0.01)
+    # All devices' are counted, and each takes the optimizer's step.
+    assert one["flops_per_step"] < first["kept"]["flops_per_step"] < 1.05 * one["flops_per_step"]
     for name, run in {**first, "back": back}.items():
         for got, want in zip(run["results"], one["results"], strict=True):
             assert len(got["curve"]) == (1 if name == "stopped" else 3)
@@ -195,8 +195,7 @@ def test_whoever_is_killed_the_same_command_goes_on(folder):
         os.kill(int(part), signal.SIGKILL)
         assert "failed" in ended(leader)
         ended(follower)
-    assert only_record(folder)["status"] == "failed"
-    assert "process 1" in only_record(folder)["error"] and "SIGKILL" in only_record(folder)["error"]
+    assert only_record(folder)["status"] == "failed" and "SIGKILL" in only_record(folder)["error"]
 
     before = checkpoints(folder)
     assert before
