@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 if TYPE_CHECKING:
-    from lra import hosts
+    from lra.hosts import Job
+    from lra.leader import Leader
 
 
 def _grid_flags(f: flags.FlagValues) -> None:
@@ -178,7 +179,8 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
-    from lra import grid, hosts, launch, trackers
+    from lra import follower, grid, launch, trackers
+    from lra.leader import Leader
 
     job = _job(f)
     protocol = grid.protocol_named(f.protocol)
@@ -203,16 +205,16 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         return _here(f, plans, results, again)
     commit, env = launch.commit(), launch.environment(f.device)
     if job.process:
-        hosts.Follower(job, commit, Path(f.data), results, env, _line).run()
+        follower.Follower(job, commit, Path(f.data), results, env, _line).run()
         return 0
-    with hosts.Leader(job, commit, _line) as leader:
+    with Leader(job, commit, _line) as leader:
         code = _here(f, plans, results, again, leader)
         leader.done()
     return code
 
 
 def _here(
-    f: flags.FlagValues, plans: list[Any], results: Path, again: set[str] | None, leader: hosts.Leader | None = None
+    f: flags.FlagValues, plans: list[Any], results: Path, again: set[str] | None, leader: Leader | None = None
 ) -> int:
     """Trains a grid on this machine, and on those that follow its leader."""
     from rich.console import Console
@@ -245,7 +247,7 @@ def _here(
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
-def _job(f: flags.FlagValues) -> hosts.Job | None:
+def _job(f: flags.FlagValues) -> Job | None:
     """The job over several hosts that the flags ask for."""
     from lra import hosts
     from lra.recipe import UsageError
@@ -264,7 +266,7 @@ def _given(f: flags.FlagValues, *without: str) -> list[str]:
     return [argument for lines in given for argument in lines]
 
 
-def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any], leader: hosts.Leader | None) -> None:
+def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any], leader: Leader | None) -> None:
     from lra import grids, launch
 
     # Slurm may have said this, and not a flag.

@@ -25,7 +25,7 @@ from lra import max_batch, records
 from lra.child import LeaseLost, Place, Stopped, cause, end
 from lra.clock import Clock
 from lra.grid import Cell, Model, apart
-from lra.hosts import Leader, end_soon
+from lra.leader import Leader, end_soon
 from lra.progress import CellProgress
 from lra.recipe import UsageError
 

@@ -16,6 +16,8 @@ import pytest
 
 from lra import grid, grids, hosts
 from lra.checkpoint import Checkpoints
+from lra.follower import Follower
+from lra.leader import Leader
 from lra.recipe import UsageError
 from tests.test_cli import ROOT, TINY, children_of, cli, record_files
 from tests.test_faults import checkpoints, only_record
@@ -33,9 +35,8 @@ from lra import collective
 process = int(sys.argv[3])
 collective.join("127.0.0.1:" + sys.argv[2], 2, process, 1)
 import lra.train
-from lra.checkpoint import Checkpoints
-from tests.test_hosts import RECIPE, session, with_train
-from tests.test_train import train
+from tests.test_hosts import RECIPE, session
+from tests.test_train import train, with_train
 
 lra.train.chunk_length = lambda steps_between, flops, backend: 2
 kept = Path(sys.argv[1]) if process == 0 else None
@@ -294,7 +295,7 @@ def test_slurm_says_which_process_this_is():
 def follow(job, tmp_path, commit=None) -> str:
     """What a follower ends with; '' where the leader is done."""
     try:
-        hosts.Follower(job, commit, tmp_path, tmp_path, {}, lambda line: None).run()
+        Follower(job, commit, tmp_path, tmp_path, {}, lambda line: None).run()
     except UsageError as wrong:
         return str(wrong)
     return ""
@@ -304,7 +305,7 @@ def test_a_follower_that_does_not_belong_to_the_leader_is_told_why(tmp_path):
     job = hosts.Job(f"127.0.0.1:{free_port()}", 2, 0, 0.02)
     one = dataclasses.replace(job, process=1)
     answers = []
-    with hosts.Leader(job, None, lambda line: None) as leader:
+    with Leader(job, None, lambda line: None) as leader:
         first = threading.Thread(target=lambda: answers.append(follow(one, tmp_path)))
         first.start()
         with leader.changed:
@@ -323,7 +324,7 @@ def test_a_follower_that_does_not_belong_to_the_leader_is_told_why(tmp_path):
 def test_a_leader_does_not_wait_for_ever():
     job = hosts.Job(f"127.0.0.1:{free_port()}", 3, 0, 0.001)
     with (
-        hosts.Leader(job, None, lambda line: None) as leader,
+        Leader(job, None, lambda line: None) as leader,
         pytest.raises(UsageError, match="processes 1, 2 of 3 did not come"),
         leader.cell({"means": {"devices": 1}}, threading.Event()),
     ):
