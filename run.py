@@ -22,9 +22,13 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
+
+if TYPE_CHECKING:
+    from lra.hosts import Job
+    from lra.leader import Leader
 
 
 def _grid_flags(f: flags.FlagValues) -> None:
@@ -65,6 +69,12 @@ def _run_flags(f: flags.FlagValues) -> None:
         "Train a cell's seeds as one program; auto: on accelerators, where steps are small.", flag_values=f,
     )  # fmt: skip
     flags.DEFINE_integer("devices", 1, "Local devices that share each cell's batch.", 1, flag_values=f)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, where several hosts train each cell together.", flag_values=f
+    )
+    flags.DEFINE_integer("processes", None, "How many processes do; empty: as Slurm says.", 1, flag_values=f)
+    flags.DEFINE_integer("process", None, "Which of them this is, from 0; empty: as Slurm says.", 0, flag_values=f)
+    flags.DEFINE_float("wait_minutes", 10.0, "Minutes to wait for the other processes.", 0.0, flag_values=f)
     flags.DEFINE_enum(
         "stream", "auto", ["auto", "on", "off"],
         "Send batches from the host; auto: where the data do not fit on the device.", flag_values=f,
@@ -169,11 +179,10 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
-    from rich.console import Console
+    from lra import follower, grid, launch, trackers
+    from lra.leader import Leader
 
-    from lra import grid, launch, schedule, slots, sweep, tidy, trackers, verbs
-
-    console = Console()
+    job = _job(f)
     protocol = grid.protocol_named(f.protocol)
     seeds = _integers("seeds", f.seeds)
     settings = [*f["set"].value, *([f"train.precision={f.precision}"] if f.precision else [])]
@@ -189,26 +198,48 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
-    results, data = _results(f), Path(f.data)
+    results = _results(f)
     if f.launcher != "local":
         return _elsewhere(f, plans, results)
+    if job is None:
+        return _here(f, plans, results, again)
+    commit, env = launch.commit(), launch.environment(f.device)
+    if job.process:
+        follower.Follower(job, commit, Path(f.data), results, env, _line).run()
+        return 0
+    with Leader(job, commit, _line) as leader:
+        code = _here(f, plans, results, again, leader)
+        leader.done()
+    return code
+
+
+def _here(
+    f: flags.FlagValues, plans: list[Any], results: Path, again: set[str] | None, leader: Leader | None = None
+) -> int:
+    """Trains a grid on this machine, and on those that follow its leader."""
+    from rich.console import Console
+
+    from lra import grid, launch, schedule, slots, sweep, tidy, verbs
+
+    console, data, processes = Console(), Path(f.data), leader.job.processes if leader else 1
     device, typed = launch.probe(f.device, [p.model for p in plans])
-    parts, device = slots.divide(device, f.devices, f.jobs)
+    parts, device = slots.divide(device, f.devices, 1 if leader else f.jobs)
     plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
     entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
-    cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
+    cells = [grid.cell(p, entries[p], device, f.devices, processes=processes) for p in plans]
     if again is None:
-        _keep_grid(f, results, cells)
+        _keep_grid(f, results, cells, leader)
     else:
         cells = [cell for cell in cells if cell.key in again]
     left = cells if f.rerun else launch.left(cells, results)
     done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
-    console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
+    name = grid.accelerator_name(device, f.devices, processes)
+    console.print(f"{len(cells)} cells on {name}{told}", highlight=False)
     how = launch.How(
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
         checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
-        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
+        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb, leader=leader,
     )  # fmt: skip
     counts = schedule.run_cells(left, how, console, parts)
     sweep.sweep(cells, results)
@@ -217,17 +248,32 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
+def _job(f: flags.FlagValues) -> Job | None:
+    """The job over several hosts that the flags ask for."""
+    from lra import hosts
+    from lra.recipe import UsageError
+
+    job = hosts.job(f.coordinator, f.processes, f.process, f.wait_minutes, os.environ)
+    if job and f.launcher != "local":
+        raise UsageError(f"--coordinator starts cells itself: it does not go with --launcher={f.launcher}")
+    if job and (f.jobs or 1) > 1:
+        raise UsageError(f"--coordinator trains one cell at a time: it does not go with --jobs={f.jobs}")
+    return job
+
+
 def _given(f: flags.FlagValues, *without: str) -> list[str]:
     """The flags that were given, as arguments."""
     given = [f[name].serialize().splitlines() for name in f if f[name].present and name not in without]
     return [argument for lines in given for argument in lines]
 
 
-def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
+def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any], leader: Leader | None) -> None:
     from lra import grids, launch
 
+    # Slurm may have said this, and not a flag.
+    which = [f"--processes={leader.job.processes}", f"--process={leader.job.process}"] if leader else []
     try:
-        grids.save(results, _given(f, "results", "rerun"), cells)
+        grids.save(results, [*_given(f, "results", "rerun"), *which], cells)
     except OSError as error:
         raise launch.cannot_write(results, error) from None
 

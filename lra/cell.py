@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from lra import device, records, trackers
+from lra import collective, device, records, trackers
 from lra.checkpoint import Checkpoints
 from lra.measure import measure, random_splits
 from lra.peaks import mfu
@@ -56,10 +56,12 @@ def build(
 
 def run(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> records.Record:
     """Trains and tests, or only measures, one cell; returns its record, whatever happens short of death."""
-    record: records.Record = dict(spec["record"])
-    record |= {"device": device.describe(), "versions": device.versions()}
+    record: records.Record = dict(spec["record"]) | {"versions": device.versions()}
     started = time.perf_counter()
     try:
+        if spec["hosts"]:
+            collective.join(**spec["hosts"])
+        record["device"] = device.describe()
         recipe = from_dict(Recipe, spec["record"]["recipe"])
         record |= (train if spec["entry"] else bench)(spec, recipe, tell)
     except Exception as error:
@@ -115,8 +117,10 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
         warnings.append(line)
         tell({"warning": line})
 
-    folder = Path(means["checkpoints"])
-    checkpoints = Checkpoints(folder, spec["record"]["key"], means["checkpoint_minutes"], warn)
+    checkpoints = None
+    if means["checkpoints"]:
+        folder = Path(means["checkpoints"])
+        checkpoints = Checkpoints(folder, means["checkpoint_key"], means["checkpoint_minutes"], warn)
     first: list[float] = []
     listeners = [tell, *trackers_of(spec)]
 
@@ -126,7 +130,7 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
         for listener in listeners:
             listener(progress)
 
-    if means["fresh"]:
+    if checkpoints and means["fresh"]:
         checkpoints.close(delete=True)
     stop = Stop(means["max_minutes"])
     profile = Path(means["profile"]) if means["profile"] else None
@@ -134,7 +138,8 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
         how = Means(means["devices"], means["stream"], checkpoints, stop, profile, told)
         outcome = fit(models, splits, recipe, seeds, how)
     finally:
-        checkpoints.close()
+        if checkpoints:
+            checkpoints.close()
     documents = splits.splits["train"].index.shape[1]
     per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
     # From the start of the process to the end of the first chunk: imports, data, compilation.
@@ -180,6 +185,7 @@ def report(outcome: Outcome, precision: str, per_step: dict[str, int]) -> dict[s
     return {
         "status": outcome.status,
         "error": outcome.error,
+        "device": device.describe(outcome.devices),
         "results": [dataclasses.asdict(result) for result in outcome.results],
         "parameters": outcome.parameters,
         "flops_per_step": outcome.flops_per_step,
@@ -236,9 +242,16 @@ def main() -> None:
         print(json.dumps(progress), file=told, flush=True)
 
     record = run(spec, tell)
-    records.write(Path(spec["path"]), record)
-    if spec["entry"] and record["status"] not in KEPT_FOR:
-        shutil.rmtree(spec["means"]["checkpoints"], ignore_errors=True)
+    if spec["hosts"] and spec["hosts"]["process"]:
+        tell({"ended": {"status": record["status"], "error": record["error"]}})
+    else:
+        records.write(Path(spec["path"]), record)
+        if spec["entry"] and record["status"] not in KEPT_FOR:
+            shutil.rmtree(spec["means"]["checkpoints"], ignore_errors=True)
+    if spec["hosts"] and record["status"] in ("failed", "oom"):
+        # The others may be in the middle of a program that waits for this process: it takes no leave of them.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

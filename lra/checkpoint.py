@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lra import collective
+
 Tree = Any
 _KEPT = 2
 
@@ -49,7 +51,7 @@ def _named(tree: Tree) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one cell.
+    """The checkpoints of one cell. Of several processes that train it, the first alone has them.
 
     Args:
         folder: theirs alone; made when the first is saved.
@@ -74,7 +76,11 @@ class Checkpoints:
         if self.manager is None:
             import orbax.checkpoint as ocp
 
-            options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=_KEPT, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+            )
             self.manager = ocp.CheckpointManager(self.folder, options=options)
         return self.manager
 
@@ -91,7 +97,7 @@ class Checkpoints:
             self.missed = True
             return
         self.finish()
-        named = _named(arrays)
+        named = collective.local(_named(arrays))
         sums = checksums(list(named.values()))
         copied = {name: np.array(leaf) for name, leaf in named.items()}
         self.writing = self.worker.submit(self._write, step, copied, progress, jax.device_get(sums).tolist())
@@ -130,6 +136,7 @@ class Checkpoints:
     def restore(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
         """(arrays, progress) of the newest checkpoint that is whole, on the devices of `like`; None without one.
 
+        Where those are of several processes too, the arrays are on this one's first.
         Checkpoints that are damaged or of something else are told of and put aside.
         """
         if not self.folder.is_dir():
@@ -155,7 +162,7 @@ class Checkpoints:
             raise ValueError("its numbers are damaged")
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for name, leaf in _named(like).items()
+            for name, leaf in collective.local(_named(like)).items()
         }
         found = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))).arrays
         if jax.device_get(checksums([found[name] for name in wanted])).tolist() != told["checksums"]:

@@ -97,6 +97,13 @@ def end(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
+def cause(code: int) -> str:
+    """How a cell's process ended that left no record."""
+    if code < 0:
+        return f"the cell's process was ended by {signal.Signals(-code).name}"
+    return f"the cell's process ended with exit code {code}"
+
+
 def keep(pipe: int, log: BinaryIO) -> None:
     """Writes what comes through a pipe to a file: the first `LOG_BYTES`, and the end of the rest.
 

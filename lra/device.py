@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 
-def describe() -> dict[str, Any]:
-    """Platform, kind and number of the devices that JAX finds, how many of them a cell uses, and their host."""
+def describe(used: int = 1) -> dict[str, Any]:
+    """Platform, kind and number of the devices that JAX finds here, and their host.
+
+    Also how many devices a cell uses in all, and of how many processes.
+    """
     import jax
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
-        "used": 1,
+        "used": used,
+        "processes": jax.process_count(),
         "host_cpu": _cpu_name(),
         "host_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }

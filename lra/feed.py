@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lra import order
+from lra import collective, order
 from tasks.task import Split, Splits
 
 
@@ -52,11 +52,11 @@ class Resident:
     """All splits on the devices, a whole copy on each; the table is there once."""
 
     def __init__(self, splits: Splits, sharding: jax.sharding.Sharding):
-        values, lengths = (jax.device_put(np.asarray(a), sharding) for a in (splits.values, splits.lengths))
+        values, lengths = collective.put((np.asarray(splits.values), np.asarray(splits.lengths)), sharding)
 
         def put(split: Split) -> Data:
             rows, labels = np.asarray(split.index), np.asarray(split.labels, np.int32)
-            return Data(values, lengths, jax.device_put(rows, sharding), jax.device_put(labels, sharding))
+            return Data(values, lengths, *collective.put((rows, labels), sharding))
 
         self.data = {name: put(split) for name, split in splits.splits.items()}
 
@@ -118,12 +118,11 @@ class Streamed:
         if self.mesh is None:
             return Batch(*map(jnp.asarray, batch))
         spec = PartitionSpec(*[None] * leading, "batch")
-        put: Any = jax.device_put(tuple(batch), NamedSharding(self.mesh, spec))
-        return Batch(*put)
+        return Batch(*collective.put(tuple(batch), NamedSharding(self.mesh, spec)))
 
 
-def fits(splits: Splits, devices: Sequence[jax.Device]) -> bool:
+def fits(splits: Splits, device: jax.Device) -> bool:
     """Whether the table may lie on a device: it takes at most a quarter of the memory that JAX has there."""
-    stats = devices[0].memory_stats() or {}
+    stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
     return limit is None or 4 * (splits.values.nbytes + splits.lengths.nbytes) <= limit

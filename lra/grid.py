@@ -61,6 +61,13 @@ class Cell:
     """sha-256 of everything that decides the result."""
     bounds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the record that bound a measurement: `memory_limit_bytes`, `max_batch`."""
+    of: Cell | None = None
+    """Where several processes are to train it: the same cell for one."""
+
+    @property
+    def alone(self) -> Cell:
+        """The same cell for one process. Its checkpoint and lease are for any number of them."""
+        return self.of or self
 
     @property
     def name(self) -> str:
@@ -210,12 +217,13 @@ def step_cost(plan: Plan) -> float:
     return 6.0 * documents * tokens * e.layers * (4 * e.dim * e.qkv + 2 * e.dim * e.mlp)
 
 
-def accelerator_name(device: dict[str, Any], used: int = 1) -> str:
+def accelerator_name(device: dict[str, Any], used: int = 1, processes: int = 1) -> str:
     """What a result's speed depends on, in words: 'NVIDIA H200', or a CPU's name and number of cores."""
+    each = f" in each of {processes} processes" if processes > 1 else ""
     if device["platform"] == "cpu":
         parts = f", as {used} devices" if used > 1 else ""
-        return f"CPU {device['host_cpu']}, {device['host_cores']} cores{parts}"
-    return f"{used} × {device['kind']}" if used > 1 else str(device["kind"])
+        return f"CPU {device['host_cpu']}, {device['host_cores']} cores{parts}{each}"
+    return (f"{used} × {device['kind']}" if used > 1 else str(device["kind"])) + each
 
 
 RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
@@ -227,10 +235,12 @@ def cell(
     device: dict[str, Any],
     used: int = 1,
     bounds: Mapping[str, Any] = types.MappingProxyType({}),
+    processes: int = 1,
 ) -> Cell:
     """The runnable cell of a plan on a device (`lra.device.describe`): precision resolved, key computed.
 
-    Without an `entry` it is a measurement on random tokens, within `bounds`.
+    Without an `entry` it is a measurement on random tokens, within `bounds`. Several `processes` share a batch, each
+    with so many devices `used`.
 
     Raises:
         UsageError: there are fewer devices than are to be `used`, or a batch does not divide by their number.
@@ -238,10 +248,12 @@ def cell(
     recipe = plan.recipe
     if not 1 <= used <= device["count"]:
         raise UsageError(f"--devices={used}: there are 1 to {device['count']} devices to use")
-    if recipe.train.batch % (used * recipe.train.accumulate):
+    if recipe.train.batch % (used * processes * recipe.train.accumulate):
+        factors = [("processes", processes)] * (processes > 1) + [("devices", used)]
+        factors.append(("train.accumulate", recipe.train.accumulate))
         raise UsageError(
-            f"{plan.task}, {plan.model}: train.batch ({recipe.train.batch}) must be a multiple of devices × "
-            f"train.accumulate ({used} × {recipe.train.accumulate})"
+            f"{plan.task}, {plan.model}: train.batch ({recipe.train.batch}) must be a multiple of "
+            f"{' × '.join(name for name, _ in factors)} ({' × '.join(str(factor) for _, factor in factors)})"
         )
     accelerator = accelerator_name(device, used)
     if recipe.train.precision == "auto":
@@ -249,13 +261,22 @@ def cell(
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
     data = {"task_version": TASKS[plan.task].version} | (RANDOM if entry is None else describe(entry))
     plan = dataclasses.replace(plan, recipe=recipe)
-    return Cell(plan, entry, data, accelerator, _key(plan, data, accelerator, bounds), bounds)
+    made = Cell(plan, entry, data, accelerator, _key(plan, data, accelerator, bounds), bounds)
+    if processes == 1:
+        return made
+    accelerator = accelerator_name(device, used, processes)
+    key = _key(plan, data, accelerator, bounds)
+    return dataclasses.replace(made, accelerator=accelerator, key=key, of=made)
 
 
 def apart(cell: Cell) -> list[Cell]:
     """A cell for each seed of a cell."""
     plans = [dataclasses.replace(cell.plan, seeds=(seed,)) for seed in cell.plan.seeds]
-    return [dataclasses.replace(cell, plan=p, key=_key(p, cell.data, cell.accelerator, cell.bounds)) for p in plans]
+    of = apart(cell.of) if cell.of else [None] * len(plans)
+    return [
+        dataclasses.replace(cell, plan=p, key=_key(p, cell.data, cell.accelerator, cell.bounds), of=one)
+        for p, one in zip(plans, of, strict=True)
+    ]
 
 
 def _key(plan: Plan, data: Mapping[str, Any], accelerator: str, bounds: Mapping[str, Any]) -> str:

@@ -28,8 +28,8 @@ def cell_of(cell: Cell) -> dict[str, Any]:
     """A cell in a grid's file."""
     p = cell.plan
     return {
-        "name": cell.name, "key": cell.key, "task": p.task, "model": str(p.model), "length": p.length,
-        "seeds": list(p.seeds), "steps": p.recipe.train.steps,
+        "name": cell.name, "key": cell.key, "lease": cell.alone.name, "task": p.task, "model": str(p.model),
+        "length": p.length, "seeds": list(p.seeds), "steps": p.recipe.train.steps,
     }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     """
     cells = {cell["name"]: cell for grid in load(results) for cell in grid["cells"]}
     leases = lease.every(results / "leases")
-    rows = [_row(cell, _record(results, cell), leases.get(name)) for name, cell in cells.items()]
+    rows = [_row(cell, _record(results, cell), leases.get(cell.get("lease", name))) for name, cell in cells.items()]
     left = [row for row in rows if row["state"] not in ("done", "diverged", "oom")]
     running = sum(row["state"] == "running" for row in rows)
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}

@@ -5,6 +5,7 @@ The parent never imports JAX: a cell that dies takes nothing with it, and each s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lra import max_batch, records
-from lra.child import LeaseLost, Place, Stopped, end
+from lra.child import LeaseLost, Place, Stopped, cause, end
 from lra.clock import Clock
 from lra.grid import Cell, Model, apart
+from lra.leader import Leader, end_soon
 from lra.progress import CellProgress
 from lra.recipe import UsageError
 
@@ -113,6 +115,8 @@ class How:
     tensorboard: bool = False
     wandb: str | None = None
     """The project that cells are logged to."""
+    leader: Leader | None = None
+    """The other processes that take part in each cell."""
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
@@ -192,11 +196,13 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         "record": start,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
+        "hosts": None,
         "compilation_cache": str((how.data / "compiled").resolve()),
         "means": {
             "devices": how.devices,
             "stream": how.stream,
-            "checkpoints": str((how.results / "checkpoints" / cell.name).resolve()),
+            "checkpoints": str((how.results / "checkpoints" / cell.alone.name).resolve()),
+            "checkpoint_key": cell.alone.key,
             "checkpoint_minutes": how.checkpoint_minutes,
             "max_minutes": how.max_minutes,
             "profile": str((how.results / "profiles" / cell.name).resolve()) if how.profile else None,
@@ -206,12 +212,19 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         },
     }
     kills = _memory_kills()
-    with CellProgress(place.display, label, steps) as progress:  # noqa: SIM117 (the cell's process ends first)
-        with place.children.started(json.dumps(spec), environment(how.device) | dict(place.env), log) as child:
+    leader = how.leader
+    with (
+        CellProgress(place.display, label, steps) as progress,
+        leader.cell(spec, place.children.stopping) if leader else contextlib.nullcontext(spec) as mine,
+    ):
+        env = environment(how.device) | dict(place.env)
+        with place.children.started(json.dumps(mine), env, log) as child:
             clock = Clock(lambda: end(child), how.timeout_minutes, how.stall_minutes)
             place.lease.on_lost = lambda: end(child)
             if place.lease.lost.is_set():  # before it could be told
                 end(child)
+            if leader:
+                leader.watch(lambda: end_soon(child))
             try:
                 for line in child.stdout or ():
                     clock.sign()
@@ -223,18 +236,39 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                 clock.stop()
     if place.lease.lost.is_set():
         raise LeaseLost
+    if leader and (code == 0 or _written(path, start)):
+        return _explained(path, leader)
     if code == 0:
         return records.read(path)
     if place.children.stopping.is_set():
         raise Stopped
     record = start | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
-        "error": _cause(code),
+        "error": cause(code),
         "log": _tail(log),
     }
+    if leader and leader.lost:
+        record |= {"status": leader.lost_status, "error": leader.lost}
     if clock.struck:
         record |= {"status": "timeout", "error": clock.struck}
     records.write(path, record)
+    return record
+
+
+def _written(path: Path, start: records.Record) -> bool:
+    """Whether a cell's process wrote its record: it can still be ended while it takes leave of the others."""
+    try:
+        return bool(records.read(path)["created"] == start["created"])
+    except ValueError:
+        return False
+
+
+def _explained(path: Path, leader: Leader) -> records.Record:
+    """A cell's record; where it failed since another process did, with what is known of that."""
+    record = records.read(path)
+    if leader.lost and record["status"] == "failed":
+        record |= {"status": leader.lost_status, "error": f"{leader.lost}; here: {record['error']}"}
+        records.write(path, record)
     return record
 
 
@@ -265,14 +299,14 @@ def _start(cell: Cell) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
-        "commit": _commit(),
+        "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
         "results": [],
         **cell.bounds,
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The suite's commit, with '+changes' where the working tree differs from it."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -280,12 +314,6 @@ def _commit() -> str | None:
         return None
     changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def _cause(code: int) -> str:
-    if code < 0:
-        return f"the cell's process was ended by {signal.Signals(-code).name}"
-    return f"the cell's process ended with exit code {code}"
 
 
 def _tail(log: Path, lines: int = 20, most: int = 8192) -> list[str]:

@@ -2,7 +2,8 @@
 
 NNX is used at the edges alone: modules are split once, and merged inside the compiled step. Several seeds are one
 program: their parameters are stacked in front, and a step is mapped over them. Several devices share each batch:
-every one computes its part and the gradients' mean is taken, all else is done alike on each.
+every one computes its part and the gradients' mean is taken, all else is done alike on each. Some of them may be of
+other processes, which run the same programs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lra import flops, order
+from lra import collective, flops, order
 from lra.feed import Batch, Data, gather, tokens_of
 from lra.optimizer import make_optimizer
 from lra.recipe import Recipe
@@ -47,7 +48,7 @@ class Program:
         examples: examples of the training split.
         documents: documents an example has, 1 or 2.
         seeds: of the order of examples and of dropout.
-        devices: the local devices that share a batch; it must divide by their number.
+        devices: the devices that share a batch, of all processes; it must divide by their number.
     """
 
     def __init__(
@@ -69,17 +70,19 @@ class Program:
             SingleDeviceSharding(devices[0]) if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         )
         self.params, self.rest = (
-            jax.device_put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *some), self.sharding)
+            collective.put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *some), self.sharding)
             for some in ([p for _, p, _ in parts], [r for _, _, r in parts])
         )
-        self.seeds = jax.device_put(np.array(seeds, np.uint32), self.sharding)
+        self.seeds = np.array(seeds, np.uint32)
 
     def init(self) -> State:
         """State at step 0. The buffers are the state's own, so it may be donated."""
-        params = jax.tree.map(jnp.copy, self.params)
-        state = State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32))
-        placed: State = jax.device_put(state, self.sharding)
+        placed: State = jax.jit(self._begin, out_shardings=self.sharding)(self.params)
         return placed
+
+    def _begin(self, params: Tree) -> State:
+        params = jax.tree.map(jnp.copy, params)
+        return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32))
 
     def each(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
         """`function` of one seed as one of all seeds, which are the first axis of arguments whose axis is 0.
@@ -182,7 +185,8 @@ class Program:
 
         whole = PartitionSpec()
         split = whole if isinstance(source, Data) else PartitionSpec(None, None, "batch")
-        result: tuple[State, Metrics] = self.share(run, (whole, whole, whole, split))(state, rest, self.seeds, source)
+        shared = self.share(run, (whole, whole, whole, split))
+        result: tuple[State, Metrics] = shared(state, rest, jnp.asarray(self.seeds), source)
         return result
 
     def evaluation_batch(self) -> int:
@@ -220,16 +224,16 @@ class Program:
 
     def compile_evaluate(self, source: Source) -> Any:
         """The compiled evaluation (params, rest, source, start, count) → (loss, right)."""
-        return jax.jit(self.evaluate).lower(self.params, self.rest, source, jnp.int32(0), jnp.int32(0)).compile()
+        return jax.jit(self.evaluate).lower(self.params, self.rest, source, np.int32(0), np.int32(0)).compile()
 
     def flops(self, source: Source) -> float:
         """One training step's floating-point operations, all seeds and devices together (lra/flops.py); may be NaN."""
-        return flops.count(partial(self.chunk, steps=1), jax.eval_shape(self.init), self.rest, source)
+        return flops.count(partial(self.chunk, steps=1), jax.eval_shape(self._begin, self.params), self.rest, source)
 
     def flops_compiler(self, source: Source) -> float | None:
         """The compiler's count of the same, which takes the body of every loop once."""
         lowered = jax.jit(self.chunk, static_argnames="steps").lower(
-            jax.eval_shape(self.init), self.rest, source, steps=1
+            jax.eval_shape(self._begin, self.params), self.rest, source, steps=1
         )
         return (lowered.cost_analysis() or {}).get("flops")
 

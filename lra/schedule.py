@@ -127,7 +127,7 @@ class Schedule:
             while self.pending:
                 cell = self.pending.popleft()
                 try:
-                    lease = self.leases.take(cell.name)
+                    lease = self.leases.take(cell.alone.name)
                 except OSError as error:
                     raise cannot_write(self.how.results, error) from None
                 if lease is None:

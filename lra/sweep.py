@@ -27,7 +27,7 @@ def sweep(cells: Sequence[Cell], results: Path) -> None:
         found = _left(results)
         leases = lease.Leases(results / "leases")
         for cell in (part for whole in cells for part in _with_parts(whole)):
-            if cell.name in found and (taken := leases.take(cell.name)) is not None:
+            if {cell.name, cell.alone.name} & found and (taken := leases.take(cell.alone.name)) is not None:
                 _sweep(cell, results)
                 taken.release()
 
@@ -56,7 +56,7 @@ def _sweep(cell: Cell, results: Path) -> None:
         beside.unlink(missing_ok=True)
     with contextlib.suppress(ValueError):
         if finished(results, cell) and records.read(record)["status"] not in _KEPT_FOR_MORE:
-            shutil.rmtree(results / "checkpoints" / cell.name, ignore_errors=True)
+            shutil.rmtree(results / "checkpoints" / cell.alone.name, ignore_errors=True)
 
 
 def _leases_half_made(folder: Path) -> None:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lra import collective
 from lra.checkpoint import Checkpoints
 from lra.feed import Resident, Streamed, fits
 from lra.program import Program, State, chunk_length, program_bytes
@@ -73,6 +74,8 @@ class Outcome:
     compiled_bytes: int | None = None
     """Temporaries + arguments + outputs − aliased of the compiled training chunk."""
     devices: int = 1
+    """That shared each batch, of all processes."""
+    processes: int = 1
     streamed: bool = False
     resumed: int = 0
     """How often training went on from a checkpoint."""
@@ -83,7 +86,7 @@ class Means:
     """How a cell is run; nothing of it changes its numbers but by the rounding of sums over devices."""
 
     devices: int = 1
-    """Local devices that share each batch."""
+    """Devices of each process that share each batch."""
     stream: str = "auto"
     """'on' sends batches from the host, 'off' keeps the table on the device, 'auto' where it fits."""
     checkpoints: Checkpoints | None = None
@@ -113,11 +116,12 @@ class Training:
         self, models: Sequence[nnx.Module], splits: Splits, recipe: Recipe, seeds: Sequence[int], means: Means
     ):
         self.recipe, self.means, self.budget = recipe, means, recipe.train
-        devices = jax.local_devices()[: means.devices]
+        devices = collective.devices(means.devices)
         self.counts = {name: len(split.labels) for name, split in splits.splits.items()}
         documents = splits.splits["train"].index.shape[1]
         self.program = Program(models, recipe, self.counts["train"], documents, seeds, devices)
-        streamed = means.stream == "on" or (means.stream == "auto" and not fits(splits, devices))
+        lacking = "" if fits(splits, jax.local_devices()[0]) else "no room"
+        streamed = means.stream == "on" or (means.stream == "auto" and bool(collective.agree(lacking)))
         self.feed: Resident | Streamed = (
             Streamed(splits, self.budget.batch, seeds, self.program.mesh)
             if streamed
@@ -132,6 +136,7 @@ class Training:
             [Result(seed) for seed in seeds],
             parameters=sum(p.size for p in leaves) // len(seeds),
             devices=len(devices),
+            processes=jax.process_count(),
             streamed=streamed,
         )
         self.interval = min(self.budget.eval_every, self.budget.steps)
@@ -139,6 +144,7 @@ class Training:
         self.compiled: dict[int, Any] = {}
         self.evaluate: Any = None
         self.profile = means.profile
+        self.warm = False
         self.entered = 0.0
 
     def run(self) -> Outcome:
@@ -147,7 +153,7 @@ class Training:
         outcome = self.outcome
         self.entered, ready = time.perf_counter(), None
         while outcome.steps < self.budget.steps and any(r.status == "ok" for r in outcome.results):
-            reason = self.means.stop()
+            reason = collective.agree(self.means.stop())
             if reason:
                 self._save(wait=True)
                 outcome.status, outcome.error = "interrupted", reason
@@ -219,8 +225,8 @@ class Training:
         if profiling:
             jax.profiler.stop_trace()
             self.profile = None
-        warming = len(outcome.first_blocks) <= outcome.resumed
-        (outcome.first_blocks if warming else outcome.blocks).append((size, ended - started))
+        (outcome.blocks if self.warm else outcome.first_blocks).append((size, ended - started))
+        self.warm = True
         self.recent.append(metrics)
         self._look_for_divergence(metrics, outcome.steps - size)
         told_on = {"step": outcome.steps, "loss": float(np.mean(metrics[-1, :, 0]))}
@@ -243,7 +249,7 @@ class Training:
         count, size = self.counts[split], self.program.evaluation_batch()
         sums = [
             self.evaluate[split](
-                params, self.program.rest, self.feed.examples(split, i, size), jnp.int32(i), jnp.int32(count)
+                params, self.program.rest, self.feed.examples(split, i, size), np.int32(i), np.int32(count)
             )
             for i in range(0, count, size)
         ]
@@ -274,7 +280,7 @@ class Training:
                 result.validation_best, result.best_step = accuracy, self.outcome.steps
                 better[s] = True
         if better.any():
-            self.best = _choose(jnp.asarray(better), self.state.params, self.best)
+            self.best = _choose(better, self.state.params, self.best)
         self.means.on_progress({"step": self.outcome.steps, "validation_accuracy": float(np.mean(accuracies))})
         return bool(better.any())
 
@@ -300,7 +306,8 @@ class Training:
 
     def _restore(self) -> None:
         """Goes on from the newest usable checkpoint, if there is one."""
-        found = self.means.checkpoints.restore(self._arrays()) if self.means.checkpoints else None
+        like = self._arrays()
+        found = collective.from_first(self.means.checkpoints.restore(like) if self.means.checkpoints else None, like)
         if found is None:
             return
         arrays, told = found
@@ -309,11 +316,15 @@ class Training:
         self.recent = [np.array(recent, np.float32)] if recent else []
         results = [Result(**r) for r in told.pop("results")]
         told["blocks"], told["first_blocks"] = ([tuple(b) for b in told[k]] for k in ("blocks", "first_blocks"))
-        told |= {"resumed": told["resumed"] + 1, "devices": self.outcome.devices, "streamed": self.outcome.streamed}
+        now = {"devices": self.outcome.devices, "processes": self.outcome.processes}
+        if now != {name: told.get(name, 1) for name in now}:
+            # Speed is told of what the cell is called by; what others have done counts as results alone.
+            told |= {"blocks": [], "first_blocks": [], "idle_seconds": 0.0, "loop_seconds": 0.0}
+        told |= now | {"resumed": told["resumed"] + 1, "streamed": self.outcome.streamed}
         self.outcome = Outcome(results, **told)
 
 
 @jax.jit
-def _choose(better: jax.Array, new: Tree, old: Tree) -> Tree:
+def _choose(better: np.ndarray, new: Tree, old: Tree) -> Tree:
     """The parameters `new` of the seeds that are `better`, and `old` of the others."""
     return jax.tree.map(lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
