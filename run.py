@@ -17,6 +17,7 @@ python run.py VERB --help shows a verb's flags.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -99,8 +100,11 @@ def _list_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
 
 
-def _data_more(f: flags.FlagValues) -> dict[str, Any]:
-    return {"source_dir": Path(f.source_dir) if f.source_dir else None, "allow_unverified": f.allow_unverified}
+def _sources(f: flags.FlagValues) -> dict[str, Any]:
+    """Where data come from and how they are made, for `grid.prepared`."""
+    folder = Path(f.source_dir).resolve() if f.source_dir else None
+    more = {"source_dir": folder, "allow_unverified": f.allow_unverified}
+    return {"source": f.source, "workers": f.workers, **more}
 
 
 def _bench_flags(f: flags.FlagValues) -> None:
@@ -169,11 +173,8 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
-    from rich.console import Console
+    from lra import grid, launch, on_ray, slots, trackers
 
-    from lra import grid, launch, schedule, slots, tidy, trackers, verbs
-
-    console = Console()
     protocol = grid.protocol_named(f.protocol)
     seeds = _integers("seeds", f.seeds)
     settings = [*f["set"].value, *([f"train.precision={f.precision}"] if f.precision else [])]
@@ -190,30 +191,45 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
     results, data = _results(f), Path(f.data)
-    if f.launcher != "local":
-        return _elsewhere(f, plans, results)
-    device, typed = launch.probe(f.device, [p.model for p in plans])
-    parts, device = slots.divide(device, f.devices, f.jobs)
-    plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
-    entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
-    cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
-    if again is None:
-        _keep_grid(f, results, cells)
-    else:
-        cells = [cell for cell in cells if cell.key in again]
-    left = cells if f.rerun else launch.left(cells, results)
-    done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
-    told = f", {done} already done (--rerun repeats them)" if done else ""
-    console.print(f"{len(cells)} cells on {grid.accelerator_name(device, f.devices)}{told}", highlight=False)
     how = launch.How(
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
         checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
         profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
     )  # fmt: skip
-    counts = schedule.run_cells(left, how, console, parts)
+    if f.launcher == "slurm":
+        return _to_slurm(f, plans, results)
+    if f.launcher == "ray":
+        launch.probe("cpu", [p.model for p in plans])  # what is wrong with a model is told before there is a cluster
+        how = dataclasses.replace(how, data=data.resolve(), origin=launch.origin())
+        with on_ray.Cluster(f.ray_address, how) as cluster:
+            cells = cluster.cells(plans, f.vmap_seeds, _sources(f))
+            return _run_cells(f, cells, how, again, cluster.slots(f.jobs), cluster.run)
+    device, typed = launch.probe(f.device, [p.model for p in plans])
+    parts, device = slots.divide(device, f.devices, f.jobs)
+    plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
+    entries = grid.prepared(plans, data=data, report=_line, **_sources(f))
+    cells = [grid.cell(p, entries[p], device, f.devices) for p in plans]
+    return _run_cells(f, cells, how, again, parts, launch.run_told)
+
+
+def _run_cells(f: flags.FlagValues, cells: list[Any], how: Any, again: set[str] | None, slots: Any, run: Any) -> int:
+    from rich.console import Console
+
+    from lra import launch, schedule, tidy, verbs
+
+    console, accelerator = Console(), cells[0].accelerator
+    if again is None:
+        _keep_grid(f, how.results, cells)
+    else:
+        cells = [cell for cell in cells if cell.key in again]
+    left = cells if f.rerun else launch.left(cells, how.results)
+    done = sum(launch.finished(how.results, cell) for cell in cells) if not f.rerun else 0
+    told = f", {done} already done (--rerun repeats them)" if done else ""
+    console.print(f"{len(cells)} cells on {accelerator}{told}", highlight=False)
+    counts = schedule.run_cells(left, how, console, slots, run)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
-    return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+    return verbs.leaderboard([how.results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
 def _given(f: flags.FlagValues, *without: str) -> list[str]:
@@ -231,21 +247,17 @@ def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
         raise launch.cannot_write(results, error) from None
 
 
-def _elsewhere(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
-    """Runs the cells on a Ray cluster, or prepares the data here and leaves the cells to Slurm."""
-    from lra import cluster, grid, launch, on_ray, tidy, verbs
+def _to_slurm(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
+    """Prepares the data here and leaves the cells to Slurm."""
+    from lra import cluster, grid, launch
 
     launch.probe("cpu", [p.model for p in plans])
     given = _given(f, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
     given += [f"--data={Path(f.data).resolve()}"]
     given += [f"--source_dir={Path(f.source_dir).resolve()}"] if f.source_dir else []
     lines = cluster.commands(plans, f.vmap_seeds == "on", given)
-    if f.launcher == "ray":
-        failed = on_ray.run(lines, results, f.device, f.devices, f.ray_address, f.rerun)
-        verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
-        return 1 if failed else 0
     settings = cluster.settings(f.slurm) | ({} if f.jobs is None else {"slurm_array_parallelism": f.jobs})
-    grid.prepared(plans, f.source, Path(f.data), f.workers, _line, **_data_more(f))
+    grid.prepared(plans, data=Path(f.data), report=_line, **_sources(f))
     places = [f"--results={results.resolve()}", f"--out={Path(f.out).resolve()}"]
     jobs = cluster.submit([[*line, *places] for line in lines], results / "slurm", settings)
     told = f"python run.py status --results={results} tells how far they are"
@@ -294,7 +306,7 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     made, missing = [], []
     for plan in plans:
         try:
-            entry = grid.prepared([plan], f.source, Path(f.data), f.workers, _line, **_data_more(f))[plan]
+            entry = grid.prepared([plan], data=Path(f.data), report=_line, **_sources(f))[plan]
         except DataError as error:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,8 @@ class How:
     tensorboard: bool = False
     wandb: str | None = None
     """The project that cells are logged to."""
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What records say of where they were asked for, as `origin()`; empty: this process."""
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
@@ -136,16 +138,21 @@ def run_told(cell: Cell, number: str, how: How, place: Place) -> records.Record:
         Stopped: the run is being stopped, and the cell had nothing to save.
         LeaseLost: another run has taken the cell over.
     """
-    p = cell.plan
-    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
-    label = f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
+    named = label(cell, number)
     try:
         run = _largest_batch if cell.bounds.get("max_batch") else _run
-        record = run(cell, how, place, label)
+        record = run(cell, how, place, named)
     except OSError as error:
         raise cannot_write(how.results, error) from None
-    place.display.line(f"{label}: {summary(record)}")
+    place.display.line(f"{named}: {summary(record)}")
     return record
+
+
+def label(cell: Cell, number: str) -> str:
+    """A cell's name on a line of its own; `number` tells it from the others of a run."""
+    p = cell.plan
+    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
+    return f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
 
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
@@ -186,11 +193,11 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     log = how.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     steps = cell.plan.recipe.train.steps
-    start = _start(cell) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
+    begun = start(cell, how) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
     spec = {
         "started": time.time(),
-        "cell": start["cell"],
-        "record": start,
+        "cell": begun["cell"],
+        "record": begun,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
         "compilation_cache": str((how.data / "compiled").resolve()),
@@ -233,7 +240,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         return records.read(path)
     if place.children.stopping.is_set():
         raise Stopped
-    record = start | {
+    record = begun | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
         "error": _cause(code),
         "log": _tail(log),
@@ -248,8 +255,8 @@ _SHOWN = ("step", "steps_per_second")
 """What others see of a running cell."""
 
 
-def _start(cell: Cell) -> records.Record:
-    """What is known of a record before the cell runs."""
+def start(cell: Cell, how: How) -> records.Record:
+    """What is known of a record before the cell runs; its status is 'failed' until it is known better."""
     p = cell.plan
     return {
         "schema": records.SCHEMA,
@@ -271,11 +278,15 @@ def _start(cell: Cell) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
-        "commit": _commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        **(how.origin or origin()),
         "results": [],
         **cell.bounds,
     }
+
+
+def origin() -> dict[str, Any]:
+    """The suite's commit and this process's command line, as records have them."""
+    return {"commit": _commit(), "command": shlex.join(["python", *sys.argv])}
 
 
 def _commit() -> str | None:
