@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -51,10 +52,11 @@ class Cluster:
     def __enter__(self) -> Cluster:
         ray, terminated = self.ray, signal.getsignal(signal.SIGTERM)
         try:
+            _answers(self.address)
             code = {"working_dir": str(ROOT), "excludes": _NO_CODE}
             ray.init(address=self.address, runtime_env=code, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"--ray_address={self.address}: {str(error).splitlines()[0]}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UsageError(f"--ray_address={self.address}: {_line(error)}") from None
         signal.signal(signal.SIGTERM, terminated)  # Ray has set its own, which would let no cell save
         try:
             self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -92,8 +94,8 @@ class Cluster:
 
     def slots(self, jobs: int | None) -> list[Slot]:
         """A slot for each cell that has room in the cluster as it is now, at most so many `jobs`."""
-        room = sum(int(min(node.get(name, 0) / need for name, need in self.needs.items())) for node in self.nodes)
-        return [Slot()] * max(1, min(room, jobs or room))
+        places = room(self.nodes, self.needs)
+        return [Slot()] * min(places, jobs or places)
 
     def run(self, cell: Cell, number: str, how: How, place: Place) -> records.Record:
         """Runs one cell on the cluster, prints how it ended, and returns its record, as `launch.run_told` does here.
@@ -180,6 +182,13 @@ class Cluster:
         return self.ray.remote(function).options(max_retries=RETRIES, **self.needs)
 
 
+def _answers(address: str | None) -> None:
+    """Raises `OSError` where nobody listens at host:port, which Ray would find out after minutes, and die of."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def needs(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> dict[str, float]:
     """What a cell asks Ray for, by Ray's names of resources. Raises `UsageError` where no machine has it."""
     gpus = max((node.get("GPU", 0) for node in nodes), default=0)
@@ -188,6 +197,15 @@ def needs(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> di
             raise UsageError(f"--launcher=ray: no machine of the cluster has {devices} GPUs")
         return {"num_gpus": devices}
     return {"num_cpus": min(node["CPU"] for node in nodes if node.get("CPU"))}
+
+
+def room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many cells with these needs the nodes can run at once; at least 1."""
+    ((name, need),) = needs.items()
+    return max(1, sum(int(node.get(_RESOURCES[name], 0) // need) for node in nodes))
+
+
+_RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 
 
 def _what(plan: Plan) -> tuple[Any, ...]:

@@ -97,18 +97,26 @@ def alone(folder: Path) -> Iterator[Path]:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise PermissionError(f"{folder} is another user's")
         with open(folder / "lock", "w") as lock:
-            if _locked(lock, folder / "lock"):
+            while not _locked(lock):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if _same(lock, folder / "lock"):
                 yield folder
                 return
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _locked(lock: TextIO, path: Path) -> bool:
+def _locked(lock: TextIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Who had the lock may have deleted it with the folder.
-        return os.stat(path).st_ino == os.fstat(lock.fileno()).st_ino
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same(file: TextIO, path: Path) -> bool:
+    """Whether a file still lies there: who had its lock may have deleted it with its folder."""
+    try:
+        return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
         return False
 
 
