@@ -133,6 +133,9 @@ def _retry_flags(f: flags.FlagValues) -> None:
     _status_flags(f)
     flags.DEFINE_bool("failed", False, "Cells that failed.", flag_values=f)
     flags.DEFINE_bool("timeout", False, "Cells that were stopped for taking too long.", flag_values=f)
+    flags.DEFINE_bool("oom", False, "Cells that ran out of memory.", flag_values=f)
+    flags.DEFINE_bool("diverged", False, "Cells whose loss was no number.", flag_values=f)
+    flags.DEFINE_bool("interrupted", False, "Cells that were stopped and have saved.", flag_values=f)
 
 
 def _folder_flags(f: flags.FlagValues) -> None:
@@ -195,6 +198,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
         checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
         profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
+        repeat=again is not None,
     )  # fmt: skip
     if f.launcher == "slurm":
         return _to_slurm(f, plans, results)
@@ -218,12 +222,9 @@ def _run_cells(f: flags.FlagValues, cells: list[Any], how: Any, again: set[str] 
     from lra import launch, schedule, tidy, verbs
 
     console, accelerator = Console(), cells[0].accelerator
-    if again is None:
-        _keep_grid(f, how.results, cells)
-    else:
-        cells = [cell for cell in cells if cell.key in again]
-    left = cells if f.rerun else launch.left(cells, how.results)
-    done = sum(launch.finished(how.results, cell) for cell in cells) if not f.rerun else 0
+    cells = _keep_or_choose(f, "run", how.results, cells, again)
+    left = cells if how.anew else launch.left(cells, how.results)
+    done = sum(launch.finished(how.results, cell) for cell in cells) if left is not cells else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
     console.print(f"{len(cells)} cells on {accelerator}{told}", highlight=False)
     counts = schedule.run_cells(left, how, console, slots, run)
@@ -238,13 +239,19 @@ def _given(f: flags.FlagValues, *without: str) -> list[str]:
     return [argument for lines in given for argument in lines]
 
 
-def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any]) -> None:
+def _keep_or_choose(
+    f: flags.FlagValues, verb: str, results: Path, cells: list[Any], again: set[str] | None
+) -> list[Any]:
+    """The cells, once it is kept that they were asked for; or those with the keys that are to be run again."""
     from lra import grids, launch
 
+    if again is not None:
+        return [cell for cell in cells if cell.key in again]
     try:
-        grids.save(results, _given(f, "results", "rerun"), cells)
+        grids.save(results, verb, _given(f, "results", "rerun"), cells)
     except OSError as error:
         raise launch.cannot_write(results, error) from None
+    return cells
 
 
 def _to_slurm(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
@@ -275,19 +282,21 @@ def status(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def retry(f: flags.FlagValues, rest: list[str]) -> int:
-    """Runs cells of earlier runs again that failed or took too long, from their checkpoints."""
+    """Runs cells of earlier runs and benches again that ended as the flags say, from their checkpoints."""
     from lra import grids
     from lra.recipe import UsageError
 
-    statuses = [name for name in ("failed", "timeout") if f[name].value]
+    statuses = [name for name in grids.AGAIN if f[name].value]
     if not statuses:
-        raise UsageError("retry takes --failed, --timeout or both")
+        raise UsageError(f"retry takes one or more of {', '.join(f'--{name}' for name in grids.AGAIN)}")
     commands = grids.again(Path(f.results), statuses)
-    for arguments, keys in commands:
+    verbs = {"run": (_train, _run_flags), "bench": (_bench, _bench_flags)}
+    for verb, arguments, keys in commands:
+        act, define = verbs[verb]
         values = flags.FlagValues()
-        _run_flags(values)
-        values(["run.py run", *arguments, f"--results={f.results}"])
-        _train(values, keys)
+        define(values)
+        values([f"run.py {verb}", *arguments, f"--results={f.results}"])
+        act(values, keys)
     if not commands:
         print(f"nothing to retry in {f.results}")
     return 0
@@ -326,6 +335,11 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
 
 def bench(f: flags.FlagValues, rest: list[str]) -> int:
     """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
+    return _bench(f)
+
+
+def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
+    """Measures a grid, or those of its cells whose keys are to be run again."""
     from rich.console import Console
 
     from lra import efficiency, grid, launch, schedule
@@ -343,8 +357,12 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     results = _results(f)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
-    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun)
+    cells = _keep_or_choose(f, "bench", results, cells, again)
+    how = launch.How(
+        results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun,
+        repeat=again is not None,
+    )  # fmt: skip
+    left = cells if how.anew else [cell for cell in cells if not launch.finished(results, cell, f.timeout)]
     schedule.run_cells(left, how, console)
     try:
         text, problems = efficiency.write([results], Path(f.out))

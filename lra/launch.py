@@ -111,11 +111,18 @@ class How:
     profile: bool = False
     fresh: bool = False
     """Starts cells anew: their checkpoints are deleted."""
+    repeat: bool = False
+    """Runs cells that have a final record too."""
     tensorboard: bool = False
     wandb: str | None = None
     """The project that cells are logged to."""
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What records say of where they were asked for, as `origin()`; empty: this process."""
+
+    @property
+    def anew(self) -> bool:
+        """Whether finished cells are run too."""
+        return self.fresh or self.repeat
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:

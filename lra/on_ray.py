@@ -137,7 +137,7 @@ class Cluster:
                     continue
                 held.append(more.enter_context(lease))
                 keys.append(found.key)
-                if launch.finished(how.results, found) and not how.fresh:
+                if launch.finished(how.results, found) and not how.anew:
                     return records.read(launch.path_of(how.results, found))
 
     def _wait(self, ref: Any, cell: Cell, held: Sequence[Lease], place: Place, label: str) -> Any:

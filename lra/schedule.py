@@ -153,7 +153,7 @@ class Schedule:
         if path.parent.is_dir():
             os.listdir(path.parent)  # a network file system may else answer from what it knew before the lease
         touched = _stamp(path) != self.before[cell.name]
-        if not touched and (self.how.fresh or not finished(self.how.results, cell, self.how.timeout_minutes)):
+        if not touched and (self.how.anew or not finished(self.how.results, cell, self.how.timeout_minutes)):
             return False
         try:
             record = records.read(path)
