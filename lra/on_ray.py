@@ -7,6 +7,7 @@ submitted, and Ray chooses their machines and tries them again where one dies. W
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import socket
 import time
@@ -41,6 +42,8 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, how: How):
+        # Of a task that Ray itself ends for memory; it would be tried again for ever. Read when Ray is imported.
+        os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
         try:
             import ray
         except ImportError:
@@ -157,7 +160,8 @@ class Cluster:
                         raise Stopped
                 elif time.monotonic() - looked > PROGRESS_SECONDS:
                     looked = time.monotonic()
-                    if told := self._told(cell):
+                    told = self._told(cell)
+                    if "step" in told:
                         place.lease.progress = told
                         progress.update(told)
         return self.ray.get(ref)

@@ -70,15 +70,15 @@ def run(plan: Plan, keys: Sequence[str], how: How, sources: Mapping[str, Any], b
         with _telling(lambda: board.write.remote(keys[0], place.lease.progress)):
             return launch.run_told(cell, number, how, place)
 
-    place = Path(tempfile.gettempdir()) / f"lra-{os.getuid()}-{cell.key[:16]}"
-    with alone(place) as folder, open(os.devnull, "w") as nowhere:
+    name = f"lra-{os.getuid()}-{cell.key[:16]}"
+    with alone(Path(tempfile.gettempdir()) / name) as folder, open(os.devnull, "w") as nowhere:
         left = [cell] if how.fresh else launch.left([cell], folder)
         with contextlib.suppress(KeyboardInterrupt):  # the driver's cancel: the cell has saved, and its record says so
             schedule.run_cells(left, dataclasses.replace(how, results=folder), Console(file=nowhere), run=told)
         found = [file for pattern in _BROUGHT_HOME for file in folder.glob(pattern) if file.is_file()]
         files = {str(file.relative_to(folder)): file.read_bytes() for file in found}
         if any((folder / "checkpoints").glob("*")):
-            shutil.rmtree(folder / "records")  # what is there is not yet home
+            shutil.rmtree(folder / records.RESULTS, ignore_errors=True)  # what a next try finds is not yet home
         else:
             shutil.rmtree(folder)
     return cell, files
@@ -96,7 +96,11 @@ def alone(folder: Path) -> Iterator[Path]:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise PermissionError(f"{folder} is another user's")
-        with open(folder / "lock", "w") as lock:
+        try:
+            lock = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
+        except FileNotFoundError:  # the folder has just been deleted
+            continue
+        with lock:
             while not _locked(lock):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             if _same(lock, folder / "lock"):

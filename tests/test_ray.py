@@ -24,8 +24,10 @@ from lra.recipe import UsageError
 from tests.test_cli import ROOT, TINY, cli, places, record_files
 from tests.test_faults import only_record
 
+needs_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: see the extra 'cluster'"
+    importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
+    reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",
 )
 LONG = [*TINY, "--models=fnet", "--set=train.steps=6000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
 MARK = "LRA_TEST_OF_RAY"
@@ -116,6 +118,8 @@ class Cluster:
             MARK: self.mark, "TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0",
             # A token of its own, so that Ray makes and reads none in the user's home.
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            # A dead node, which refuses connections, is found dead in 5 seconds; a slow one is given ten times as long.
+            "RAY_health_check_period_ms": "1000",
         }  # fmt: skip
 
     def __enter__(self):
@@ -204,6 +208,7 @@ with alone(Path(sys.argv[1])) as folder:
 """
 
 
+@needs_linux
 def test_two_tries_on_one_machine_are_never_in_the_cell_s_folder_at_once(tmp_path):
     """As when a machine that Ray takes for dead lives on: who comes second waits for the end of the first."""
     for end in ("is killed", "deletes the folder"):
@@ -237,8 +242,9 @@ def opened(pid):
 
 
 @needs_ray
-def test_a_killed_worker_s_cell_goes_on_and_so_does_a_killed_driver_s(cluster, tmp_path):
-    driver = cluster.start(tmp_path, *LONG, "--seeds=0")
+def test_the_cell_of_a_killed_worker_or_driver_or_a_stopped_one_goes_on(cluster, tmp_path):
+    command = [*LONG, "--seeds=0"]
+    driver = cluster.start(tmp_path, *command)
     cell, folder = cluster.head.cell_with_checkpoint(driver)
     os.kill(parent_of(cell), signal.SIGKILL)
     until(lambda: cell not in processes(cluster.mark), cluster.head.below)
@@ -247,11 +253,18 @@ def test_a_killed_worker_s_cell_goes_on_and_so_does_a_killed_driver_s(cluster, t
     driver.kill()
     driver.communicate()
     assert not record_files(tmp_path)
-    told = ends_well(cluster.start(tmp_path, *LONG, "--seeds=0"))
-    assert "taken over from" in told and told.count(": test ") == 1
+
+    driver = cluster.start(tmp_path, *command)
+    cluster.head.cell_with_checkpoint(driver)
+    driver.terminate()
+    out, wrong = driver.communicate(timeout=300)
+    assert driver.returncode == 130 and "the same command goes on from here" in wrong
+    assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
+
+    assert ends_well(cluster.start(tmp_path, *command)).count(": test ") == 1
     record = only_record(tmp_path)
     assert record["status"] == "ok" and record["resumed"] >= 1 and "--seeds=0" in record["command"]
-    assert cli(*cluster.command(tmp_path, *LONG, "--seeds=0"), env=cluster.env).stdout.count("1 already done") == 1
+    assert not list((tmp_path / "results" / "leases").iterdir()) and not folder.exists()
 
 
 @needs_ray
