@@ -17,6 +17,7 @@ python run.py VERB --help shows a verb's flags.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from absl import flags
 
 if TYPE_CHECKING:
     from lra.hosts import Job
-    from lra.leader import Leader
+    from lra.launch import How
 
 
 def _grid_flags(f: flags.FlagValues) -> None:
@@ -109,8 +110,11 @@ def _list_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
 
 
-def _data_more(f: flags.FlagValues) -> dict[str, Any]:
-    return {"source_dir": Path(f.source_dir) if f.source_dir else None, "allow_unverified": f.allow_unverified}
+def _sources(f: flags.FlagValues) -> dict[str, Any]:
+    """Where data come from and how they are made, for `grid.prepared`."""
+    folder = Path(f.source_dir).resolve() if f.source_dir else None
+    more = {"source_dir": folder, "allow_unverified": f.allow_unverified}
+    return {"source": f.source, "workers": f.workers, **more}
 
 
 def _bench_flags(f: flags.FlagValues) -> None:
@@ -139,6 +143,9 @@ def _retry_flags(f: flags.FlagValues) -> None:
     _status_flags(f)
     flags.DEFINE_bool("failed", False, "Cells that failed.", flag_values=f)
     flags.DEFINE_bool("timeout", False, "Cells that were stopped for taking too long.", flag_values=f)
+    flags.DEFINE_bool("oom", False, "Cells that ran out of memory.", flag_values=f)
+    flags.DEFINE_bool("diverged", False, "Cells whose loss was no number.", flag_values=f)
+    flags.DEFINE_bool("interrupted", False, "Cells that were stopped and have saved.", flag_values=f)
 
 
 def _folder_flags(f: flags.FlagValues) -> None:
@@ -179,7 +186,7 @@ def run(f: flags.FlagValues, rest: list[str]) -> int:
 
 def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Trains a grid, or those of its cells whose keys are to be run again, and prints the leaderboard."""
-    from lra import follower, grid, launch, trackers
+    from lra import follower, grid, launch, on_ray, trackers
     from lra.leader import Leader
 
     job = _job(f)
@@ -198,54 +205,62 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
         print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
         return 0
     trackers.check({"tensorboard": f.tensorboard, "wandb": f.wandb})
-    results = _results(f)
-    if f.launcher != "local":
-        return _elsewhere(f, plans, results)
+    results, data = _results(f), Path(f.data)
+    how = launch.How(
+        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
+        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
+        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
+        repeat=again is not None,
+    )  # fmt: skip
+    if f.launcher == "slurm":
+        return _to_slurm(f, plans, results)
+    if f.launcher == "ray":
+        launch.probe("cpu", [p.model for p in plans])  # what is wrong with a model is told before there is a cluster
+        how = dataclasses.replace(how, data=data.resolve(), origin=launch.origin())
+        with on_ray.Cluster(f.ray_address, how) as cluster:
+            cells = cluster.cells(plans, f.vmap_seeds, _sources(f))
+            return _run_cells(f, cells, how, again, cluster.slots(f.jobs), cluster.run)
     if job is None:
-        return _here(f, plans, results, again)
+        return _here(f, plans, how, again)
     commit, env = launch.commit(), launch.environment(f.device)
     if job.process:
-        follower.Follower(job, commit, Path(f.data), results, env, _line).run()
+        follower.Follower(job, commit, data, results, env, _line).run()
         return 0
     with Leader(job, commit, _line) as leader:
-        code = _here(f, plans, results, again, leader)
+        code = _here(f, plans, dataclasses.replace(how, leader=leader), again)
         leader.done()
     return code
 
 
-def _here(
-    f: flags.FlagValues, plans: list[Any], results: Path, again: set[str] | None, leader: Leader | None = None
-) -> int:
+def _here(f: flags.FlagValues, plans: list[Any], how: How, again: set[str] | None) -> int:
     """Trains a grid on this machine, and on those that follow its leader."""
+    from lra import grid, launch, slots
+
+    processes = how.leader.job.processes if how.leader else 1
+    device, typed = launch.probe(f.device, [p.model for p in plans])
+    parts, device = slots.divide(device, f.devices, 1 if how.leader else f.jobs)
+    plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
+    entries = grid.prepared(plans, data=how.data, report=_line, **_sources(f))
+    cells = [grid.cell(p, entries[p], device, f.devices, processes=processes) for p in plans]
+    return _run_cells(f, cells, how, again, parts, launch.run_told)
+
+
+def _run_cells(f: flags.FlagValues, cells: list[Any], how: How, again: set[str] | None, slots: Any, run: Any) -> int:
     from rich.console import Console
 
-    from lra import grid, launch, schedule, slots, sweep, tidy, verbs
+    from lra import launch, schedule, sweep, tidy, verbs
 
-    console, data, processes = Console(), Path(f.data), leader.job.processes if leader else 1
-    device, typed = launch.probe(f.device, [p.model for p in plans])
-    parts, device = slots.divide(device, f.devices, 1 if leader else f.jobs)
-    plans = grid.together(grid.with_options(plans, typed), f.vmap_seeds, device)
-    entries = grid.prepared(plans, f.source, data, f.workers, _line, **_data_more(f))
-    cells = [grid.cell(p, entries[p], device, f.devices, processes=processes) for p in plans]
-    if again is None:
-        _keep_grid(f, results, cells, leader)
-    else:
-        cells = [cell for cell in cells if cell.key in again]
-    left = cells if f.rerun else launch.left(cells, results)
-    done = sum(launch.finished(results, cell) for cell in cells) if not f.rerun else 0
+    console, accelerator = Console(), cells[0].accelerator
+    cells = _keep_or_choose(f, "run", how, cells, again)
+    left = cells if how.anew else launch.left(cells, how.results)
+    done = sum(launch.finished(how.results, cell) for cell in cells) if left is not cells else 0
     told = f", {done} already done (--rerun repeats them)" if done else ""
-    name = grid.accelerator_name(device, f.devices, processes)
-    console.print(f"{len(cells)} cells on {name}{told}", highlight=False)
-    how = launch.How(
-        results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
-        checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
-        profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb, leader=leader,
-    )  # fmt: skip
-    counts = schedule.run_cells(left, how, console, parts)
-    sweep.sweep(cells, results)
+    console.print(f"{len(cells)} cells on {accelerator}{told}", highlight=False)
+    counts = schedule.run_cells(left, how, console, slots, run)
+    sweep.sweep(cells, how.results)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
-    return verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
+    return verbs.leaderboard([how.results], Path(f.out), tidy.EVERYTHING, plots=False)
 
 
 def _job(f: flags.FlagValues) -> Job | None:
@@ -267,32 +282,33 @@ def _given(f: flags.FlagValues, *without: str) -> list[str]:
     return [argument for lines in given for argument in lines]
 
 
-def _keep_grid(f: flags.FlagValues, results: Path, cells: list[Any], leader: Leader | None) -> None:
+def _keep_or_choose(f: flags.FlagValues, verb: str, how: How, cells: list[Any], again: set[str] | None) -> list[Any]:
+    """The cells, once it is kept that they were asked for; or those with the keys that are to be run again."""
     from lra import grids, launch
 
-    # Slurm may have said this, and not a flag.
-    which = [f"--processes={leader.job.processes}", f"--process={leader.job.process}"] if leader else []
+    if again is not None:
+        return [cell for cell in cells if cell.key in again]
+    # Slurm may have said which process this is, and not a flag.
+    job = how.leader.job if how.leader else None
+    which = [f"--processes={job.processes}", f"--process={job.process}"] if job else []
     try:
-        grids.save(results, [*_given(f, "results", "rerun"), *which], cells)
+        grids.save(how.results, verb, [*_given(f, "results", "rerun"), *which], cells)
     except OSError as error:
-        raise launch.cannot_write(results, error) from None
+        raise launch.cannot_write(how.results, error) from None
+    return cells
 
 
-def _elsewhere(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
-    """Runs the cells on a Ray cluster, or prepares the data here and leaves the cells to Slurm."""
-    from lra import cluster, grid, launch, on_ray, tidy, verbs
+def _to_slurm(f: flags.FlagValues, plans: list[Any], results: Path) -> int:
+    """Prepares the data here and leaves the cells to Slurm."""
+    from lra import cluster, grid, launch
 
     launch.probe("cpu", [p.model for p in plans])
     given = _given(f, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
     given += [f"--data={Path(f.data).resolve()}"]
     given += [f"--source_dir={Path(f.source_dir).resolve()}"] if f.source_dir else []
     lines = cluster.commands(plans, f.vmap_seeds == "on", given)
-    if f.launcher == "ray":
-        failed = on_ray.run(lines, results, f.device, f.devices, f.ray_address, f.rerun)
-        verbs.leaderboard([results], Path(f.out), tidy.EVERYTHING, plots=False)
-        return 1 if failed else 0
     settings = cluster.settings(f.slurm) | ({} if f.jobs is None else {"slurm_array_parallelism": f.jobs})
-    grid.prepared(plans, f.source, Path(f.data), f.workers, _line, **_data_more(f))
+    grid.prepared(plans, data=Path(f.data), report=_line, **_sources(f))
     places = [f"--results={results.resolve()}", f"--out={Path(f.out).resolve()}"]
     jobs = cluster.submit([[*line, *places] for line in lines], results / "slurm", settings)
     told = f"python run.py status --results={results} tells how far they are"
@@ -310,19 +326,21 @@ def status(f: flags.FlagValues, rest: list[str]) -> int:
 
 
 def retry(f: flags.FlagValues, rest: list[str]) -> int:
-    """Runs cells of earlier runs again that failed or took too long, from their checkpoints."""
+    """Runs cells of earlier runs and benches again that ended as the flags say, from their checkpoints."""
     from lra import grids
     from lra.recipe import UsageError
 
-    statuses = [name for name in ("failed", "timeout") if f[name].value]
+    statuses = [name for name in grids.AGAIN if f[name].value]
     if not statuses:
-        raise UsageError("retry takes --failed, --timeout or both")
+        raise UsageError(f"retry takes one or more of {', '.join(f'--{name}' for name in grids.AGAIN)}")
     commands = grids.again(Path(f.results), statuses)
-    for arguments, keys in commands:
+    verbs = {"run": (_train, _run_flags), "bench": (_bench, _bench_flags)}
+    for verb, arguments, keys in commands:
+        act, define = verbs[verb]
         values = flags.FlagValues()
-        _run_flags(values)
-        values(["run.py run", *arguments, f"--results={f.results}"])
-        _train(values, keys)
+        define(values)
+        values([f"run.py {verb}", *arguments, f"--results={f.results}"])
+        act(values, keys)
     if not commands:
         print(f"nothing to retry in {f.results}")
     return 0
@@ -341,7 +359,7 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     made, missing = [], []
     for plan in plans:
         try:
-            entry = grid.prepared([plan], f.source, Path(f.data), f.workers, _line, **_data_more(f))[plan]
+            entry = grid.prepared([plan], data=Path(f.data), report=_line, **_sources(f))[plan]
         except DataError as error:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
@@ -361,6 +379,11 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
 
 def bench(f: flags.FlagValues, rest: list[str]) -> int:
     """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
+    return _bench(f)
+
+
+def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
+    """Measures a grid, or those of its cells whose keys are to be run again."""
     from rich.console import Console
 
     from lra import efficiency, grid, launch, schedule
@@ -378,8 +401,12 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     results = _results(f)
     device, typed = launch.probe(f.device, [p.model for p in plans])
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
-    left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
-    how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun)
+    how = launch.How(
+        results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun,
+        repeat=again is not None,
+    )  # fmt: skip
+    cells = _keep_or_choose(f, "bench", how, cells, again)
+    left = cells if how.anew else [cell for cell in cells if not launch.finished(results, cell, f.timeout)]
     schedule.run_cells(left, how, console)
     try:
         text, problems = efficiency.write([results], Path(f.out))

@@ -14,12 +14,16 @@ from lra.grid import Cell
 from lra.recipe import UsageError
 
 Grid = dict[str, Any]
-"""`arguments`: the command line's after its verb; `cells`: each with what `cell_of` says."""
+"""`verb` and `arguments` of the command line; `cells`: each with what `cell_of` says."""
+VERBS = {"run": records.RESULTS, "bench": records.BENCH}
+"""What leaves grids, and the folder of their records."""
+AGAIN = ("failed", "timeout", "oom", "diverged", "interrupted")
+"""How a cell may have ended that is to be run again."""
 
 
-def save(results: Path, arguments: Sequence[str], cells: Sequence[Cell]) -> None:
+def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cell]) -> None:
     """Keeps what a run was asked for in `grids/HASH.json`; the same again is the same file. Raises `OSError`."""
-    grid = {"arguments": list(arguments), "cells": [cell_of(cell) for cell in cells]}
+    grid = {"verb": verb, "arguments": list(arguments), "cells": [cell_of(cell) for cell in cells]}
     name = hashlib.sha256(json.dumps(grid, sort_keys=True).encode()).hexdigest()[:16]
     records.write(results / "grids" / f"{name}.json", grid)
 
@@ -29,7 +33,7 @@ def cell_of(cell: Cell) -> dict[str, Any]:
     p = cell.plan
     return {
         "name": cell.name, "key": cell.key, "lease": cell.alone.name, "task": p.task, "model": str(p.model),
-        "length": p.length, "seeds": list(p.seeds), "steps": p.recipe.train.steps,
+        "length": p.length, "seeds": list(p.seeds), "steps": p.recipe.train.steps, "batch": p.recipe.train.batch,
     }  # fmt: skip
 
 
@@ -39,9 +43,11 @@ def load(results: Path) -> list[Grid]:
     for file in sorted((results / "grids").glob("*.json")):
         try:
             grid = json.loads(file.read_text())
-            cells = [{**cell, "name": cell["name"], "key": cell["key"]} for cell in grid["cells"]]
-            found.append({"arguments": [*grid["arguments"]], "cells": cells})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            verb = grid.get("verb", "run")
+            more = {"verb": verb, "folder": VERBS[verb]}
+            cells = [{**cell, "name": cell["name"], "key": cell["key"], **more} for cell in grid["cells"]]
+            found.append({"verb": verb, "arguments": [*grid["arguments"]], "cells": cells})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{file}: not a grid: {error!r}") from None
     if not found:
         raise UsageError(f"no grids in {results}: run cells first, or give their folder with --results")
@@ -52,7 +58,7 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     """A row a cell that any run was asked for, and a line with the counts and an estimate of the time left.
 
     The time of a cell is its steps at the speed that it, or the cells of its task, length and model, or else all
-    cells, have shown. Seconds.
+    cells, have shown. A measurement takes as long as those of its kind have, or else all. Seconds.
 
     Raises:
         UsageError: the folder has no grids.
@@ -74,18 +80,18 @@ STATES = ("done", "diverged", "oom", "running", "failed", "timeout", "interrupte
 
 def _record(results: Path, cell: dict[str, Any]) -> records.Record | None:
     try:
-        record = records.read(results / records.RESULTS / f"{cell['name']}.json")
+        record = records.read(results / cell["folder"] / f"{cell['name']}.json")
     except ValueError:
         return None
     return record if record["key"] == cell["key"] else None
 
 
 def _row(cell: dict[str, Any], record: records.Record | None, seen: lease.Seen | None) -> dict[str, Any]:
-    row = {**cell, "state": "left", "step": 0, "speed": None, "told": ""}
+    row = {**cell, "state": "left", "step": 0, "speed": None, "seconds": None, "told": ""}
     if record is not None:
         speed = (record.get("train_speed") or {}).get("steps_per_second")
         row |= {"state": "done" if record["status"] == "ok" else record["status"], "speed": speed}
-        row["told"] = record.get("error") or ""
+        row["told"], row["seconds"] = record.get("error") or "", record.get("wall_seconds")
         row["step"] = max((result.get("steps") or 0 for result in record.get("results", [])), default=0)
     if seen is not None and not lease.gone(seen.told):
         progress = seen.told.get("progress", {})
@@ -99,10 +105,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, those that are not done first."""
     lines = [("state", "cell", "step", "steps/s", "")]
     for row in sorted(rows, key=lambda r: -STATES.index(r["state"])):
-        seeds = "s" + ",".join(map(str, row["seeds"]))
-        cell = f"{row['task']} × {row['model']}, length {row['length']:,}, {seeds}"
-        speed = f"{row['speed']:.3g}" if row["speed"] else ""
-        lines.append((row["state"], cell, f"{row['step']:,.0f}/{row['steps']:,}", speed, row["told"]))
+        cell, step = f"{row['task']} × {row['model']}, length {row['length']:,}", ""
+        if row["verb"] == "bench":
+            cell = f"bench {cell}, batch {row['batch']:,}"
+        else:
+            cell += ", s" + ",".join(map(str, row["seeds"]))
+            step = f"{row['step']:,.0f}/{row['steps']:,}"
+        lines.append((row["state"], cell, step, f"{row['speed']:.3g}" if row["speed"] else "", row["told"]))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     return "\n".join(
         "  ".join([*(f"{w:{n}}" for w, n in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines
@@ -113,12 +122,23 @@ def _estimate(rows: list[dict[str, Any]], left: list[dict[str, Any]], at_once: i
     """Time left where `at_once` cells run at once, in words."""
     seconds = 0.0
     for row in left:
-        alike = [r["speed"] for r in rows if r["speed"] and _kind(r) == _kind(row)]
-        speeds = [row["speed"]] if row["speed"] else alike or [r["speed"] for r in rows if r["speed"]]
-        if not speeds:
-            return "time left unknown"
-        seconds += (row["steps"] - row["step"]) * sum(1 / speed for speed in speeds) / len(speeds)
+        ran = [r for r in rows if r["verb"] == row["verb"]]
+        if row["verb"] == "bench":
+            took = _shown("seconds", row, [r for r in ran if r["state"] == "done"])
+            seconds += sum(took) / len(took) if took else float("inf")
+        else:
+            speeds = [row["speed"]] if row["speed"] else _shown("speed", row, ran)
+            each = sum(1 / speed for speed in speeds) / len(speeds) if speeds else float("inf")
+            seconds += (row["steps"] - row["step"]) * each
+    if seconds == float("inf"):
+        return "time left unknown"
     return f"about {duration(seconds / at_once)} left with {at_once} at once"
+
+
+def _shown(name: str, row: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
+    """A figure of the rows like `row` that have it, or else of all that have it."""
+    known = [r for r in rows if r[name]]
+    return [r[name] for r in known if _kind(r) == _kind(row)] or [r[name] for r in known]
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -133,12 +153,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-def again(results: Path, statuses: Sequence[str]) -> list[tuple[list[str], set[str]]]:
-    """The commands that have cells which ended with one of the statuses, and these cells' keys."""
+def again(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], set[str]]]:
+    """The verbs and arguments that have cells which ended with one of the statuses, and these cells' keys."""
     found, seen = [], set[str]()
     for grid in load(results):
         ended = {c["key"] for c in grid["cells"] if (_record(results, c) or {"status": ""})["status"] in statuses}
         if ended - seen:
-            found.append((grid["arguments"], ended - seen))
+            found.append((grid["verb"], grid["arguments"], ended - seen))
         seen |= ended
     return found

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,20 @@ class How:
     profile: bool = False
     fresh: bool = False
     """Starts cells anew: their checkpoints are deleted."""
+    repeat: bool = False
+    """Runs cells that have a final record too."""
     tensorboard: bool = False
     wandb: str | None = None
     """The project that cells are logged to."""
     leader: Leader | None = None
     """The other processes that take part in each cell."""
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What records say of where they were asked for, as `origin()`; empty: this process."""
+
+    @property
+    def anew(self) -> bool:
+        """Whether finished cells are run too."""
+        return self.fresh or self.repeat
 
 
 def left(cells: Sequence[Cell], results: Path) -> list[Cell]:
@@ -139,16 +148,21 @@ def run_told(cell: Cell, number: str, how: How, place: Place) -> records.Record:
         Stopped: the run is being stopped, and the cell had nothing to save.
         LeaseLost: another run has taken the cell over.
     """
-    p = cell.plan
-    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
-    label = f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
+    named = label(cell, number)
     try:
         run = _largest_batch if cell.bounds.get("max_batch") else _run
-        record = run(cell, how, place, label)
+        record = run(cell, how, place, named)
     except OSError as error:
         raise cannot_write(how.results, error) from None
-    place.display.line(f"{label}: {summary(record)}")
+    place.display.line(f"{named}: {summary(record)}")
     return record
+
+
+def label(cell: Cell, number: str) -> str:
+    """A cell's name on a line of its own; `number` tells it from the others of a run."""
+    p = cell.plan
+    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
+    return f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
 
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
@@ -189,11 +203,11 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     log = how.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     steps = cell.plan.recipe.train.steps
-    start = _start(cell) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
+    begun = start(cell, how) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
     spec = {
         "started": time.time(),
-        "cell": start["cell"],
-        "record": start,
+        "cell": begun["cell"],
+        "record": begun,
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
         "hosts": None,
@@ -236,13 +250,13 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                 clock.stop()
     if place.lease.lost.is_set():
         raise LeaseLost
-    if leader and (code == 0 or _written(path, start)):
+    if leader and (code == 0 or _written(path, begun)):
         return _explained(path, leader)
     if code == 0:
         return records.read(path)
     if place.children.stopping.is_set():
         raise Stopped
-    record = start | {
+    record = begun | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
         "error": cause(code),
         "log": _tail(log),
@@ -255,10 +269,10 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     return record
 
 
-def _written(path: Path, start: records.Record) -> bool:
+def _written(path: Path, begun: records.Record) -> bool:
     """Whether a cell's process wrote its record: it can still be ended while it takes leave of the others."""
     try:
-        return bool(records.read(path)["created"] == start["created"])
+        return bool(records.read(path)["created"] == begun["created"])
     except ValueError:
         return False
 
@@ -276,8 +290,8 @@ _SHOWN = ("step", "steps_per_second")
 """What others see of a running cell."""
 
 
-def _start(cell: Cell) -> records.Record:
-    """What is known of a record before the cell runs."""
+def start(cell: Cell, how: How) -> records.Record:
+    """What is known of a record before the cell runs; its status is 'failed' until it is known better."""
     p = cell.plan
     return {
         "schema": records.SCHEMA,
@@ -299,11 +313,15 @@ def _start(cell: Cell) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
-        "commit": commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        **(how.origin or origin()),
         "results": [],
         **cell.bounds,
     }
+
+
+def origin() -> dict[str, Any]:
+    """The suite's commit and this process's command line, as records have them."""
+    return {"commit": commit(), "command": shlex.join(["python", *sys.argv])}
 
 
 def commit() -> str | None:

@@ -1,74 +1,200 @@
-"""A grid on a Ray cluster: one task a cell, with the devices it needs; what it made comes home. Imports no JAX."""
+"""A grid on a Ray cluster: one task a cell, with the devices it needs; what it made comes home. Imports no JAX.
+
+The driver takes part in the schedule of its results folder like any run: it holds the leases of the cells it has
+submitted, and Ray chooses their machines and tries them again where one dies. What happens there: `lra.there`.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
 
-from lra.launch import ROOT
+from lra import launch, records, there
+from lra.child import LeaseLost, Place, Stopped
+from lra.grid import Cell, Plan
+from lra.launch import ROOT, How
+from lra.lease import Lease, Leases
+from lra.progress import CellProgress
 from lra.recipe import UsageError
+from lra.slots import Slot
+from tasks.task import DataError
 
 RETRIES = 3
 """How often a cell is tried again whose machine or worker has died."""
-_BROUGHT_HOME = ("records/*.json", "logs/*.log", "grids/*.json")
+PROGRESS_SECONDS = 5.0
 _NO_CODE = [".git", ".venv", "/data", "/results", "/leaderboard", "/tests", "/build"]
-_DIES_WITH_ITS_WORKER = (
-    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM);"
-    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-)
-
-Files = dict[str, bytes]
+_SECONDS_TO_SAVE = 90.0
+_SECONDS_BETWEEN_TRIES = 10.0
 
 
-def run(
-    lines: Sequence[Sequence[str]], results: Path, device: str, devices: int, address: str | None, again: bool
-) -> int:
-    """Runs command lines on a cluster, each with so many `devices`; on CPUs, each with a machine's cores.
-
-    A cell's records go with it unless it is to be run `again`. Returns how many command lines failed, and prints why.
+class Cluster:
+    """A Ray cluster that runs cells; connected in a `with` block.
 
     Raises:
         UsageError: Ray is not installed, there is no cluster at the address, or it has not enough devices.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--launcher=ray needs Ray: pip install -e '.[cluster]'") from None
-    try:
-        code = {"working_dir": str(ROOT), "excludes": _NO_CODE}
-        ray.init(address=address, runtime_env=code, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--ray_address={address}: {str(error).splitlines()[0]}") from None
-    failed = 0
-    try:
-        needs = _needs([node["Resources"] for node in ray.nodes() if node["Alive"]], device, devices)
-        task = ray.remote(_run_there).options(max_retries=RETRIES, **needs)
-        known = _files(results, ("records/*.json",)) if not again else {}
-        waiting = {task.remote(list(line), known): line for line in lines}
-        print(f"{len(lines)} cells on {len(ray.nodes())} machines", flush=True)
-        while waiting:
-            ((ready,), _) = ray.wait(list(waiting), num_returns=1)
-            line = waiting.pop(ready)
-            try:
-                code_, told, files = ray.get(ready)
-            except ray.exceptions.RayError as error:
-                code_, told, files = 1, str(error).splitlines()[0], {}
-            _write(results, files)
-            failed += bool(code_)
-            print(told or f"failed: {' '.join(line)}", flush=True)
-    finally:
-        ray.shutdown()
-    return failed
+
+    def __init__(self, address: str | None, how: How):
+        # Of a task that Ray itself ends for memory; it would be tried again for ever. Read when Ray is imported.
+        os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
+        try:
+            import ray
+        except ImportError:
+            raise UsageError("--launcher=ray needs Ray: pip install -e '.[cluster]'") from None
+        self.ray, self.address, self.how = ray, address, how
+        self.leases = Leases(how.results / "leases")
+        self.plans: dict[tuple[Any, ...], Plan] = {}
+
+    def __enter__(self) -> Cluster:
+        ray, terminated = self.ray, signal.getsignal(signal.SIGTERM)
+        try:
+            _answers(self.address)
+            code = {"working_dir": str(ROOT), "excludes": _NO_CODE}
+            ray.init(address=self.address, runtime_env=code, log_to_driver=False, logging_level="error")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UsageError(f"--ray_address={self.address}: {_line(error)}") from None
+        signal.signal(signal.SIGTERM, terminated)  # Ray has set its own, which would let no cell save
+        try:
+            self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self.needs = needs(self.nodes, self.how.device, self.how.devices)
+        except BaseException:
+            ray.shutdown()
+            raise
+        # On this machine, so that no other's death takes it along.
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self.board = ray.remote(there.Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.ray.shutdown()
+
+    def cells(self, plans: Sequence[Plan], vmap_seeds: str, sources: Mapping[str, Any]) -> list[Cell]:
+        """The plans' cells as one of the machines sees them, which prepares their data.
+
+        Raises:
+            UsageError: as `grid.cell`, or no machine could tell.
+            tasks.DataError: no source has the data there, or they are damaged.
+        """
+        self.plans, self.sources = {_what(plan): plan for plan in plans}, dict(sources)
+        try:
+            ref = self._task(there.cells).remote(list(plans), self.how, vmap_seeds, self.sources)
+            cells: list[Cell] = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UsageError | DataError):
+                raise cause from None
+            raise UsageError(f"--launcher=ray: {_line(error)}") from None
+        return cells
+
+    def slots(self, jobs: int | None) -> list[Slot]:
+        """A slot for each cell that has room in the cluster as it is now, at most so many `jobs`."""
+        places = room(self.nodes, self.needs)
+        return [Slot()] * min(places, jobs or places)
+
+    def run(self, cell: Cell, number: str, how: How, place: Place) -> records.Record:
+        """Runs one cell on the cluster, prints how it ended, and returns its record, as `launch.run_told` does here.
+
+        Raises:
+            UsageError: the results folder cannot be written, for want of space or of permission.
+            Stopped: the run is being stopped, and the cell had nothing to save.
+            LeaseLost: another run has taken the cell over.
+        """
+        label = launch.label(cell, number)
+        try:
+            record = self._run(cell, how, place, label)
+        except OSError as error:
+            raise launch.cannot_write(how.results, error) from None
+        place.display.line(f"{label}: {launch.summary(record)}")
+        return record
+
+    def _run(self, cell: Cell, how: How, place: Place, label: str) -> records.Record:
+        plan = dataclasses.replace(self.plans[_what(cell.plan)], seeds=cell.plan.seeds)
+        task, held, keys = self._task(there.run), [place.lease], [cell.key]
+        with ExitStack() as more:
+            while True:
+                ref = task.remote(plan, keys, how, self.sources, self.board)
+                try:
+                    found, files = self._wait(ref, cell, held, place, label)
+                except self.ray.exceptions.TaskCancelledError:
+                    raise Stopped from None
+                except self.ray.exceptions.RayError as error:
+                    return self._lost(cell, how, error)
+                if found.key in keys:
+                    there.write(how.results, files)
+                    if f"{records.RESULTS}/{found.name}.json" not in files:
+                        raise Stopped
+                    return records.read(launch.path_of(how.results, found))
+                # Ray has chosen a machine of another kind, where this is another cell: it needs a lease of its own.
+                lease = self.leases.take(found.name)
+                if lease is None:  # a run is at it; not waited for, as that run may wait for our first lease
+                    place.children.stopping.wait(_SECONDS_BETWEEN_TRIES)
+                    continue
+                held.append(more.enter_context(lease))
+                keys.append(found.key)
+                if launch.finished(how.results, found) and not how.anew:
+                    return records.read(launch.path_of(how.results, found))
+
+    def _wait(self, ref: Any, cell: Cell, held: Sequence[Lease], place: Place, label: str) -> Any:
+        """What a task returns. A run that is being stopped lets it save first."""
+        until = None
+        with CellProgress(place.display, label, cell.plan.recipe.train.steps) as progress:
+            looked = time.monotonic()
+            while not self.ray.wait([ref], timeout=0.5)[0]:
+                if any(lease.lost.is_set() for lease in held):
+                    self.ray.cancel(ref, force=True)
+                    raise LeaseLost
+                if place.children.stopping.is_set():
+                    if until is None:
+                        self.ray.cancel(ref)
+                        until = time.monotonic() + _SECONDS_TO_SAVE
+                    elif time.monotonic() > until:
+                        raise Stopped
+                elif time.monotonic() - looked > PROGRESS_SECONDS:
+                    looked = time.monotonic()
+                    told = self._told(cell)
+                    if "step" in told:
+                        place.lease.progress = told
+                        progress.update(told)
+        return self.ray.get(ref)
+
+    def _told(self, cell: Cell) -> dict[str, float]:
+        try:
+            told: dict[str, float] = self.ray.get(self.board.read.remote(cell.key), timeout=PROGRESS_SECONDS)
+        except self.ray.exceptions.RayError:  # only the display misses it
+            return {}
+        return told
+
+    def _lost(self, cell: Cell, how: How, error: Exception) -> records.Record:
+        """The record of a cell that Ray has given up."""
+        cause = getattr(error, "cause", None) or error
+        memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+        told = {"status": "oom" if memory else "failed", "error": f"{type(cause).__name__}: {_line(cause)}"[:500]}
+        record = launch.start(cell, how) | told
+        records.write(launch.path_of(how.results, cell), record)
+        return record
+
+    def _task(self, function: Any) -> Any:
+        return self.ray.remote(function).options(max_retries=RETRIES, **self.needs)
 
 
-def _needs(nodes: Sequence[dict[str, float]], device: str, devices: int) -> dict[str, float]:
-    """What a task asks Ray for. Raises `UsageError` where no machine has it."""
+def _answers(address: str | None) -> None:
+    """Raises `OSError` where nobody listens at host:port, which Ray would find out after minutes, and die of."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def needs(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> dict[str, float]:
+    """What a cell asks Ray for, by Ray's names of resources. Raises `UsageError` where no machine has it."""
     gpus = max((node.get("GPU", 0) for node in nodes), default=0)
     if device == "gpu" or (device == "auto" and gpus):
         if gpus < devices:
@@ -77,33 +203,19 @@ def _needs(nodes: Sequence[dict[str, float]], device: str, devices: int) -> dict
     return {"num_cpus": min(node["CPU"] for node in nodes if node.get("CPU"))}
 
 
-def _run_there(line: list[str], known: Files) -> tuple[int, str, Files]:
-    """Runs a command line on the machine that this is called on; returns its exit code, last words and files.
-
-    Its folder has a name of its own, so that a second try on the same machine goes on from the checkpoint.
-    """
-    folder = Path(tempfile.gettempdir()) / f"lra-{os.getuid()}-{hashlib.sha256(repr(line).encode()).hexdigest()[:16]}"
-    _write(folder, {name: content for name, content in known.items() if not (folder / name).exists()})
-    places = [f"--results={folder}", f"--out={folder}/leaderboard"]
-    done = subprocess.run(
-        [sys.executable, "-c", _DIES_WITH_ITS_WORKER, "run.py", *line, *places],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True,
-    )  # fmt: skip
-    cells = [words for words in done.stdout.splitlines() if words.startswith("[")]
-    files = {name: content for name, content in _files(folder, _BROUGHT_HOME).items() if known.get(name) != content}
-    if not any((folder / "checkpoints").glob("*")):
-        shutil.rmtree(folder)
-    return done.returncode, "\n".join([*cells, done.stderr.strip()]).strip(), files
+def room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many cells with these needs the nodes can run at once; at least 1."""
+    ((name, need),) = needs.items()
+    return max(1, sum(int(node.get(_RESOURCES[name], 0) // need) for node in nodes))
 
 
-def _files(folder: Path, patterns: Sequence[str]) -> Files:
-    return {str(file.relative_to(folder)): file.read_bytes() for p in patterns for file in folder.glob(p)}
+_RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 
 
-def _write(folder: Path, files: Files) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_bytes(content)
-        os.replace(beside, path)
+def _what(plan: Plan) -> tuple[Any, ...]:
+    """What tells a grid's plans apart but for their seeds."""
+    return plan.task, str(plan.model), plan.length
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

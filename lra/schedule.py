@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,9 +24,14 @@ from lra.slots import Slot
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
+Run = Callable[[Cell, str, How, Place], records.Record]
+"""Runs one cell, as `launch.run_told` does."""
 
-def run_cells(cells: Sequence[Cell], how: How, console: Console, slots: Sequence[Slot] = (Slot(),)) -> dict[str, int]:
-    """Runs the cells; returns how many ended here with each status.
+
+def run_cells(
+    cells: Sequence[Cell], how: How, console: Console, slots: Sequence[Slot] = (Slot(),), run: Run = run_told
+) -> dict[str, int]:
+    """Runs the cells, each by `run`; returns how many ended here with each status.
 
     A cell that another run has is waited for, and taken over where that run dies. A KeyboardInterrupt lets the running
     cells save a checkpoint, and is passed on; finished cells have their records.
@@ -35,7 +40,7 @@ def run_cells(cells: Sequence[Cell], how: How, console: Console, slots: Sequence
         UsageError: the results folder cannot be written, for want of space or of permission.
     """
     with Display(console) as display:
-        schedule = Schedule(cells, how, display)
+        schedule = Schedule(cells, how, display, run)
         # Not joined: in Python 3.11 a join that is interrupted takes its thread for ended.
         ends: list[threading.Event] = []
         try:
@@ -43,12 +48,10 @@ def run_cells(cells: Sequence[Cell], how: How, console: Console, slots: Sequence
                 end = threading.Event()
                 threading.Thread(target=schedule.work, args=(slot, end), daemon=True).start()
                 ends.append(end)
-            for end in ends:
-                end.wait()
+            _wait(ends)
         except KeyboardInterrupt:
             schedule.children.stop()
-            for end in ends:
-                end.wait()
+            _wait(ends)
             raise
         finally:
             schedule.children.kill()
@@ -57,11 +60,17 @@ def run_cells(cells: Sequence[Cell], how: How, console: Console, slots: Sequence
     return schedule.counts
 
 
+def _wait(ends: Sequence[threading.Event]) -> None:
+    for end in ends:
+        while not end.wait(1.0):  # Ray interrupts without a signal, which a longer wait would not notice
+            pass
+
+
 class Schedule:
     """Cells to be run, and what has become of them."""
 
-    def __init__(self, cells: Sequence[Cell], how: How, display: Display):
-        self.how, self.display = how, display
+    def __init__(self, cells: Sequence[Cell], how: How, display: Display, run: Run):
+        self.how, self.display, self.run = how, display, run
         self.pending, self.total, self.begun = deque(cells), len(cells), 0
         self.before = {cell.name: _stamp(path_of(how.results, cell)) for cell in cells}
         self.leases, self.children = Leases(how.results / "leases"), Children()
@@ -88,7 +97,7 @@ class Schedule:
 
     def _run(self, cell: Cell, number: int, place: Place) -> None:
         try:
-            record = run_told(cell, f"{number}/{self.total}", self.how, place)
+            record = self.run(cell, f"{number}/{self.total}", self.how, place)
         except LeaseLost:
             self.display.line(f"{cell.name}: another run has taken this cell over")
             self._add([cell])
@@ -152,7 +161,7 @@ class Schedule:
             with os.scandir(path.parent) as entries:
                 next(entries, None)
         touched = _stamp(path) != self.before[cell.name]
-        if not touched and (self.how.fresh or not finished(self.how.results, cell, self.how.timeout_minutes)):
+        if not touched and (self.how.anew or not finished(self.how.results, cell, self.how.timeout_minutes)):
             return False
         try:
             record = records.read(path)

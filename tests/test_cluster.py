@@ -1,4 +1,4 @@
-"""`--launcher=slurm`: a command a cell, submitted as one array job. `--launcher=ray`: a task a cell."""
+"""`--launcher=slurm`: a command a cell, submitted as one array job."""
 
 import importlib.util
 import json
@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from lra import cluster, grid, on_ray
+from lra import cluster, grid
 from lra.recipe import UsageError
 from tests.test_cli import TINY, cli, places, record_files
 
@@ -66,20 +66,3 @@ def test_a_grid_is_one_array_job(tmp_path):
 def test_where_there_is_no_slurm_it_is_told(tmp_path):
     done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: see the extra 'cluster'")
-def test_cells_run_as_ray_tasks_and_their_records_come_home(tmp_path):
-    command = [*TINY, "--launcher=ray", "--models=ff_only", "--seeds=0,1", *places(tmp_path)]
-    done = cli(*command)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"] * 2
-    assert done.stdout.count(": test ") == 2 and len(list((tmp_path / "results" / "logs").iterdir())) == 2
-
-
-def test_a_ray_task_asks_for_gpus_or_for_a_machine_s_cores():
-    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert on_ray._needs(nodes, "auto", 2) == on_ray._needs(nodes, "gpu", 2) == {"num_gpus": 2}
-    assert on_ray._needs(nodes, "cpu", 1) == on_ray._needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
-    with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
-        on_ray._needs(nodes, "gpu", 8)

@@ -1,0 +1,296 @@
+"""`--launcher=ray` on a cluster of two nodes of separate processes on this machine; nodes, workers and drivers die.
+
+Ray is imported by the processes that are started here, never by this one.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from lra import on_ray
+from lra.recipe import UsageError
+from tests.test_cli import ROOT, TINY, cli, places, record_files
+from tests.test_faults import only_record
+
+needs_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
+    reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",
+)
+LONG = [*TINY, "--models=fnet", "--set=train.steps=6000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
+MARK = "LRA_TEST_OF_RAY"
+
+
+def processes(mark):
+    """The living processes with the mark in their environment: process id → command line."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return found
+
+
+def parent_of(pid):
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def until(true, what, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+    return found
+
+
+class Node:
+    """A node of the cluster: `ray start --block` and what it starts."""
+
+    def __init__(self, name, env, *arguments):
+        self.env, self.log = env, Path(env["TMPDIR"]) / f"{name}.log"
+        few = ["--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
+        ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", *few]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen([*ray, *arguments], cwd=ROOT, env=env, stdout=log, stderr=log)
+
+    def below(self, pid=None):
+        """Its processes, without `ray start` itself."""
+        every, found = processes(self.env[MARK]), {}
+        for one in every:
+            above = one
+            while above in every and above != (pid or self.process.pid):
+                above = parent_of(above)
+            if above == (pid or self.process.pid) != one:
+                found[one] = every[one]
+        return found
+
+    def cells(self):
+        """The processes of its cells that run now: process id → the folder that the cell works in."""
+        found = {}
+        for pid, line in self.below().items():
+            if "lra.cell" in line:
+                with contextlib.suppress(OSError, ValueError):
+                    means = json.loads(Path(line[-2]).read_text())["means"]
+                    found[pid] = Path(means["checkpoints"]).parent.parent
+        return found
+
+    def cell_with_checkpoint(self, driver):
+        """The process and the folder of a cell that has saved, once there is one."""
+
+        def saved():
+            assert driver.poll() is None, driver.communicate()
+            return [
+                (pid, folder)
+                for pid, folder in self.cells().items()
+                if any(saved.name.isdigit() for saved in folder.glob("checkpoints/*/*"))
+            ]
+
+        return until(saved, lambda: self.below())[0]
+
+
+class Cluster:
+    """A head node, and drivers; all that is started with it is gone at the end of a `with` block."""
+
+    def __init__(self, folder):
+        self.mark, self.address = secrets.token_hex(8), f"127.0.0.1:{free_port()}"
+        self.started = contextlib.ExitStack()
+        self.env = os.environ | {
+            MARK: self.mark, "TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0",
+            # A token of its own, so that Ray makes and reads none in the user's home.
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            # A dead node, which refuses connections, is found dead in 5 seconds; a slow one is given ten times as long.
+            "RAY_health_check_period_ms": "1000",
+        }  # fmt: skip
+
+    def __enter__(self):
+        self.started.callback(self.kill)
+        ports = [f"--port={self.address.rpartition(':')[2]}", f"--ray-client-server-port={free_port()}"]
+        place = ["--head", f"--temp-dir={self.env['TMPDIR']}/ray", "--include-dashboard=false"]
+        try:
+            self.head = self.node("head", *place, *ports)
+        except BaseException:
+            self.started.close()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self.started.close()
+
+    def kill(self):
+        while left := processes(self.mark):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+    def node(self, name, *arguments):
+        node = Node(name, self.env, *arguments)
+        self.started.push(node.process)
+        self.started.callback(self.kill)
+        until(lambda: "Ray runtime started" in node.log.read_text(), node.log.read_text)
+        return node
+
+    def second(self):
+        return self.node("second", f"--address={self.address}", "--node-ip-address=127.0.0.2")
+
+    def command(self, folder, *arguments):
+        return [*arguments, "--launcher=ray", f"--ray_address={self.address}", *places(folder)]
+
+    def start(self, folder, *arguments):
+        driver = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *self.command(folder, *arguments)],
+            cwd=ROOT, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.started.push(driver)
+        self.started.callback(self.kill)
+        return driver
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as folder, Cluster(folder) as made:
+        yield made
+
+
+def ends_well(driver):
+    out, wrong = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out + wrong
+    return out
+
+
+@needs_ray
+def test_a_node_dies_in_the_middle_of_its_cell_and_nothing_is_lost(cluster, tmp_path):
+    second = cluster.second()
+    driver = cluster.start(tmp_path, *LONG, "--seeds=0,1")
+    _, folder = second.cell_with_checkpoint(driver)
+    for pid in [*second.below(), second.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    assert ends_well(driver).count(": test ") == 2
+    made = [json.loads(file.read_text()) for file in record_files(tmp_path)]
+    assert [record["status"] for record in made] == ["ok"] * 2
+    assert sorted(record["resumed"] for record in made) == [
+        0,
+        1,
+    ]  # both nodes are of one machine, and its temporary folder
+    assert not list((tmp_path / "results" / "leases").iterdir()) and not folder.exists()
+
+
+IN_IT = """
+import shutil, sys
+from pathlib import Path
+from lra.there import alone
+
+with alone(Path(sys.argv[1])) as folder:
+    print(folder.is_dir(), flush=True)
+    sys.stdin.read()
+    shutil.rmtree(folder)
+"""
+
+
+@needs_linux
+def test_two_tries_on_one_machine_are_never_in_the_cell_s_folder_at_once(tmp_path):
+    """As when a machine that Ray takes for dead lives on: who comes second waits for the end of the first."""
+    for end in ("is killed", "deletes the folder"):
+        with contextlib.ExitStack() as started:
+            two = []
+            for number in range(2):
+                command = [sys.executable, "-c", IN_IT, str(tmp_path / "cell")]
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+                two.append(started.enter_context(subprocess.Popen(command, cwd=ROOT, **pipes)))
+                if number == 0:
+                    assert two[0].stdout.readline() == "True\n"
+            lock = tmp_path / "cell" / "lock"
+            until(lambda: lock in opened(two[1].pid), lambda: two[1].poll())  # noqa: B023
+            assert not select.select([two[1].stdout], [], [], 1)[0]
+            if end == "is killed":
+                two[0].kill()
+            else:
+                two[0].stdin.close()
+            assert two[1].stdout.readline() == "True\n"
+            two[1].stdin.close()
+        assert not (tmp_path / "cell").exists()
+
+
+def opened(pid):
+    """The files that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(Path(os.readlink(link)))
+    return found
+
+
+@needs_ray
+def test_the_cell_of_a_killed_worker_or_driver_or_a_stopped_one_goes_on(cluster, tmp_path):
+    command = [*LONG, "--seeds=0"]
+    driver = cluster.start(tmp_path, *command)
+    cell, folder = cluster.head.cell_with_checkpoint(driver)
+    os.kill(parent_of(cell), signal.SIGKILL)
+    until(lambda: cell not in processes(cluster.mark), cluster.head.below)
+    again, same = cluster.head.cell_with_checkpoint(driver)
+    assert same == folder and again != cell
+    driver.kill()
+    driver.communicate()
+    assert not record_files(tmp_path)
+
+    driver = cluster.start(tmp_path, *command)
+    cluster.head.cell_with_checkpoint(driver)
+    driver.terminate()
+    out, wrong = driver.communicate(timeout=300)
+    assert driver.returncode == 130 and "the same command goes on from here" in wrong
+    assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
+
+    assert ends_well(cluster.start(tmp_path, *command)).count(": test ") == 1
+    record = only_record(tmp_path)
+    assert record["status"] == "ok" and record["resumed"] >= 1 and "--seeds=0" in record["command"]
+    assert not list((tmp_path / "results" / "leases").iterdir()) and not folder.exists()
+
+
+@needs_ray
+def test_a_driver_and_a_local_run_share_the_cells(cluster, tmp_path):
+    cells = [*TINY, "--models=ff_only", "--seeds=0,1,2"]
+    driver = cluster.start(tmp_path, *cells)
+    until(lambda: any((tmp_path / "results" / "leases").glob("*.1")), lambda: driver.poll())
+    local = cli(*cells, *places(tmp_path)[:2], f"--out={tmp_path}/other")
+    assert local.returncode == 0, local.stderr
+    done = [line for line in (ends_well(driver) + local.stdout).splitlines() if line[:1] == "[" and ": test " in line]
+    assert len({line.partition("]")[2].partition(":")[0] for line in done}) == len(done) == 3
+    assert [record["status"] for record in map(json.loads, map(Path.read_text, record_files(tmp_path)))] == ["ok"] * 3
+    assert len(list((tmp_path / "results" / "logs").iterdir())) == 3
+
+
+@needs_ray
+def test_where_there_is_no_cluster_it_is_told(tmp_path):
+    done = cli(*TINY, "--launcher=ray", f"--ray_address=127.0.0.1:{free_port()}", *places(tmp_path))
+    assert done.returncode == 2 and "--ray_address=127.0.0.1" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_cell_asks_for_gpus_or_for_a_machine_s_cores():
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert on_ray.needs(nodes, "auto", 2) == on_ray.needs(nodes, "gpu", 2) == {"num_gpus": 2}
+    assert on_ray.needs(nodes, "cpu", 1) == on_ray.needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
+    assert on_ray.room(nodes, {"num_gpus": 2}) == 2 and on_ray.room(nodes, {"num_cpus": 8.0}) == 3
+    assert on_ray.room(nodes, {"num_gpus": 8}) == 1
+    with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
+        on_ray.needs(nodes, "gpu", 8)
