@@ -71,6 +71,19 @@ def put(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
     return jax.tree.map(placed, tree)
 
 
+def part(rows: np.ndarray) -> np.ndarray:
+    """This process's part of the last axis, which all processes' devices share."""
+    size = rows.shape[-1] // jax.process_count()
+    return rows[..., jax.process_index() * size : (jax.process_index() + 1) * size]
+
+
+def put_parts(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
+    """Arrays of which every process has the `part` of its own devices, placed as one by a sharding."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
 def local(tree: Tree) -> Tree:
     """Replicated arrays as this process has them: what is done to these, the others need not do too."""
     return jax.tree.map(lambda x: x if x.is_fully_addressable else x.addressable_data(0), tree)

@@ -99,14 +99,12 @@ class Streamed:
     def _chunk(self, step: int, steps: int) -> Batch:
         numbers, count = np.arange(step, step + steps), len(self.splits.splits["train"].labels)
         rows = [order.examples(numbers, self.batch, count, seed, np) for seed in self.seeds]
-        return self._put(self._gather("train", np.stack(rows, axis=1)), leading=2)
+        return self._put("train", np.stack(rows, axis=1))
 
     def examples(self, split: str, start: int, batch: int) -> Batch:
         """Examples `start` … `start + batch − 1` of a split; beyond its end, the first one again."""
         rows = np.arange(start, start + batch)
-        return self._put(
-            self._gather(split, np.where(rows < len(self.splits.splits[split].labels), rows, 0)), leading=0
-        )
+        return self._put(split, np.where(rows < len(self.splits.splits[split].labels), rows, 0))
 
     def _gather(self, split: str, rows: np.ndarray) -> Batch:
         chosen = self.splits.splits[split]
@@ -114,11 +112,12 @@ class Streamed:
         labels = np.asarray(chosen.labels)[rows].astype(np.int32)
         return Batch(self.splits.values[documents], self.splits.lengths[documents], labels)
 
-    def _put(self, batch: Batch, leading: int) -> Batch:
+    def _put(self, split: str, rows: np.ndarray) -> Batch:
+        """The examples `rows` [..., B]; each process makes those of its own devices alone."""
         if self.mesh is None:
-            return Batch(*map(jnp.asarray, batch))
-        spec = PartitionSpec(*[None] * leading, "batch")
-        return Batch(*collective.put(tuple(batch), NamedSharding(self.mesh, spec)))
+            return Batch(*map(jnp.asarray, self._gather(split, rows)))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * (rows.ndim - 1), "batch"))
+        return Batch(*collective.put_parts(self._gather(split, collective.part(rows)), sharding))
 
 
 def fits(splits: Splits, device: jax.Device) -> bool:
