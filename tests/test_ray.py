@@ -180,10 +180,12 @@ def ends_well(driver):
 
 
 @needs_ray
-def test_a_node_dies_in_the_middle_of_its_cell_and_nothing_is_lost(cluster, tmp_path):
+def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_lost(cluster, tmp_path):
     second = cluster.second()
     driver = cluster.start(tmp_path, *LONG, "--seeds=0,1")
     _, folder = second.cell_with_checkpoint(driver)
+    cell, _ = cluster.head.cell_with_checkpoint(driver)
+    os.kill(parent_of(cell), signal.SIGKILL)
     for pid in [*second.below(), second.process.pid]:
         os.kill(pid, signal.SIGKILL)
     assert ends_well(driver).count(": test ") == 2
@@ -242,16 +244,13 @@ def opened(pid):
 
 
 @needs_ray
-def test_the_cell_of_a_killed_worker_or_driver_or_a_stopped_one_goes_on(cluster, tmp_path):
+def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path):
     command = [*LONG, "--seeds=0"]
     driver = cluster.start(tmp_path, *command)
-    cell, folder = cluster.head.cell_with_checkpoint(driver)
-    os.kill(parent_of(cell), signal.SIGKILL)
-    until(lambda: cell not in processes(cluster.mark), cluster.head.below)
-    again, same = cluster.head.cell_with_checkpoint(driver)
-    assert same == folder and again != cell
+    _, folder = cluster.head.cell_with_checkpoint(driver)
     driver.kill()
     driver.communicate()
+    until(lambda: not cluster.head.cells(), cluster.head.below)
     assert not record_files(tmp_path)
 
     driver = cluster.start(tmp_path, *command)
@@ -269,15 +268,15 @@ def test_the_cell_of_a_killed_worker_or_driver_or_a_stopped_one_goes_on(cluster,
 
 @needs_ray
 def test_a_driver_and_a_local_run_share_the_cells(cluster, tmp_path):
-    cells = [*TINY, "--models=ff_only", "--seeds=0,1,2"]
+    cells = [*TINY, "--models=ff_only", "--seeds=0,1"]
     driver = cluster.start(tmp_path, *cells)
     until(lambda: any((tmp_path / "results" / "leases").glob("*.1")), lambda: driver.poll())
     local = cli(*cells, *places(tmp_path)[:2], f"--out={tmp_path}/other")
     assert local.returncode == 0, local.stderr
     done = [line for line in (ends_well(driver) + local.stdout).splitlines() if line[:1] == "[" and ": test " in line]
-    assert len({line.partition("]")[2].partition(":")[0] for line in done}) == len(done) == 3
-    assert [record["status"] for record in map(json.loads, map(Path.read_text, record_files(tmp_path)))] == ["ok"] * 3
-    assert len(list((tmp_path / "results" / "logs").iterdir())) == 3
+    assert len({line.partition("]")[2].partition(":")[0] for line in done}) == len(done) == 2
+    assert [record["status"] for record in map(json.loads, map(Path.read_text, record_files(tmp_path)))] == ["ok"] * 2
+    assert len(list((tmp_path / "results" / "logs").iterdir())) == 2
 
 
 @needs_ray
