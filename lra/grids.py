@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lra import lease, records
@@ -111,13 +112,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _estimate(rows: list[dict[str, Any]], left: list[dict[str, Any]], at_once: int) -> str:
     """Time left where `at_once` cells run at once, in words."""
+    paces: dict[tuple[Any, ...], list[float]] = {}
+    """Seconds a step of the cells of each kind."""
+    for row in rows:
+        if row["speed"]:
+            paces.setdefault(_kind(row), []).append(1 / row["speed"])
+    if not paces:
+        return "time left unknown"
+    alike = {kind: fmean(of) for kind, of in paces.items()}
+    anyone = fmean(pace for of in paces.values() for pace in of)
     seconds = 0.0
     for row in left:
-        alike = [r["speed"] for r in rows if r["speed"] and _kind(r) == _kind(row)]
-        speeds = [row["speed"]] if row["speed"] else alike or [r["speed"] for r in rows if r["speed"]]
-        if not speeds:
-            return "time left unknown"
-        seconds += (row["steps"] - row["step"]) * sum(1 / speed for speed in speeds) / len(speeds)
+        pace = 1 / row["speed"] if row["speed"] else alike.get(_kind(row), anyone)
+        seconds += (row["steps"] - row["step"]) * pace
     return f"about {duration(seconds / at_once)} left with {at_once} at once"
 
 
