@@ -10,6 +10,7 @@ from statistics import median
 
 from lra.peaks import peak
 from tests.scale.cost import Speeds, Times, at_rate
+from tests.scale.launcher import POINTS
 from tests.scale.operations import Work
 
 CPU_RECORDS = Path(__file__).parents[2] / "results" / "cpu"
@@ -63,14 +64,15 @@ def _launcher(simulated: Sequence[Simulated], cells: int) -> list[str]:
     lines = [
         "## The launcher",
         "",
-        f"{cells:,} stand-in cells: planning, the grid's file, leases, the schedule, records of {_points()} and `status` "
-        "are the suite's own, on a local disk, and only a cell's process is left out. Seconds of the slowest run; with "
-        "two runs each looks at every cell, and each cell is done once. `processor` is the time that a run's process "
-        "computes, in ms a cell; the rest is waiting for the disk, which syncs a lease and a record for each cell, and "
-        "for the other work of the machine.",
+        f"{cells:,} stand-in cells: planning, the grid's file, leases, the schedule, records with {POINTS} points of a "
+        "curve and `status` are the suite's own, on a local disk, and only a cell's process is left out. Seconds of the "
+        "slowest run; where there are two, each looks at every cell, and each cell is done once. `processor` is what a "
+        "run's process computes; the rest of the time it waits for the disk, which syncs a lease and a record for each "
+        "cell, and for the other work of the machine. `growth` is the time for the last tenth of the cells over that "
+        "for the first tenth: it would be above 1 if a cell cost the more the more there are.",
         "",
-        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | last tenth ÷ first |"
-        " `status` | start again, all done | memory |",
+        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | `status` | "
+        "start again, all done | memory |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
@@ -83,15 +85,10 @@ def _launcher(simulated: Sequence[Simulated], cells: int) -> list[str]:
     return [
         *lines,
         "",
-        "A cell's process costs more than all this: about 4 s for Python, JAX and the first program "
-        "(docs/training.md). So a slot whose cells take a minute is idle 7 % of it, and the launcher's share is below "
-        "0.1 %. The cost grows in proportion to the cells: the last tenth of them takes as long as the first.",
+        "To start a cell's process takes seconds (docs/training.md): that, not the launcher, is what short cells wait "
+        "for.",
         "",
     ]
-
-
-def _points() -> str:
-    return "20 points a curve"
 
 
 def _grid(counted: Sequence[Work], works: Sequence[Work], seeds: int) -> list[str]:
@@ -145,8 +142,8 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
         f"### On {device}, estimated",
         "",
         "**No GPU has been measured: this is an estimate.** It rests on the operations above and on a share of the "
-        f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, and is the same "
-        "for all cells. Large products reach the upper shares. Models of 32 to 128 channels, FFTs and gathers, as most "
+        f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, the same for "
+        "all cells. Large products reach the upper shares. Models of 32 to 128 channels, FFTs and gathers, as most "
         "cells here are, may stay below the lowest; data, start and compilation are left out. Once a device has "
         "records, `--results` puts them in the place of the assumption.",
         "",
@@ -165,13 +162,12 @@ def _table(times: Sequence[tuple[str, Times]]) -> list[str]:
         lines.append(f"| {name} | {of.total / 3600:,.0f} | {ends} | {in_words(of.longest)} |")
     one = times[0][1]
     last = max(DEVICES)
-    bound = "the longest cell" if one.until_the_end(last) <= one.longest * 1.01 else "the sum of all cells"
-    even = one.total / one.longest
+    bound = "the longest cell" if one.until_the_end(last) < 1.01 * one.longest else "the sum of all cells"
     return [
         *lines,
         "",
         "The longest cells go first, each to the next free device. A cell is not split here (`--devices` can). What "
-        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(even)} devices more of them bring nothing.",
+        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(one.total / one.longest)} devices more of them bring nothing.",
         "",
     ]
 
@@ -180,15 +176,14 @@ def _here(counted: Sequence[Work], seeds: int, here: tuple[str, Speeds, list[flo
     name, _, rates = here
     if not rates:
         return []
-    low, middle, high = (
-        at_rate(counted, seeds, rate, {}).total / YEAR for rate in (rates[0], median(rates), rates[-1])
-    )
+    at = (rates[0], median(rates), rates[-1])
+    slowest, middle, fastest = (at_rate(counted, seeds, rate, {}).total / YEAR for rate in at)
     return [
         f"### On {name}",
         "",
         f"The {len(rates)} records in `results/cpu`, of the `quick` protocol, show {rates[0] / 1e9:.3g} to "
         f"{rates[-1] / 1e9:.3g} × 10⁹ operations a second, {median(rates) / 1e9:.3g} in the median. At that rate the "
-        f"whole benchmark would take {middle:,.0f} years ({high:,.0f} to {low:,.0f}): it is for accelerators.",
+        f"whole benchmark would take {middle:,.0f} years ({fastest:,.0f} to {slowest:,.0f}): it is for accelerators.",
         "",
     ]
 
@@ -198,8 +193,8 @@ def _sizes(sizes: Mapping[str, int]) -> list[str]:
         "## Memory and disk of a cell",
         "",
         "Measured while one FNet of the `quick` protocol trains (2 layers, 64 wide). A checkpoint holds the parameters, "
-        "the best ones and Adam's two moments, 16 bytes a parameter, and the newest two are kept while a cell trains; "
-        "the Transformer of Text, with 3.5 million, needs 56 MB for each. They are deleted when the cell is done.",
+        "the best ones and Adam's two moments: 16 bytes a parameter, 56 MB for the 3.5 million of Text's Transformer. "
+        "The newest two are kept while a cell trains, and deleted when it is done.",
         "",
         "| what | |",
         "|---|---:|",
