@@ -65,14 +65,14 @@ def _launcher(simulated: Sequence[Simulated], cells: int) -> list[str]:
         "## The launcher",
         "",
         f"{cells:,} stand-in cells: planning, the grid's file, leases, the schedule, records with {POINTS} points of a "
-        "curve and `status` are the suite's own, on a local disk, and only a cell's process is left out. Seconds of the "
-        "slowest run; where there are two, each looks at every cell, and each cell is done once. `processor` is what a "
-        "run's process computes; the rest of the time it waits for the disk, which syncs a lease and a record for each "
+        "curve and `status` are the suite's own, on a local disk, and only a cell's process is left out. Seconds of "
+        "the slowest run; where there are two, each looks at every cell, and each cell is done once. `processor` is what "
+        "a run's process computes; the rest of the time it waits for the disk, which syncs a lease and a record for each "
         "cell, and for the other work of the machine. `growth` is the time for the last tenth of the cells over that "
         "for the first tenth: it would be above 1 if a cell cost the more the more there are.",
         "",
-        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | `status` | "
-        "start again, all done | memory |",
+        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
+        "`status` | start again, all done | memory |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
@@ -136,7 +136,8 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
             *_table([("measured", at_rate(counted, seeds, median(rates), speeds))]),
         ]
     most = peak(device, "bfloat16")
-    assert most is not None, f"lra/peaks.py does not know {device}"
+    if most is None:
+        raise ValueError(f"lra/peaks.py does not know {device}")
     times = [(f"{share:.0%}", at_rate(counted, seeds, share * most, {})) for share in SHARES]
     return [
         f"### On {device}, estimated",
@@ -167,7 +168,8 @@ def _table(times: Sequence[tuple[str, Times]]) -> list[str]:
         *lines,
         "",
         "The longest cells go first, each to the next free device. A cell is not split here (`--devices` can). What "
-        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(one.total / one.longest)} devices more of them bring nothing.",
+        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(one.total / one.longest)} devices, more of "
+        "them bring nothing.",
         "",
     ]
 
@@ -192,8 +194,8 @@ def _sizes(sizes: Mapping[str, int]) -> list[str]:
     return [
         "## Memory and disk of a cell",
         "",
-        "Measured while one FNet of the `quick` protocol trains (2 layers, 64 wide). A checkpoint holds the parameters, "
-        "the best ones and Adam's two moments: 16 bytes a parameter, 56 MB for the 3.5 million of Text's Transformer. "
+        "Measured while one FNet of the `quick` protocol trains (2 layers, 64 wide). A checkpoint holds the parameters,"
+        " the best ones and Adam's two moments: 16 bytes a parameter, 56 MB for the 3.5 million of Text's Transformer. "
         "The newest two are kept while a cell trains, and deleted when it is done.",
         "",
         "| what | |",
