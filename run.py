@@ -317,7 +317,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
     from rich.console import Console
 
-    from lra import efficiency, grid, launch, schedule
+    from lra import efficiency, grid, launch, schedule, sweep
     from lra.recipe import UsageError
 
     console = Console()
@@ -335,6 +335,7 @@ def bench(f: flags.FlagValues, rest: list[str]) -> int:
     left = [cell for cell in cells if f.rerun or not launch.finished(results, cell, f.timeout)]
     how = launch.How(results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun)
     schedule.run_cells(left, how, console)
+    sweep.sweep(cells, results)
     try:
         text, problems = efficiency.write([results], Path(f.out))
     except OSError as error:
