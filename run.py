@@ -386,7 +386,7 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Measures a grid, or those of its cells whose keys are to be run again."""
     from rich.console import Console
 
-    from lra import efficiency, grid, launch, schedule
+    from lra import efficiency, grid, launch, schedule, sweep
     from lra.recipe import UsageError
 
     console = Console()
@@ -408,6 +408,7 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
     cells = _keep_or_choose(f, "bench", how, cells, again)
     left = cells if how.anew else [cell for cell in cells if not launch.finished(results, cell, f.timeout)]
     schedule.run_cells(left, how, console)
+    sweep.sweep(cells, results)
     try:
         text, problems = efficiency.write([results], Path(f.out))
     except OSError as error:

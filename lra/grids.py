@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lra import lease, records
@@ -120,29 +121,34 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _estimate(rows: list[dict[str, Any]], left: list[dict[str, Any]], at_once: int) -> str:
     """Time left where `at_once` cells run at once, in words."""
+    costs: dict[tuple[Any, ...], list[float]] = {}
+    """Seconds of the measurements, and of a training's step, of each kind and of all."""
+    for row in rows:
+        if (cost := _cost(row)) is not None:
+            for kind in (_kind(row), (row["verb"],)):
+                costs.setdefault(kind, []).append(cost)
+    means = {kind: fmean(of) for kind, of in costs.items()}
     seconds = 0.0
     for row in left:
-        ran = [r for r in rows if r["verb"] == row["verb"]]
+        if (row["verb"],) not in means:
+            return "time left unknown"
+        alike = means.get(_kind(row), means[row["verb"],])
         if row["verb"] == "bench":
-            took = _shown("seconds", row, [r for r in ran if r["state"] == "done"])
-            seconds += sum(took) / len(took) if took else float("inf")
+            seconds += alike
         else:
-            speeds = [row["speed"]] if row["speed"] else _shown("speed", row, ran)
-            each = sum(1 / speed for speed in speeds) / len(speeds) if speeds else float("inf")
-            seconds += (row["steps"] - row["step"]) * each
-    if seconds == float("inf"):
-        return "time left unknown"
+            seconds += (row["steps"] - row["step"]) * (1 / row["speed"] if row["speed"] else alike)
     return f"about {duration(seconds / at_once)} left with {at_once} at once"
 
 
-def _shown(name: str, row: dict[str, Any], rows: list[dict[str, Any]]) -> list[float]:
-    """A figure of the rows like `row` that have it, or else of all that have it."""
-    known = [r for r in rows if r[name]]
-    return [r[name] for r in known if _kind(r) == _kind(row)] or [r[name] for r in known]
+def _cost(row: dict[str, Any]) -> float | None:
+    """Seconds that a measurement took, or that a training's step takes."""
+    if row["verb"] == "bench":
+        return row["seconds"] if row["state"] == "done" else None
+    return 1 / row["speed"] if row["speed"] else None
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["task"], row["length"], row["model"]
+    return row["verb"], row["task"], row["length"], row["model"]
 
 
 def duration(seconds: float) -> str:

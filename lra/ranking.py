@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -55,9 +56,10 @@ def _mark_best(name: str, members: list[Row]) -> None:
 
 def _rank(name: str, members: list[Row]) -> None:
     means = {id(row): made.mean for row in members if (made := row.estimate(name)) is not None}
+    ordered = sorted(means.values())
     for row in members:
         if id(row) in means:
-            row.rank = 1 + sum(other > means[id(row)] for other in means.values())
+            row.rank = 1 + len(ordered) - bisect.bisect_right(ordered, means[id(row)])
 
 
 def _sorted(members: list[Row], chief: str, columns: Sequence[str], sort: str) -> list[Row]:

@@ -129,8 +129,8 @@ def _plain(value: Any) -> Any:
 def read(path: Path | str) -> Record:
     """One record. Raises `ValueError` saying what is wrong with the file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        with open(path, "rb") as file:
+            record = json.loads(file.read().decode())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

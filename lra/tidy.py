@@ -194,8 +194,12 @@ def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]
         rest |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
         for result in seeds(record):
             rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, [[row.get(name) for name in names] for row in rows]
+    first: dict[str, Any] = {}
+    for row in rows:
+        first.update(row)  # keeps the place that a name had first
+    names = list(first)
+    # Most rows have every name, in the same order.
+    return names, [list(row.values()) if list(row) == names else list(map(row.get, names)) for row in rows]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

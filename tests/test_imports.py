@@ -55,7 +55,7 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_the_parent_process_needs_no_jax_and_no_tensorflow():
-    ours = "launch grid grids schedule slots cluster on_ray verbs figures efficiency"
+    ours = "launch grid grids schedule slots cluster on_ray verbs figures efficiency sweep"
     loaded = modules_after(f"import run, tasks.cache; from lra import {ours.replace(' ', ', ')}")
     assert not loaded & {"jax", "flax", "optax", "tensorflow", "tensorflow_datasets"}
 

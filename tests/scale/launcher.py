@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -90,22 +91,26 @@ class Clock:
 
 
 def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
-    """A run of `count` cells in this process, and `status` after it; returns seconds by part."""
+    """A run of `count` cells in this process and `status` after it; returns seconds by part, and bytes of `memory`."""
     stand_in, clock, results = StandIn(), Clock(), folder / "results"
     launch._run = stand_in  # type: ignore[assignment]
     cells = clock("planning", cells_of, count, folder / "data" / ENTRY)
-    clock("grid file", grids.save, results, ["run"], cells)
-    left = clock("looking for records", launch.left, cells, results)
+    clock("planning", grids.save, results, ["run"], cells)
+    left = clock("planning", launch.left, cells, results)
     how = launch.How(results=results, data=folder / "data")
+    computed = time.process_time()
     with open(os.devnull, "w") as nowhere:
         console, places = Console(file=nowhere), [Slot() for _ in range(slots)]
-        clock("schedule, leases, records", schedule.run_cells, left, how, console, places)
-    clock("sweep", sweep, cells, results)
-    clock("looking for records, all there", launch.left, cells, results)
+        clock("schedule", schedule.run_cells, left, how, console, places)
+    computed = time.process_time() - computed
+    clock("schedule", sweep, cells, results)
+    clock("again", launch.left, cells, results)
     rows, _ = clock("status", grids.status, results)
     # Another run looks at each cell once more, and has its lease meanwhile.
     assert {row["state"] for row in rows} <= {"done", "running"} and len(rows) == count
-    return clock.seconds | {"slower": stand_in.slower() if len(stand_in.ended) > 20 else math.nan}
+    memory = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    slower = stand_in.slower() if len(stand_in.ended) > 20 else math.nan
+    return clock.seconds | {"processor": computed, "slower": slower, "memory": memory}
 
 
 def runs_at_once(folder: Path, count: int, slots: int, runs: int) -> list[dict[str, float]]:

@@ -1,0 +1,79 @@
+"""Floating-point operations of a cell's whole training, counted on abstract shapes: nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import PROTOCOLS
+from lra import flops
+from lra.cell import build
+from lra.feed import Data
+from lra.program import Program
+from tasks import TASKS
+
+EXAMPLES = {
+    "listops": (96_000, 2_000, 2_000), "text": (22_500, 2_500, 25_000), "retrieval": (147_086, 18_090, 17_437),
+    "image": (45_000, 5_000, 10_000), "pathfinder": (160_000, 20_000, 20_000), "pathx": (160_000, 20_000, 20_000),
+}  # fmt: skip
+"""Training, validation and test examples, by the tasks' data cards."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one cell has to do."""
+
+    task: str
+    model: str
+    length: int
+    steps: int
+    step: float
+    """Operations of a training step."""
+    scoring: float
+    """Operations of all validations and tests together."""
+
+    @property
+    def operations(self) -> float:
+        return self.steps * self.step + self.scoring
+
+    @property
+    def in_steps(self) -> float:
+        """The cell's time, in steps, where scoring runs at the speed of training."""
+        return self.operations / self.step
+
+
+def work_of(task: str, model: str, protocol: str = "lra") -> Work:
+    """A cell's work on one device, in bfloat16 as on accelerators; NaN where the program cannot be counted."""
+    recipe, known = PROTOCOLS[protocol].recipe(task, model), TASKS[task]
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision="bfloat16"))
+    train, validation, test = EXAMPLES[task]
+    documents, batch, length = 2 if known.pair else 1, recipe.train.batch, known.length
+    shapes = (((1000, length), np.uint8), ((1000,), np.int32), ((train, documents), np.int32), ((train,), np.int32))
+    source = Data(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in shapes))
+    found: list[float] = []
+
+    def counted() -> None:
+        """Called with abstract values alone: the model is never made."""
+        spec = {"cell": {"mixer": model}}
+        module = build(spec, recipe, known.vocab, known.classes, known.pair, length, 0)
+        program = Program([module], recipe, train, documents, (0,), jax.devices()[:1])
+        found.append(program.flops(source))
+        some = jnp.int32(0)
+        found.append(flops.count(program.evaluate, program.params, program.rest, source, some, some))
+
+    jax.eval_shape(counted)
+    step, forward = found
+    steps = recipe.train.steps
+    validations = math.ceil(steps / recipe.train.eval_every)
+    batches = validations * math.ceil(validation / batch) + 2 * math.ceil(test / batch)
+    return Work(task, model, length, steps, step, batches * forward)
+
+
+def as_row(work: Work) -> dict[str, Any]:
+    """Plain values, to be kept."""
+    return dataclasses.asdict(work)

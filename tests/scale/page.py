@@ -1,0 +1,221 @@
+"""docs/scale.md from what has been simulated, counted and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from lra.peaks import peak
+from tests.scale.cost import Speeds, Times, at_rate
+from tests.scale.launcher import POINTS
+from tests.scale.operations import Work
+
+CPU_RECORDS = Path(__file__).parents[2] / "results" / "cpu"
+SHARES = (0.05, 0.10, 0.20, 0.40)
+"""Of a device's peak, that training is assumed to reach."""
+DEVICES = (1, 8, 64)
+YEAR = 365.25 * 86400
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One way of simulating the launcher, and what each of its runs told (`launcher.one_run`)."""
+
+    slots: int
+    runs: int
+    told: list[dict[str, float]]
+
+    def slowest(self, part: str) -> float:
+        """Seconds of the slowest run."""
+        return max(told[part] for told in self.told)
+
+
+def page(
+    simulated: Sequence[Simulated],
+    cells: int,
+    works: Sequence[Work],
+    seeds: int,
+    device: str,
+    measured: tuple[str, Speeds, list[float]],
+    here: tuple[str, Speeds, list[float]],
+    sizes: Mapping[str, int],
+    machine: str,
+) -> str:
+    """The page, in Markdown."""
+    counted = [work for work in works if math.isfinite(work.operations)]
+    lines = [
+        "# Scale",
+        "",
+        f"Made by `python -m tests.scale --out=docs/scale.md` on {machine}, which had other work to do.",
+        "",
+        *_launcher(simulated, cells),
+        *_grid(counted, works, seeds),
+        *_cost(counted, seeds, device, measured),
+        *_here(counted, seeds, here),
+        *_sizes(sizes),
+    ]
+    return "\n".join(lines)
+
+
+def _launcher(simulated: Sequence[Simulated], cells: int) -> list[str]:
+    lines = [
+        "## The launcher",
+        "",
+        f"{cells:,} stand-in cells: planning, the grid's file, leases, the schedule, records with {POINTS} points "
+        "of a curve and `status` are the suite's own, on a local disk, and only a cell's process is left out. "
+        "Seconds of the slowest run; where there are two, each looks at every cell, and each cell is done once. "
+        "`processor` is what a run's process computes; the rest of the time it waits for the disk, which syncs a "
+        "lease and a record for each cell, and for the other work of the machine. `growth` is the time for the "
+        "last tenth of the cells over that for the first tenth: it would be above 1 if a cell cost the more the "
+        "more there are.",
+        "",
+        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
+        "`status` | start again, all done | memory |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in simulated:
+        run, slower = one.slowest("schedule"), [t["slower"] for t in one.told if math.isfinite(t["slower"])]
+        lines.append(
+            f"| {one.slots} | {one.runs} | {one.slowest('planning'):.1f} | {run:.1f} | {1e3 * run / cells:.1f} | "
+            f"{1e3 * one.slowest('processor') / cells:.1f} | {max(slower, default=math.nan):.2f} | "
+            f"{one.slowest('status'):.1f} | {one.slowest('again'):.1f} | {bytes_in_words(one.slowest('memory'))} |"
+        )
+    return [
+        *lines,
+        "",
+        "To start a cell's process takes seconds (docs/training.md): that, not the launcher, is what short cells wait "
+        "for.",
+        "",
+    ]
+
+
+def _grid(counted: Sequence[Work], works: Sequence[Work], seeds: int) -> list[str]:
+    tasks = list(dict.fromkeys(work.task for work in works))
+    models = len({work.model for work in works})
+    lines = [
+        "## The whole benchmark",
+        "",
+        f"{models} models × {len(tasks)} tasks × {seeds} seeds of protocol `lra`: {models * len(tasks) * seeds} cells. "
+        "Operations of training, validations and tests, counted on the programs that a cell compiles "
+        "(`lra/flops.py`), in 10¹⁵ a cell.",
+        "",
+        "| task | length | steps | least | median | most | all seeds and models |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for task in tasks:
+        of = sorted((w for w in counted if w.task == task), key=lambda w: w.operations)
+        if not of:
+            continue
+        least, most = of[0], of[-1]
+        whole = seeds * math.fsum(w.operations for w in of)
+        lines.append(
+            f"| {task} | {least.length:,} | {least.steps:,} | {_peta(least.operations)} ({least.model}) | "
+            f"{_peta(median(w.operations for w in of))} | {_peta(most.operations)} ({most.model}) | {_peta(whole)} |"
+        )
+    if left := [f"{w.task} × {w.model}" for w in works if w not in counted]:
+        lines += ["", f"Not counted, since a loop's trips are not known before it runs: {', '.join(left)}."]
+    return [*lines, ""]
+
+
+def _peta(operations: float) -> str:
+    return f"{operations / 1e15:,.3g}"
+
+
+def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str, Speeds, list[float]]) -> list[str]:
+    name, speeds, rates = measured
+    if rates:
+        known = sum((w.task, w.model, w.length) in speeds for w in counted)
+        return [
+            f"### On {name}, measured",
+            "",
+            f"{known} of {len(counted)} kinds of cells have steps a second in the records; the others are taken to run "
+            f"at the median of the records, {median(rates) / 1e12:.3g} × 10¹² operations a second.",
+            "",
+            *_table([("measured", at_rate(counted, seeds, median(rates), speeds))]),
+        ]
+    most = peak(device, "bfloat16")
+    if most is None:
+        raise ValueError(f"lra/peaks.py does not know {device}")
+    times = [(f"{share:.0%}", at_rate(counted, seeds, share * most, {})) for share in SHARES]
+    return [
+        f"### On {device}, estimated",
+        "",
+        "**No GPU has been measured: this is an estimate.** It rests on the operations above and on a share of the "
+        f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, the same for "
+        "all cells. Large products reach the upper shares. Models of 32 to 128 channels, FFTs and gathers, as most "
+        "cells here are, may stay below the lowest; data, start and compilation are left out. Once a device has "
+        "records, `--results` puts them in the place of the assumption.",
+        "",
+        *_table(times),
+    ]
+
+
+def _table(times: Sequence[tuple[str, Times]]) -> list[str]:
+    heads = " | ".join(f"until the end on {n}" for n in DEVICES)
+    lines = [
+        f"| share of the peak | device hours | {heads} | longest cell |",
+        "|---:|---:|" + "---:|" * (len(DEVICES) + 1),
+    ]
+    for name, of in times:
+        ends = " | ".join(in_words(of.until_the_end(n)) for n in DEVICES)
+        lines.append(f"| {name} | {of.total / 3600:,.0f} | {ends} | {in_words(of.longest)} |")
+    one = times[0][1]
+    last = max(DEVICES)
+    bound = "the longest cell" if one.until_the_end(last) < 1.01 * one.longest else "the sum of all cells"
+    return [
+        *lines,
+        "",
+        "The longest cells go first, each to the next free device. A cell is not split here (`--devices` can). What "
+        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(one.total / one.longest)} devices, more of "
+        "them bring nothing.",
+        "",
+    ]
+
+
+def _here(counted: Sequence[Work], seeds: int, here: tuple[str, Speeds, list[float]]) -> list[str]:
+    name, _, rates = here
+    if not rates:
+        return []
+    at = (rates[0], median(rates), rates[-1])
+    slowest, middle, fastest = (at_rate(counted, seeds, rate, {}).total / YEAR for rate in at)
+    return [
+        f"### On {name}",
+        "",
+        f"The {len(rates)} records in `results/cpu`, of the `quick` protocol, show {rates[0] / 1e9:.3g} to "
+        f"{rates[-1] / 1e9:.3g} × 10⁹ operations a second, {median(rates) / 1e9:.3g} in the median. At that rate the "
+        f"whole benchmark would take {middle:,.0f} years ({fastest:,.0f} to {slowest:,.0f}): it is for accelerators.",
+        "",
+    ]
+
+
+def _sizes(sizes: Mapping[str, int]) -> list[str]:
+    return [
+        "## Memory and disk of a cell",
+        "",
+        "Measured while one FNet of the `quick` protocol trains (2 layers, 64 wide). A checkpoint holds the parameters,"
+        " the best ones and Adam's two moments: 16 bytes a parameter, 56 MB for the 3.5 million of Text's Transformer. "
+        "The newest two are kept while a cell trains, and deleted when it is done.",
+        "",
+        "| what | |",
+        "|---|---:|",
+        *(f"| {name} | {bytes_in_words(size)} |" for name, size in sizes.items()),
+        "",
+    ]
+
+
+def bytes_in_words(size: float) -> str:
+    """'12 kB', '340 MB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} B"
+
+
+def in_words(seconds: float) -> str:
+    """'40 min', '3.5 h', '12 days'."""
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
