@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tasks.files import make_folder, sync, sync_all
+
 Tree = Any
 _KEPT = 2
 
@@ -74,6 +76,7 @@ class Checkpoints:
         if self.manager is None:
             import orbax.checkpoint as ocp
 
+            make_folder(self.folder)
             options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
             self.manager = ocp.CheckpointManager(self.folder, options=options)
         return self.manager
@@ -114,6 +117,9 @@ class Checkpoints:
         }
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(told))
         manager.save(step, args=args, force=True)
+        # Orbax syncs the arrays alone. The one before has been synced, and stays: a power cut leaves one of the two.
+        sync_all(self.folder / str(step))
+        sync(self.folder)
 
     def finish(self) -> None:
         """Waits for a checkpoint that is being written."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from tasks.files import make_folder, sync
 
 SCHEMA = 1
 RESULTS, BENCH = "records", "bench"
@@ -74,7 +77,7 @@ def check(record: Record) -> None:
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
     if unknown:
-        raise ValueError(f"written by a newer version: unknown {', '.join(sorted(unknown))}")
+        raise ValueError(f"written by a newer version: unknown {reprlib.repr(sorted(unknown))[1:-1]}")
 
 
 _SCORES = ("test_best", "test_last", "validation_best", "validation_last")
@@ -99,8 +102,11 @@ def _numbers(values: Iterable[Any]) -> bool:
 
 
 def write(path: Path, record: Record) -> None:
-    """Writes a record beside its place, syncs it and renames it. NaN becomes null. Raises `OSError`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a record beside its place, syncs it and renames it. NaN becomes null. Raises `OSError`.
+
+    Once it has returned, the record outlasts a power cut; until then, the one before does.
+    """
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "w") as file:
@@ -111,11 +117,7 @@ def write(path: Path, record: Record) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _plain(value: Any) -> Any:
@@ -130,12 +132,15 @@ def read(path: Path | str) -> Record:
     """One record. Raises `ValueError` saying what is wrong with the file."""
     try:
         with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+            text = file.read()
+        record = json.loads(text, parse_int=_integer)
+        if "\\ud" in text.lower():  # half a character, which no file can be written with
+            json.dumps(record, ensure_ascii=False).encode()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record: {error}") from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or _depth(record) > _DEEPEST:
         raise ValueError(f"{path}: not a record")
     for name, kind in _NEEDED.items():
         if not isinstance(record.get(name), kind):
@@ -143,8 +148,27 @@ def read(path: Path | str) -> Record:
     if record["schema"] != SCHEMA:
         raise ValueError(f"{path}: written by schema {record['schema']}, and this version reads {SCHEMA}")
     if record["status"] not in STATUSES:
-        raise ValueError(f"{path}: unknown status '{record['status']}'")
+        raise ValueError(f"{path}: unknown status {reprlib.repr(record['status'])}")
     return record
+
+
+_DEEPEST = 20
+"""Parts within parts of a record; those that we write have 5."""
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= _DEEPEST:
+        depth += 1
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [v for part in parts for v in part if isinstance(v, dict | list)]
+    return depth
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 19:  # all that fits into 64 bits; arithmetic with more fails anywhere
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def checked(path: Path | str) -> Record:
