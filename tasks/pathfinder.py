@@ -208,7 +208,7 @@ def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
             if picture.mode != "L":
                 raise DataError(f"{name} is not a grey picture of 8 bits (its mode is {picture.mode})")
             return np.asarray(picture).reshape(-1)
-    except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow raises on damaged files
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):  # Pillow's, on damaged files
         return None
 
 
