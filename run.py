@@ -468,6 +468,10 @@ def main(arguments: list[str]) -> int:
     except (UsageError, DataError, flags.Error) as error:
         print(f"run.py {one_line(verb)}: {one_line(error)}", file=sys.stderr)
         return 2
+    except OSError as error:  # the system refuses, as where a process may open no more files
+        where = f": {error.filename}" if error.filename else ""
+        print(f"run.py {one_line(verb)}: {error.strerror or error}{one_line(where)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def _named(tree: Tree) -> dict[str, Any]:
     }
 
 
+def _for_want(error: Exception) -> bool:
+    """Whether the machine lacked something, which says nothing about what was to be read."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "Too many open files")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 class Checkpoints:
     """The checkpoints of one cell.
 
@@ -145,6 +151,8 @@ class Checkpoints:
             try:
                 return self._restore(manager, step, like)
             except Exception as error:
+                if _for_want(error):  # the checkpoint may be whole, and is kept for a run that has more
+                    raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.warn(f"checkpoint at step {step} cannot be used and is left out: {reason[0][:300]}")
                 (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")

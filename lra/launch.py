@@ -84,9 +84,15 @@ def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
 
 
 def _record(results: Path, cell: Cell) -> records.Record | None:
-    """The cell's record, None without a readable one."""
+    """The cell's record, None without a whole one.
+
+    Raises:
+        UsageError: there is one that cannot be read: it may be finished, and must not be replaced.
+    """
     try:
         record = records.read(path_of(results, cell))
+    except records.Unreadable as problem:
+        raise UsageError(str(problem)) from None
     except ValueError:
         return None
     return record if record["key"] == cell.key else None
@@ -206,7 +212,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
             "wandb": [how.wandb, cell.name, str(how.results.resolve())] if how.wandb else None,
         },
     }
-    kills = _memory_kills()
+    kills, before = _memory_kills(), records.stamp(path)
     with (
         tempfile.NamedTemporaryFile("w", suffix=".json") as file,
         CellProgress(place.display, label, steps) as progress,
@@ -229,7 +235,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                 clock.stop()
     if place.lease.lost.is_set():
         raise LeaseLost
-    if code == 0:
+    if code == 0 and records.stamp(path) != before:
         return records.read(path)
     if place.children.stopping.is_set():
         raise Stopped
@@ -291,7 +297,7 @@ def _commit() -> str | None:
 def _cause(code: int) -> str:
     if code < 0:
         return f"the cell's process was ended by {signal.Signals(-code).name}"
-    return f"the cell's process ended with exit code {code}"
+    return f"the cell's process ended with exit code {code} and without a record"
 
 
 def _tail(log: Path, lines: int = 20, most: int = 8192) -> list[str]:

@@ -77,7 +77,7 @@ def check(record: Record) -> None:
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
     if unknown:
-        raise ValueError(f"written by a newer version: unknown {reprlib.repr(sorted(unknown))[1:-1]}")
+        raise ValueError(f"written by a newer version: unknown {', '.join(sorted(unknown))}")
 
 
 _SCORES = ("test_best", "test_last", "validation_best", "validation_last")
@@ -120,6 +120,15 @@ def write(path: Path, record: Record) -> None:
     sync(path.parent)
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a record is replaced; empty where there is none. No clock is asked."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
@@ -128,16 +137,22 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Unreadable(ValueError):
+    """A file that is there and cannot be read now: it may hold a whole record."""
+
+
 def read(path: Path | str) -> Record:
-    """One record. Raises `ValueError` saying what is wrong with the file."""
+    """One record. Raises `ValueError` saying what is wrong with the file, `Unreadable` where that is not known."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
         record = json.loads(text, parse_int=_integer)
         if "\\ud" in text.lower():  # half a character, which no file can be written with
             json.dumps(record, ensure_ascii=False).encode()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is none") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise Unreadable(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record: {error}") from None
     if not isinstance(record, dict) or _depth(record) > _DEEPEST:

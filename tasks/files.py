@@ -72,7 +72,8 @@ def sync_all(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Makes a folder that outlasts a power cut, and those above it. Raises `OSError`."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        if not folder.parent.exists():
+            make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
 

@@ -31,6 +31,7 @@ Data card
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -186,7 +187,7 @@ def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
             if name.is_absolute() or ".." in name.parts:
                 raise DataError(f"{file}, line {number}: {name} lies outside the data set")
             picture = folder / name
-            yield str(picture), picture.read_bytes() if picture.is_file() else b"", int(fields[3])
+            yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
 
 def _recorded(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
