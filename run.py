@@ -349,6 +349,7 @@ def retry(f: flags.FlagValues, rest: list[str]) -> int:
 def prepare(f: flags.FlagValues, rest: list[str]) -> int:
     """Puts the data of a grid into the cache; a task whose data can't be had is told and the others go on."""
     from lra import grid
+    from lra.text import one_line
     from tasks.cache import describe
     from tasks.preview import preview
     from tasks.task import DataError
@@ -373,7 +374,7 @@ def prepare(f: flags.FlagValues, rest: list[str]) -> int:
         for page in preview(made, Path(f.preview)):
             print(page)
     for line in missing:
-        print(f"run.py prepare: {line}", file=sys.stderr)
+        print(f"run.py prepare: {one_line(line)}", file=sys.stderr)
     return 2 if missing else 0
 
 
@@ -388,6 +389,7 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
 
     from lra import efficiency, grid, launch, schedule, sweep
     from lra.recipe import UsageError
+    from lra.text import one_line
 
     console = Console()
     settings = [*f["set"].value, *([f"train.batch={f.batch}"] if f.batch else [])]
@@ -414,17 +416,18 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
     except OSError as error:
         raise UsageError(f"cannot write --out={f.out}: {error.strerror}") from None
     for problem in problems:
-        print(f"run.py bench: {problem}", file=sys.stderr)
+        print(f"run.py bench: {one_line(problem)}", file=sys.stderr)
     print(f"\n{text}\n{f.out}/efficiency.csv, {f.out}/plots")
     return 0
 
 
 def _results(f: flags.FlagValues) -> Path:
     from lra.recipe import UsageError
+    from tasks.files import make_folder
 
     results = Path(f.results)
     try:
-        results.mkdir(parents=True, exist_ok=True)
+        make_folder(results)
     except OSError as error:
         raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
     return results
@@ -506,6 +509,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 def main(arguments: list[str]) -> int:
     """Runs one command line; returns the exit code."""
     from lra.recipe import UsageError, nearest
+    from lra.text import one_line
     from tasks.task import DataError
 
     verb, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("run", arguments)
@@ -537,7 +541,11 @@ def main(arguments: list[str]) -> int:
             raise UsageError(f"{verb} takes flags only, not '{positional[0]}'")
         return act(values, positional)
     except (UsageError, DataError, flags.Error) as error:
-        print(f"run.py {verb}: {error}", file=sys.stderr)
+        print(f"run.py {one_line(verb)}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the system refuses, as where a process may open no more files
+        where = f": {error.filename}" if error.filename else ""
+        print(f"run.py {one_line(verb)}: {error.strerror or error}{one_line(where)}", file=sys.stderr)
         return 2
 
 

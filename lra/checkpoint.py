@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lra import collective
+from tasks.files import make_folder, sync, sync_all
 
 Tree = Any
 _KEPT = 2
@@ -50,6 +51,12 @@ def _named(tree: Tree) -> dict[str, Any]:
     }
 
 
+def _for_want(error: Exception) -> bool:
+    """Whether the machine lacked something, which says nothing about what was to be read."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "Too many open files")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 class Checkpoints:
     """The checkpoints of one cell. Of several processes that train it, the first alone has them.
 
@@ -76,7 +83,7 @@ class Checkpoints:
         if self.manager is None:
             import orbax.checkpoint as ocp
 
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=_KEPT, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
@@ -120,6 +127,9 @@ class Checkpoints:
         }
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(told))
         manager.save(step, args=args, force=True)
+        # Orbax syncs the arrays alone. The one before has been synced, and stays: a power cut leaves one of the two.
+        sync_all(self.folder / str(step))
+        sync(self.folder)
 
     def finish(self) -> None:
         """Waits for a checkpoint that is being written."""
@@ -146,6 +156,8 @@ class Checkpoints:
             try:
                 return self._restore(manager, step, like)
             except Exception as error:
+                if _for_want(error):  # the checkpoint may be whole, and is kept for a run that has more
+                    raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.warn(f"checkpoint at step {step} cannot be used and is left out: {reason[0][:300]}")
                 (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")

@@ -136,7 +136,8 @@ def markdown(board: Board) -> str:
     parts = []
     for group in board.groups:
         header, lines = table(group)
-        parts.append(f"## {title(group)}\n\n{tables.grid(header, [[_bold(cell) for cell in line] for line in lines])}")
+        parts.append(f"## {tables.escape(title(group))}\n")
+        parts.append(tables.grid(header, [[_bold(cell) for cell in line] for line in lines]))
         if group.kind == fairness.FREE:
             parts += _why(group)
     parts.append(f"{tidy.METRICS[board.metric]}. {EXPLAINED}\n")
@@ -159,7 +160,8 @@ def _why(group: Group) -> list[str]:
     for row in group.rows:
         more = [reason for reason in row.reasons if reason not in row.overrides.split()]
         if more:
-            lines.append(f"- {' '.join(filter(None, [row.model, row.overrides, row.variant]))}: {'; '.join(more)}\n")
+            told = f"{' '.join(filter(None, [row.model, row.overrides, row.variant]))}: {'; '.join(more)}"
+            lines.append(f"- {tables.escape(told)}\n")
     return ["".join(lines)] if lines else []
 
 

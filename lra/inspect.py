@@ -10,6 +10,7 @@ from lra import board, export, records, tables, tidy
 from lra.recipe import UsageError, nearest
 from lra.rows import Row, Score
 from lra.statistics import difference
+from lra.text import printable
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -76,7 +77,7 @@ def show(record: records.Record) -> str:
             lines += ["", name, *_pairs(values if isinstance(values, dict) else dict(values), "  ")]
     if record.get("log"):
         lines += ["", "log", *(f"  {line}" for line in record["log"])]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _result(result: dict[str, Any]) -> str:

@@ -85,9 +85,15 @@ def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
 
 
 def _record(results: Path, cell: Cell) -> records.Record | None:
-    """The cell's record, None without a readable one."""
+    """The cell's record, None without a whole one.
+
+    Raises:
+        UsageError: there is one that cannot be read: it may be finished, and must not be replaced.
+    """
     try:
         record = records.read(path_of(results, cell))
+    except records.Unreadable as problem:
+        raise UsageError(str(problem)) from None
     except ValueError:
         return None
     return record if record["key"] == cell.key else None
@@ -225,8 +231,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
             "wandb": [how.wandb, cell.name, str(how.results.resolve())] if how.wandb else None,
         },
     }
-    kills = _memory_kills()
-    leader = how.leader
+    kills, before, leader = _memory_kills(), records.stamp(path), how.leader
     with (
         CellProgress(place.display, label, steps) as progress,
         leader.cell(spec, place.children.stopping) if leader else contextlib.nullcontext(spec) as mine,
@@ -250,15 +255,16 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                 clock.stop()
     if place.lease.lost.is_set():
         raise LeaseLost
-    if leader and (code == 0 or _written(path, begun)):
+    wrote = records.stamp(path) != before
+    if leader and wrote:  # its process can still be ended while it takes leave of the others
         return _explained(path, leader)
-    if code == 0:
+    if code == 0 and wrote:
         return records.read(path)
     if place.children.stopping.is_set():
         raise Stopped
     record = begun | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
-        "error": cause(code),
+        "error": cause(code) + (" and without a record" if code >= 0 else ""),
         "log": _tail(log),
     }
     if leader and leader.lost:
@@ -267,14 +273,6 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         record |= {"status": "timeout", "error": clock.struck}
     records.write(path, record)
     return record
-
-
-def _written(path: Path, begun: records.Record) -> bool:
-    """Whether a cell's process wrote its record: it can still be ended while it takes leave of the others."""
-    try:
-        return bool(records.read(path)["created"] == begun["created"])
-    except ValueError:
-        return False
 
 
 def _explained(path: Path, leader: Leader) -> records.Record:

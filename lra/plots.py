@@ -102,7 +102,7 @@ def draw(group: pd.DataFrame, drawn: dict[str, Style]) -> tuple[Figure, str]:
     devices = "" if first["devices"] == 1 else f"{first['devices']} devices"
     words = [first["task"], batch, first["precision"], first["protocol"], first["overrides"], devices, limit]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
-    figure.suptitle(", ".join(filter(None, words)) + f"\n{first['accelerator']}", fontsize=11)
+    figure.suptitle(", ".join(filter(None, words)) + f"\n{first['accelerator']}", fontsize=11, parse_math=False)
     grid = figure.subplots(2, 2).flat
     for axes, (column, label) in zip(grid, panels, strict=True):
         unit = 1e9 if column.endswith("bytes") else 1.0
@@ -156,4 +156,6 @@ def _legend(figure: Figure, group: pd.DataFrame, drawn: dict[str, Style], by: st
     words = {"oom": "out of memory", "timeout": "out of time", "failed": "failed"}
     handles += [Line2D([], [], label=words[s], color="#555555", marker=_FAILURES[s], linestyle=":", markersize=8,
                        markeredgewidth=1.8) for s in present]  # fmt: skip
-    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
+    legend = figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

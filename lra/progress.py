@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from lra.text import printable
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -26,7 +28,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Prints a line of plain text."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
         if self.live:

@@ -185,7 +185,7 @@ def parse(text: str, hint: Any, path: str) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if hint is int:
             number = float(text)
-            if not number.is_integer():
+            if not number.is_integer() or abs(number) > 2**53:  # beyond it a float is not what was written
                 raise ValueError
             return int(number)
         if hint is float:

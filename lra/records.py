@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from tasks.files import make_folder, sync
 
 SCHEMA = 1
 RESULTS, BENCH = "records", "bench"
@@ -99,8 +102,11 @@ def _numbers(values: Iterable[Any]) -> bool:
 
 
 def write(path: Path, record: Record) -> None:
-    """Writes a record beside its place, syncs it and renames it. NaN becomes null. Raises `OSError`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a record beside its place, syncs it and renames it. NaN becomes null. Raises `OSError`.
+
+    Once it has returned, the record outlasts a power cut; until then, the one before does.
+    """
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "w") as file:
@@ -111,11 +117,16 @@ def write(path: Path, record: Record) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a record is replaced; empty where there is none. No clock is asked."""
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _plain(value: Any) -> Any:
@@ -126,16 +137,25 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Unreadable(ValueError):
+    """A file that is there and cannot be read now: it may hold a whole record."""
+
+
 def read(path: Path | str) -> Record:
-    """One record. Raises `ValueError` saying what is wrong with the file."""
+    """One record. Raises `ValueError` saying what is wrong with the file, `Unreadable` where that is not known."""
     try:
         with open(path, "rb") as file:
-            record = json.loads(file.read().decode())
+            text = file.read().decode()
+        record = json.loads(text, parse_int=_integer)
+        if "\\ud" in text.lower():  # half a character, which no file can be written with
+            json.dumps(record, ensure_ascii=False).encode()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is none") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+        raise Unreadable(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record: {error}") from None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or _depth(record) > _DEEPEST:
         raise ValueError(f"{path}: not a record")
     for name, kind in _NEEDED.items():
         if not isinstance(record.get(name), kind):
@@ -143,8 +163,27 @@ def read(path: Path | str) -> Record:
     if record["schema"] != SCHEMA:
         raise ValueError(f"{path}: written by schema {record['schema']}, and this version reads {SCHEMA}")
     if record["status"] not in STATUSES:
-        raise ValueError(f"{path}: unknown status '{record['status']}'")
+        raise ValueError(f"{path}: unknown status {reprlib.repr(record['status'])}")
     return record
+
+
+_DEEPEST = 20
+"""Parts within parts of a record; those that we write have 5."""
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= _DEEPEST:
+        depth += 1
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [v for part in parts for v in part if isinstance(v, dict | list)]
+    return depth
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 19:  # all that fits into 64 bits; arithmetic with more fails anywhere
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def checked(path: Path | str) -> Record:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from lra.grid import Cell, apart
 from lra.launch import How, cannot_write, finished, left, path_of, run_told, summary
 from lra.lease import Lease, Leases
 from lra.progress import Display
+from lra.recipe import UsageError
 from lra.slots import Slot
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -72,7 +72,7 @@ class Schedule:
     def __init__(self, cells: Sequence[Cell], how: How, display: Display, run: Run):
         self.how, self.display, self.run = how, display, run
         self.pending, self.total, self.begun = deque(cells), len(cells), 0
-        self.before = {cell.name: _stamp(path_of(how.results, cell)) for cell in cells}
+        self.before = {cell.name: records.stamp(path_of(how.results, cell)) for cell in cells}
         self.leases, self.children = Leases(how.results / "leases"), Children()
         self.lock = threading.RLock()
         self.told_waiting = False
@@ -111,7 +111,7 @@ class Schedule:
         if record["status"] == "oom" and len(cell.plan.seeds) > 1:
             self.display.line("the seeds do not fit together: one after the other")
             alone = left(apart(cell), self.how.results)
-            self.before |= {one.name: _stamp(path_of(self.how.results, one)) for one in alone}
+            self.before |= {one.name: records.stamp(path_of(self.how.results, one)) for one in alone}
             self.total += len(alone)
             self._add(alone)
 
@@ -160,11 +160,13 @@ class Schedule:
             # A network file system may else answer from what it knew before the lease; a first entry makes it ask.
             with os.scandir(path.parent) as entries:
                 next(entries, None)
-        touched = _stamp(path) != self.before[cell.name]
+        touched = records.stamp(path) != self.before[cell.name]
         if not touched and (self.how.anew or not finished(self.how.results, cell, self.how.timeout_minutes)):
             return False
         try:
             record = records.read(path)
+        except records.Unreadable as problem:
+            raise UsageError(str(problem)) from None
         except ValueError:
             return False
         if record["status"] == "interrupted":
@@ -177,12 +179,3 @@ class Schedule:
         if not self.told_waiting:
             self.told_waiting = True
             self.display.line(f"waiting for cells that other runs are at: {len(self.pending)}")
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced; no clock is asked."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return ()
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size

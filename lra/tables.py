@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from lra.text import printable
 
 
 def markdown(shown: pd.DataFrame) -> str:
@@ -18,11 +21,16 @@ def markdown(shown: pd.DataFrame) -> str:
 
 def grid(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """The same of a header and lines."""
-    every = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *lines]]
+    every = [[escape(str(cell)) for cell in line] for line in [header, *lines]]
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
     every.insert(1, ["-" * width for width in widths])
     rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in every]
     return "".join(f"| {row} |\n" for row in rows)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it stands, on one line: no markup, link, picture or new column."""
+    return re.sub(r"[\\|`]|<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", printable(" ".join(text.split("\n"))))
 
 
 def number(value: Any, form: str, unit: float = 1.0) -> str:

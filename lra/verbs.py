@@ -10,6 +10,7 @@ from typing import Any
 from lra import inspect, tidy
 from lra import leaderboard as tables
 from lra.recipe import UsageError
+from lra.text import one_line
 
 MOST_LINES = 20
 """Damaged files, duplicates and conflicts that are named one by one; the rest is counted."""
@@ -64,6 +65,6 @@ def _exist(folders: Sequence[Path]) -> None:
 
 def _tell(verb: str, lines: Sequence[str]) -> None:
     for line in lines[:MOST_LINES]:
-        print(f"run.py {verb}: {line}", file=sys.stderr)
+        print(f"run.py {verb}: {one_line(line)}", file=sys.stderr)
     if len(lines) > MOST_LINES:
         print(f"run.py {verb}: and {len(lines) - MOST_LINES} more such lines", file=sys.stderr)

@@ -24,6 +24,22 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {
 }
 
 
+_BLOCK = 4096
+"""What a file takes on a disk at least: millions of empty ones fill it too."""
+_HEADER = 1 << 20
+"""Most bytes of a member's long name and attributes; those of the archives that are read have some hundred."""
+
+
+class _Member(tarfile.TarInfo):
+    """Long names and attributes, which are read into memory whole, may not be of any size."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in b"LKxgX" and self.size > _HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
+
+
 def verify(path: Path, archive: Archive, allow_unverified: bool) -> str:
     """A note on what is known of the file's contents: '' where its checksum is the published one.
 
@@ -87,7 +103,7 @@ def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], limit: int, 
     room, files = limit, 0
     try:
         with opener(path, "rb") as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
                 for member in tar:
                     name = PurePosixPath(member.name)
                     # Links, devices and names that lead out of the folder are never followed.
@@ -95,7 +111,7 @@ def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], limit: int, 
                         continue
                     if not wanted(str(name)):
                         continue
-                    room -= member.size
+                    room -= max(member.size, _BLOCK)
                     if room < 0:
                         raise DataError(f"{path} unpacks to more than {limit:,} bytes: not what it should be")
                     content = tar.extractfile(member)

@@ -8,6 +8,7 @@ so what stands in its place is whole; it is checked again on every read.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,13 @@ import numpy as np
 from tasks import sources
 from tasks.files import locked, sha256, sync, writing
 from tasks.task import SPLITS, Arrays, DataError, Request, Split, Splits, Task
+
+_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing about the file that was to be read."""
+
+
+class Unreadable(DataError):
+    """Data that cannot be read now, and may be whole: never a reason to make them anew."""
 
 
 def prepare(
@@ -73,6 +81,8 @@ def _whole(entry: Path, report: Callable[[str], None]) -> bool:
         return False
     try:
         open_entry(entry)
+    except Unreadable:
+        raise
     except DataError as damage:
         report(f"{damage}: making it anew")
         return False
@@ -98,7 +108,12 @@ def _make(task: Task, entry: Path, request: Request, settings: dict[str, Any]) -
 
 
 def open_entry(entry: Path) -> Splits:
-    """The arrays of a cache entry, memory-mapped. Raises `DataError` naming the entry where it is damaged."""
+    """The arrays of a cache entry, memory-mapped.
+
+    Raises:
+        Unreadable: this process may open no more files, or has no memory.
+        DataError: the entry is damaged.
+    """
     try:
         meta = json.loads((entry / "meta.json").read_text())
         for name, digest in meta["sha256"].items():
@@ -122,7 +137,13 @@ def open_entry(entry: Path) -> Splits:
             meta["classes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the cache entry {entry} is damaged ({error})") from None
+        raise _refusal(entry, error) from None
+
+
+def _refusal(entry: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno in _WANT:
+        return Unreadable(f"the cache entry {entry} cannot be read ({error.strerror})")
+    return error if isinstance(error, DataError) else DataError(f"the cache entry {entry} is damaged ({error})")
 
 
 def describe(entry: Path) -> dict[str, Any]:
@@ -146,7 +167,10 @@ def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[s
                     open_entry(entry)
                     found.append((made["source"]["kind"] == "generate", -entry.stat().st_mtime_ns, entry))
             except (DataError, KeyError, ValueError, OSError) as error:
-                report(f"{error}: left out")
+                refusal = _refusal(entry, error)
+                if isinstance(refusal, Unreadable):
+                    raise refusal from None
+                report(f"{refusal}: left out")
     return min(found)[2] if found else None
 
 

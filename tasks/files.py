@@ -26,7 +26,7 @@ def locked(folder: Path, name: str, report: Report) -> Iterator[None]:
         DataError: the folder cannot be written.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = open(folder / f".{name}.lock", "w")  # noqa: SIM115
     with lock:
         try:
@@ -59,6 +59,23 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` of a folder and of everything below it."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(place, name))
+        sync(Path(place))
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that outlasts a power cut, and those above it. Raises `OSError`."""
+    if not folder.is_dir():
+        if not folder.parent.exists():
+            make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def sha256(path: Path) -> str:

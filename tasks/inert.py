@@ -8,6 +8,7 @@ where the program asks for a NumPy array, it notes the array's parts. Any other 
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def read(file: Path) -> dict[str, Any]:
     """The dictionary in a pickle file: keys as text, arrays as `Array`. Raises `DataError` naming it."""
     try:
-        result = _run(file.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of `pickletools`, on odd escapes in names
+            result = _run(file.read_bytes())
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     except (ValueError, IndexError, TypeError, AttributeError, KeyError, UnicodeError) as error:

@@ -244,6 +244,8 @@ def read_tsv(file: Path) -> list[tuple[bytes, int]]:
                 examples.append((parse(row[0]).tobytes(), int(row[1])))
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not a ListOps file: {error.reason} at byte {error.start}") from None
+    except csv.Error as error:
+        raise DataError(f"{file}: not a ListOps file: {error}") from None
     if not examples:
         raise DataError(f"{file}: no rows")
     return examples

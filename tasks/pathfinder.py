@@ -31,6 +31,7 @@ Data card
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -186,7 +187,7 @@ def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
             if name.is_absolute() or ".." in name.parts:
                 raise DataError(f"{file}, line {number}: {name} lies outside the data set")
             picture = folder / name
-            yield str(picture), picture.read_bytes() if picture.is_file() else b"", int(fields[3])
+            yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
 
 def _recorded(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
@@ -208,7 +209,7 @@ def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
             if picture.mode != "L":
                 raise DataError(f"{name} is not a grey picture of 8 bits (its mode is {picture.mode})")
             return np.asarray(picture).reshape(-1)
-    except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow raises on damaged files
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):  # Pillow's, on damaged files
         return None
 
 

@@ -58,7 +58,7 @@ def test_nothing_leaves_the_folder_and_links_are_not_followed(tmp_path):
         member(tar, "hard", b"", type=tarfile.LNKTYPE, linkname="../../secret")
         member(tar, "fifo", b"", type=tarfile.FIFOTYPE)
         member(tar, "good.txt")
-    unpack(archive, out, everything, 1000, QUIET)
+    unpack(archive, out, everything, 100_000, QUIET)
     assert files_below(out) == {"good.txt", "link/through.txt"}
     assert not (out / "link").is_symlink()
     assert files_below(tmp_path) == {"secret", "archive", "deep/out/good.txt", "deep/out/link/through.txt"}
@@ -72,6 +72,18 @@ def test_a_bomb_is_stopped(tmp_path):
     with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"):
         unpack(tmp_path / "archive", tmp_path / "out", everything, 1_000_000, QUIET)
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) <= 1_000_000
+
+
+def test_a_bomb_of_headers_or_of_tiny_files_is_stopped_too(tmp_path):
+    with tarfile.open(tmp_path / "headers", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        member(tar, "0.txt", pax_headers={"comment": "x" * 2**22})
+    with tarfile.open(tmp_path / "tiny", "w:gz") as tar:
+        for i in range(300):
+            member(tar, f"{i}.txt", b"")
+    for name, words in (("headers", "a header of 4,194,"), ("tiny", "unpacks to more than 1,000,000 bytes")):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=words):
+            unpack(tmp_path / name, tmp_path / "out", everything, 1_000_000, QUIET)
 
 
 def test_a_truncated_archive_is_named_wherever_it_ends(tmp_path):
@@ -135,7 +147,7 @@ def test_an_archive_of_something_else_is_named(tmp_path):
     (tmp_path / "other" / "readme").write_text("text")
     archive = copies.pack(tmp_path / "other", tmp_path / "aclImdb_v1.tar.gz")
     request = copies.request(TEXT, archive)
-    with opened(request, ACLIMDB, everything, 1000) as (folder, _):
+    with opened(request, ACLIMDB, everything, 100_000) as (folder, _):
         assert files_below(folder) == {"other/readme"}
     with pytest.raises(DataError, match=f"{archive} holds no IMDb reviews"):
         TEXT.build(request)

@@ -16,6 +16,7 @@ from tests.test_cli import ROOT, TINY, cli, places, record_files
 
 BAD = '''
 import os
+import signal
 import time
 
 import jax.numpy as jnp
@@ -60,6 +61,20 @@ class Prints(Raises):
         os.write(2, b"the last words")
 
 
+class Leaves(Raises):
+    """Ends its process as if all were well."""
+
+    def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):
+        os._exit(0)
+
+
+class Crashes(Raises):
+    """Is ended by the system."""
+
+    def __call__(self, x, mask, rngs=None):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
 class Hangs(Raises):
     """Does not end."""
 
@@ -88,14 +103,17 @@ def by_model(folder) -> dict[str, dict]:
 
 
 def test_each_bad_mixer_costs_its_own_cell_and_its_log_stays_small(folder):
-    models = "--models=bad:Raises,bad:Nan,bad:Shape,bad:Prints"
+    models = "--models=bad:Raises,bad:Nan,bad:Shape,bad:Prints,bad:Leaves,bad:Crashes"
     done = cli(*TINY, models, *places(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
     made = by_model(folder)
     statuses = {name.removeprefix("bad:"): record["status"] for name, record in made.items()}
-    assert statuses == {"Raises": "failed", "Nan": "diverged", "Shape": "failed", "Prints": "ok"}
+    failed = dict.fromkeys(["Raises", "Shape", "Leaves", "Crashes"], "failed")
+    assert statuses == failed | {"Nan": "diverged", "Prints": "ok"}
     assert made["bad:Raises"]["error"] == "ZeroDivisionError: one by nothing"
     assert made["bad:Shape"]["error"]
+    assert made["bad:Leaves"]["error"] == "the cell's process ended with exit code 0 and without a record"
+    assert made["bad:Crashes"]["error"] == "the cell's process was ended by SIGSEGV"
     (log,) = (folder / "results" / "logs").glob("*Prints*")
     assert LOG_BYTES < log.stat().st_size < 1.1 * LOG_BYTES
     assert b"bytes left out" in log.read_bytes() and b"the last words" in log.read_bytes()

@@ -1,6 +1,7 @@
 """The cache of prepared arrays: whole or not there, checked when read, made once, told where it cannot be."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import shutil
@@ -182,6 +183,21 @@ def test_a_damaged_entry_is_named_and_made_anew(tmp_path, source, damage, words)
     assert made(tmp_path, source=source, report=lines.append) == entry
     assert any(str(entry) in line and "damaged" in line for line in lines)
     assert open_entry(entry).fingerprint == good
+
+
+@pytest.mark.parametrize("source", ["generate", "auto"])
+def test_an_entry_that_cannot_be_read_now_is_not_made_anew(tmp_path, source, monkeypatch):
+    entry = made(tmp_path)
+    before = entry.stat().st_ino
+
+    def none_left(*arguments, **more):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.cache.np.load", none_left)
+        with pytest.raises(cache_module.Unreadable, match="cannot be read"):
+            made(tmp_path, source=source)
+    assert made(tmp_path, source=source) == entry and entry.stat().st_ino == before
 
 
 def test_an_array_that_would_be_unpickled_is_not(tmp_path):

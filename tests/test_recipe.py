@@ -43,7 +43,12 @@ def test_fields_of_every_type_can_be_set():
         ("encoder.heads=3", "multiple of encoder.heads"),
         ("encoder.dropout=1", "less than 1"),
         ("optimizer.b1=2", "b1"),
-        ("train.__class__=3", "unknown setting"),
+        ("train.steps=9007199254740993e3", "takes a int"),
+        *(
+            (f"{name}=3", "unknown setting")
+            for name in ("train.__class__", "data.__dict__", "data", "mixer", "mixer.0", "train.steps.real", ".steps")
+        ),
+        ("../train.steps=3", "unknown setting"),
         ("encoder=3", "unknown setting"),
         ("train.batch=1e9", "2³²"),
     ],

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from lra import records, tidy
+from lra import launch, records, tidy
+from lra.recipe import UsageError
 from tests.made import record
 
 
@@ -39,6 +40,24 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["cell.json"]
 
 
+def test_a_record_that_cannot_be_read_now_is_not_run_over(tmp_path, monkeypatch):
+    """Too many open files, say: the record may be a finished one."""
+    from tests.test_power import a_cell
+
+    cell = a_cell()
+    path = launch.path_of(tmp_path, cell)
+    records.write(path, record(key=cell.key))
+
+    def none_left(*arguments, **more):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", none_left)
+        with pytest.raises(UsageError, match="cannot be read: Too many open files"):
+            launch.left([cell], tmp_path)
+    assert launch.left([cell], tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -49,6 +68,10 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeyp
         (json.dumps(record() | {"schema": 99}), "schema 99"),
         (json.dumps(record() | {"status": "great"}), "unknown status"),
         (json.dumps(record() | {"cell": 3}), "'cell' is missing"),
+        ("[" * 100_000, "not a whole record"),
+        (json.dumps(record() | {"log": json.loads("[" * 30 + "]" * 30)}), "not a record"),
+        (json.dumps(record() | {"parameters": 10**30}), "a number of 31 digits"),
+        (json.dumps(record() | {"error": "\ud800"}), "not a whole record"),
     ],
 )
 def test_damaged_records_are_named_and_left_out(tmp_path, content, words):

@@ -1,0 +1,169 @@
+"""Readers of what others have written, as functions of bytes that fail on any error but the one clear line.
+
+tests/test_fuzz.py feeds them from hypothesis, tests/fuzz.py from atheris.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from configs import PROTOCOLS
+from lra import board, export, grid, inspect, latex, page, records, tidy
+from lra.recipe import Recipe, UsageError, override
+from lra.text import one_line
+from tasks import inert, listops, pathfinder, retrieval
+from tasks.task import DataError
+from tests.made import record
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+def _file(name: str, data: bytes) -> Path:
+    file = Path(_folder().name, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+@contextlib.contextmanager
+def _one_line(*kinds: type[Exception]) -> Iterator[None]:
+    """Lets an error of these kinds pass if it says something."""
+    try:
+        yield
+    except kinds as error:
+        assert one_line(error)
+
+
+def show_records(data: bytes) -> None:
+    """A record's file: named in one line, or shown in every way beside another.
+
+    What does not begin with '{' says how a whole record is changed (`edited`).
+    """
+    file = _file("records/a.json", data if data[:1] == b"{" else json.dumps(edited(data)).encode())
+    _file("records/b.json", _other())
+    found, lines = tidy.gather([Path(_folder().name)])
+    assert len(found) + len(lines) == 2 and any(r["cell"]["model"] == "luna" for r in found)
+    assert all(map(one_line, lines))
+    with _one_line(ValueError):
+        records.checked(file)
+    if lines:
+        return
+    built = board.build(found)
+    texts = [export.markdown(built), latex.latex(built), page.page(built, found), tidy.cells_csv(found)]
+    texts += [export.frame(built).to_csv(), *map(inspect.show, found)]
+    with _one_line(UsageError):
+        texts.append(inspect.compare(found, found[0]["cell"]["model"], "luna"))
+    for text in texts:
+        text.encode()
+    assert all("luna" in text for text in texts[:5])
+
+
+JUNK: list[Any] = [
+    None, True, 0, -1, 1e400, 1e308, 10**18, 10**40, "", "x", "\n", "$\\frac$", "<script>|\\|", "\x1b[2J", "\ud800",
+    [], {}, [None], [1], ["x"], [["x", 1]], {"a": 1}, {"a": {"b": [1]}}, {"": None}, {"step": 1, "train_loss": 1e400},
+]  # fmt: skip
+
+
+def edited(data: bytes) -> Any:
+    """A whole record with changes: of each three bytes, two say where, and one what stands there from then on."""
+    made: Any = json.loads(_other()) | {"key": "edited", "overrides": ["train.steps=3"], "log": ["a line"]}
+    made["cell"] |= {"model": "fnet", "mixer": "fnet"}
+    for first, second, what in zip(*[iter(data[:30])] * 3, strict=False):
+        places = list(_places(made))
+        if not places:
+            break
+        part, name = places[(256 * first + second) % len(places)]
+        if what == 255:
+            del part[name]
+        else:
+            part[name] = copy.deepcopy(JUNK[what % len(JUNK)])
+    return made
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every part of a nested value, as what holds it and its name there."""
+    for name in list(value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
+        yield value, name
+        yield from _places(value[name])
+
+
+@functools.cache
+def _other() -> bytes:
+    return json.dumps(record("luna", score=0.4)).encode()
+
+
+def read_tsv(data: bytes) -> None:
+    """A file of a release, the first byte says which: read, or named in one line."""
+    kind, rest = data[:1], data[1:]
+    file = _file("file", rest)
+    with _one_line(DataError):
+        if kind < b"\x40":
+            for values, answer in listops.read_tsv(file):
+                assert 0 <= answer <= 9 and max(values, default=0) < len(listops.VOCABULARY)
+        elif kind < b"\x80":
+            for label, *texts in retrieval.read_pairs(file, kind < b"\x60", [0]):
+                assert label in (0, 1) and all(texts)
+        elif kind < b"\xa0":
+            picture = pathfinder.decode("a picture", rest, 32)
+            assert picture is None or picture.shape == (1024,)
+        elif kind < b"\xc0":
+            metadata = _file("release/metadata/1.npy", rest)
+            for name, content, label in pathfinder._described(metadata.parent.parent):
+                assert (
+                    Path(name).is_relative_to(metadata.parent.parent) and label in (0, 1) and isinstance(content, bytes)
+                )
+        else:
+            assert isinstance(inert.read(file), dict)
+
+
+def parse_overrides(data: bytes) -> None:
+    """`--set`, and the options of `--models`: a recipe of the same form, or one line."""
+    words = data.decode(errors="replace").split("\n")
+    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.Rules())
+    with _one_line(UsageError):
+        made = override(base, words)
+        assert _types(made) == _types(base)
+    with _one_line(UsageError):
+        assert all(isinstance(model.name, str) for model in grid.models_named(words, ("fnet",)))
+
+
+def _types(recipe: Recipe) -> list[tuple[str, type]]:
+    sections = [recipe.encoder, recipe.optimizer, recipe.schedule, recipe.train, recipe.data]
+    return [(name, type(value)) for section in sections for name, value in vars(section).items()]
+
+
+TARGETS = {"records": show_records, "tsv": read_tsv, "overrides": parse_overrides}
+
+
+def seeds(target: str) -> list[bytes]:
+    """What a target starts from: whole inputs, to be changed."""
+    if target == "records":
+        made = [record(), record(status="oom"), record(overrides=["train.steps=3"], log=["a line"], score=None)]
+        return [*(json.dumps(one).encode() for one in made), b"\x00\x01\x02\x00\x10\x08\x01\x07\xff"]
+    if target == "overrides":
+        lines = ["train.steps=5\nencoder.pool=mean", "optimizer.learning_rate=1e-3", "train.remat=true", "data.train=9"]
+        return [line.encode() for line in [*lines, "performer:features=64\nkernel=relu", "package.module:Class:a=1"]]
+    picture = io.BytesIO()
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(picture, "PNG")
+    pickled = pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}, protocol=2)
+    pairs = b"1.0\tA\tB\tone text\tanother\n0\tA\tC\tone text\tthird\n"
+    return [
+        b"\x00Source\tTarget\n( ( ( [MAX 2 ) 9 ) ] )\t9\n[SM 1 2 ]\t3\n", b"\x40" + pairs, b"\x70" + pairs,
+        b"\x80" + picture.getvalue(), b"\xa0imgs/0 sample_0.png 0 1 1.0 14 4 2\n", b"\xc0" + pickled,
+    ]  # fmt: skip
