@@ -251,6 +251,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
                     progress.update(told)
                     place.lease.progress = {"steps": steps} | {name: told[name] for name in _SHOWN if name in told}
                 code = child.wait()
+                lost = leader.lost if leader else ""
             finally:
                 clock.stop()
     if place.lease.lost.is_set():
@@ -267,8 +268,10 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         "error": cause(code) + (" and without a record" if code >= 0 else ""),
         "log": _tail(log),
     }
-    if leader and leader.lost:
-        record |= {"status": leader.lost_status, "error": leader.lost}
+    if leader and lost:
+        record |= {"status": leader.lost_status, "error": lost}
+    elif leader and leader.lost:  # later, so perhaps since ours had ended
+        record["error"] += f"; {leader.lost}"
     if clock.struck:
         record |= {"status": "timeout", "error": clock.struck}
     records.write(path, record)
@@ -276,7 +279,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
 
 
 def _explained(path: Path, leader: Leader) -> records.Record:
-    """A cell's record; where it failed since another process did, with what is known of that."""
+    """A cell's record; where it failed, with what other processes say of it too."""
     record = records.read(path)
     if leader.lost and record["status"] == "failed":
         record |= {"status": leader.lost_status, "error": f"{leader.lost}; here: {record['error']}"}

@@ -17,6 +17,7 @@ from lra.recipe import UsageError
 _SECONDS_BEFORE_TELLING = 5.0
 _SECONDS_AT_THE_END = 15.0
 """What a leader that is done waits for processes that have not come yet, so that they need not look for it in vain."""
+_SECONDS_TO_TELL = 5.0
 _WELL = ("ok", "diverged", "interrupted")
 """How a part of a cell ends with which nothing was wrong."""
 
@@ -126,6 +127,8 @@ class Leader:
     def cell(self, spec: Message, stopping: threading.Event) -> Iterator[Message]:
         """The description of the leader's part of a cell; while the block runs, all others are at theirs.
 
+        At the block's end theirs are ended too, and `lost` has what went wrong with any.
+
         Raises:
             UsageError: not all others were there in time.
             Stopped: the run is being stopped.
@@ -146,9 +149,10 @@ class Leader:
             yield spec | {"started": time.time(), "hosts": where | {"process": 0}}
         finally:
             with self.changed:
-                self.at_cell = False
                 for member in self.members.values():
                     member.line.send({"over": True})
+                self.changed.wait_for(self._idle, SECONDS_TO_END + _SECONDS_TO_TELL)
+                self.at_cell = False
 
     def _gather(self, stopping: threading.Event) -> None:
         began, told = time.monotonic(), False
@@ -176,9 +180,13 @@ class Leader:
             for member in self.members.values():
                 member.line.send({"done": True})
 
+    def _idle(self) -> bool:
+        """Whether no other's part of a cell may still run."""
+        return not any(member.busy for member in self.members.values())
+
     def _settled(self) -> bool:
         """Whether all others have come, and none is at a cell."""
-        return len(self.seen) == self.job.processes - 1 and not any(m.busy for m in self.members.values())
+        return len(self.seen) == self.job.processes - 1 and self._idle()
 
     def __enter__(self) -> Leader:
         return self

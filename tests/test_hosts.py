@@ -34,6 +34,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from lra import collective
 process = int(sys.argv[3])
 collective.join("127.0.0.1:" + sys.argv[2], 2, process, 1)
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# What only process 0 has comes to all bit for bit, and random keys can be placed too.
+shared = NamedSharding(Mesh(np.array(collective.devices(1)), ("batch",)), PartitionSpec())
+like = collective.put({"key": jax.random.key(3), "x": np.zeros(2, np.float32)}, shared)
+mine = {"key": jax.random.key(4), "x": np.array([-0.0, 1.5], np.float32)}
+arrays, told = collective.from_first((mine, {"step": 7}) if process == 0 else None, like)
+assert np.asarray(arrays["x"]).tobytes() == mine["x"].tobytes() and told == {"step": 7}
+assert jax.random.key_data(arrays["key"]).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
+assert collective.from_first(None, like) is None and collective.agree("late" * process) == "late"
+
 import lra.train
 from tests.test_hosts import RECIPE, session
 from tests.test_train import train, with_train
