@@ -1,12 +1,13 @@
 """The scale page's arithmetic, on figures worked out by hand, and the launcher simulated with few cells."""
 
 import math
+import os
 
 import pytest
 
 from lra import records
 from tests.made import measurement, record
-from tests.scale import cost, launcher, page
+from tests.scale import cost, launcher, page, sizes
 from tests.scale.operations import Work, work_of
 
 WORKS = [Work("listops", "fnet", 2000, 100, 1e9, 1e11), Work("listops", "local", 2000, 100, 2e9, 0.0)]
@@ -61,14 +62,15 @@ def test_a_cell_s_work_is_counted_without_making_the_model():
 def test_the_page_says_what_is_measured_and_what_is_not():
     told = dict.fromkeys(("planning", "processor", "slower"), 1.0) | {"schedule": 2.0, "memory": 1e8}
     told |= {"status": 0.5, "again": 0.5}
+    two = [told, told | {"slower": math.nan}]
     common = {
-        "simulated": [page.Simulated(1, 1, [told]), page.Simulated(8, 2, [told, told | {"slower": math.nan}])],
-        "cells": 1000, "works": [*WORKS, Work("listops", "luna", 2000, 100, math.nan, 0.0)], "seeds": 5,
+        "simulated": [page.Simulated(1000, 1, 1, [told]), page.Simulated(1000, 8, 2, two)],
+        "works": [*WORKS, Work("listops", "luna", 2000, 100, math.nan, 0.0)], "seeds": 5,
         "device": "NVIDIA H200", "here": ("CPU", {}, [1e9]), "sizes": {"record": 12_345}, "machine": "a machine",
     }  # fmt: skip
     guessed = page.page(measured=("", {}, []), **common)
     assert "this is an estimate" in guessed and "Not counted" in guessed and "listops × luna" in guessed
-    assert "| 8 | 2 | 1.0 | 2.0 | 2.0 | 1.0 | 1.00 | 0.5 | 0.5 | 100 MB |" in guessed
+    assert "| 1,000 | 8 | 2 | 1.0 | 2.0 | 2.0 | 1.0 | 1.00 | 0.5 | 0.5 | 100 MB |" in guessed
     assert "| record | 12.3 kB |" in guessed
     measured = page.page(measured=("H200", {("listops", "fnet", 2000): 1.0}, [1e10]), **common)
     assert "estimate" not in measured and "1 of 2 kinds of cells" in measured
@@ -76,3 +78,11 @@ def test_the_page_says_what_is_measured_and_what_is_not():
     assert "| measured | 0 | 18 min | 3 min | 3 min | 3 min |" in measured
     with pytest.raises(ValueError, match="does not know an abacus"):
         page.page(measured=("", {}, []), **common | {"device": "an abacus"})
+
+
+def test_bytes_on_disk_are_those_of_all_files_and_memory_is_known_of_what_runs(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "one").write_bytes(b"12345")
+    (tmp_path / "two").write_bytes(b"123")
+    assert sizes.on_disk(tmp_path) == 8 and sizes.on_disk(tmp_path / "none") == 0
+    assert sizes.peak(os.getpid()) > 10**7 and sizes.peak(2**22 + 1) == 0

@@ -31,7 +31,7 @@ def simulate(cells: int) -> list[page.Simulated]:
     made = []
     for slots, runs in SIMULATED:
         folder = Path(tempfile.mkdtemp(prefix="scale-"))
-        made.append(page.Simulated(slots, runs, launcher.runs_at_once(folder, cells, slots, runs)))
+        made.append(page.Simulated(cells, slots, runs, launcher.runs_at_once(folder, cells, slots, runs)))
         shutil.rmtree(folder)
         print(made[-1], flush=True)
     return made
@@ -60,7 +60,7 @@ def main() -> int:
     args = parser.parse_args()
     works = all_work(args.tasks.split(","), args.models.split(","))
     text = page.page(
-        simulated=simulate(args.cells), cells=args.cells,
+        simulated=simulate(args.cells),
         works=works, seeds=args.seeds, device=args.device,
         measured=cost.measured(args.results, args.accelerator),
         here=cost.measured([page.CPU_RECORDS]),

@@ -24,6 +24,7 @@ YEAR = 365.25 * 86400
 class Simulated:
     """One way of simulating the launcher, and what each of its runs told (`launcher.one_run`)."""
 
+    cells: int
     slots: int
     runs: int
     told: list[dict[str, float]]
@@ -35,7 +36,6 @@ class Simulated:
 
 def page(
     simulated: Sequence[Simulated],
-    cells: int,
     works: Sequence[Work],
     seeds: int,
     device: str,
@@ -51,7 +51,7 @@ def page(
         "",
         f"Made by `python -m tests.scale --out=docs/scale.md` on {machine}, which had other work to do.",
         "",
-        *_launcher(simulated, cells),
+        *_launcher(simulated),
         *_grid(counted, works, seeds),
         *_cost(counted, seeds, device, measured),
         *_here(counted, seeds, here),
@@ -60,33 +60,36 @@ def page(
     return "\n".join(lines)
 
 
-def _launcher(simulated: Sequence[Simulated], cells: int) -> list[str]:
+def _launcher(simulated: Sequence[Simulated]) -> list[str]:
+    first = simulated[0]
     lines = [
         "## The launcher",
         "",
-        f"{cells:,} stand-in cells: planning, the grid's file, leases, the schedule, records with {POINTS} points "
-        "of a curve and `status` are the suite's own, on a local disk, and only a cell's process is left out. "
-        "Seconds of the slowest run; where there are two, each looks at every cell, and each cell is done once. "
-        "`processor` is what a run's process computes; the rest of the time it waits for the disk, which syncs a "
-        "lease and a record for each cell, and for the other work of the machine. `growth` is the time for the "
-        "last tenth of the cells over that for the first tenth: it would be above 1 if a cell cost the more the "
-        "more there are.",
+        "Stand-in cells: planning, the grid's file, leases, the schedule, records with "
+        f"{POINTS} points of a curve and `status` are the suite's own, on a local disk, and only a cell's process is "
+        "left out. Seconds of the slowest run; where there are two, each looks at every cell, and each cell is done "
+        "once. `processor` is what a run's process computes; the rest of the time it waits for the disk, which syncs "
+        "a lease and a record for each cell, and for the other work of the machine. `growth` is what it computes "
+        "for the last tenth of the cells over the first tenth: well above 1, if a cell cost the more the more there "
+        "are.",
         "",
-        "| slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
+        "| cells | slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
         "`status` | start again, all done | memory |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
         run, slower = one.slowest("schedule"), [t["slower"] for t in one.told if math.isfinite(t["slower"])]
         lines.append(
-            f"| {one.slots} | {one.runs} | {one.slowest('planning'):.1f} | {run:.1f} | {1e3 * run / cells:.1f} | "
-            f"{1e3 * one.slowest('processor') / cells:.1f} | {max(slower, default=math.nan):.2f} | "
+            f"| {one.cells:,} | {one.slots} | {one.runs} | {one.slowest('planning'):.1f} | {run:.1f} | "
+            f"{1e3 * run / one.cells:.1f} | {1e3 * one.slowest('processor') / one.cells:.1f} | "
+            f"{max(slower, default=math.nan):.2f} | "
             f"{one.slowest('status'):.1f} | {one.slowest('again'):.1f} | {bytes_in_words(one.slowest('memory'))} |"
         )
     return [
         *lines,
         "",
-        "To start a cell's process takes seconds (docs/training.md): that, not the launcher, is what short cells wait "
+        f"So {first.cells:,} cells need {first.slowest('processor'):.0f} s of one processor for all leases and records."
+        " To start a cell's process takes seconds (docs/training.md): that, not the launcher, is what short cells wait "
         "for.",
         "",
     ]
@@ -121,7 +124,7 @@ def _grid(counted: Sequence[Work], works: Sequence[Work], seeds: int) -> list[st
 
 
 def _peta(operations: float) -> str:
-    return f"{operations / 1e15:,.3g}"
+    return f"{operations / 1e15:,.0f}" if operations > 1e17 else f"{operations / 1e15:.3g}"
 
 
 def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str, Speeds, list[float]]) -> list[str]:
@@ -139,15 +142,18 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
     most = peak(device, "bfloat16")
     if most is None:
         raise ValueError(f"lra/peaks.py does not know {device}")
+    whole = math.fsum(work.operations for work in counted)
+    narrow = math.fsum(work.operations for work in counted if work.task == "pathx") / whole
     times = [(f"{share:.0%}", at_rate(counted, seeds, share * most, {})) for share in SHARES]
     return [
         f"### On {device}, estimated",
         "",
         "**No GPU has been measured: this is an estimate.** It rests on the operations above and on a share of the "
         f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, the same for "
-        "all cells. Large products reach the upper shares. Models of 32 to 128 channels, FFTs and gathers, as most "
-        "cells here are, may stay below the lowest; data, start and compilation are left out. Once a device has "
-        "records, `--results` puts them in the place of the assumption.",
+        "all cells. Large products reach the upper shares. Narrow models, FFTs and gathers may stay below the lowest: "
+        f"{narrow:.0%} of the operations are Path-X's, in models of 32 channels with heads of 8, so that the first "
+        "line is no upper bound. Data, start and compilation are left out. Once a device has records, `--results` "
+        "puts them in the place of the assumption.",
         "",
         *_table(times),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -29,13 +30,12 @@ def peak(pid: int) -> int:
 
 
 def on_disk(folder: Path) -> int:
-    """Bytes of all files under a folder, or of a file."""
+    """Bytes of all files under a folder, from which files and folders may vanish meanwhile."""
     total = 0
-    for path in [folder, *folder.rglob("*")]:
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # written beside its place, and renamed meanwhile
-            continue
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(place, name))
     return total
 
 
