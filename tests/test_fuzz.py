@@ -1,8 +1,10 @@
 """Anything at all in what is read: one clear line, or a whole result. `python -m tests.fuzz` searches for longer."""
 
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,28 @@ def test_any_words_as_overrides(data):
     targets.parse_overrides(data)
 
 
+def vast_picture() -> bytes:
+    """A PNG that says it has 30,000 × 30,000 pixels."""
+    made = b"\x89PNG\r\n\x1a\n"
+    for chunk in (b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(b"")):
+        made += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return made
+
+
+FOUND = {
+    "a field too long": b"\x00Source\tTarget\n" + b"9" * 200_000 + b"\t1\n",
+    "odd line ends": b"\x00Source\tTarget\n[MAX 1\r2 ]\t2\n",
+    "a vast picture": b"\x80" + vast_picture(),
+    "a name too long": b"\xa0" + b"x" * 300 + b" sample_0.png 0 1\n",
+    "an odd escape in a pickle": b"\xc0c\\ \n\n.",
+}
+
+
+@pytest.mark.parametrize("data", FOUND.values(), ids=FOUND)
+def test_what_was_found_once_stays_found(data):
+    targets.read_tsv(data)
+
+
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_what_a_target_starts_from_is_whole(target):
     for data in targets.seeds(target):
@@ -87,7 +111,7 @@ def test_the_target_finds_what_it_is_there_for(monkeypatch):
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_a_few_seconds_of_coverage_guided_search_find_nothing(target, tmp_path):
     pytest.importorskip("atheris", reason="atheris is not installed (extra `fuzz`)")
-    command = [sys.executable, "-m", "tests.fuzz", target, "--seconds=4", f"--corpus={tmp_path}/corpus"]
+    command = [sys.executable, "-m", "tests.fuzz", target, "--seconds=1", f"--corpus={tmp_path}/corpus"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not list((tmp_path / "corpus").glob("crash-*")), done.stderr[-3000:]
     assert "stat::number_of_executed_units" in done.stderr

@@ -184,10 +184,59 @@ def test_a_checkpoint_that_was_saved_survives_and_half_a_one_is_never_used(tmp_p
     with drawn(tmp_path) as disk:
         save_all(disk.root / "checkpoints" / "cell", (1, 2, 3, 4), disk.told)
     steps = set[int | None]()
-    for folder, told in found(disk, 24):
+    for folder, told in found(disk, 20):
         lines = []
         step = restored(folder / "checkpoints" / "cell", lines)
         assert (step or 0) >= (told[-1] if told and told[-1] != "the end" else 0)
         assert all("cannot be used and is left out" in line for line in lines)
         steps.add(step)
     assert len(steps) >= 4
+
+
+def other_file(place, one_before):
+    place.write_bytes(one_before.read_bytes()) if one_before.exists() else place.unlink()
+
+
+DAMAGES = {
+    "missing": lambda place, _: place.unlink(),
+    "cut": lambda place, _: place.write_bytes(place.read_bytes()[: place.stat().st_size // 2]),
+    "of another step": other_file,
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_file_of_a_checkpoint_may_be_damaged(tmp_path, damage):
+    """The numbers are one step's whole ones, the newer's where the file says nothing of them, and a line tells else."""
+    save_all(tmp_path / "whole", (1, 2))
+    files = [file.relative_to(tmp_path / "whole" / "2") for file in sorted((tmp_path / "whole" / "2").rglob("*"))]
+    names = [name for name in files if (tmp_path / "whole" / "2" / name).is_file()]
+    used = set()
+    for number, name in enumerate(names):
+        folder = tmp_path / f"hurt{number}"
+        shutil.copytree(tmp_path / "whole", folder)
+        DAMAGES[damage](folder / "2" / name, folder / "1" / name)
+        lines = []
+        step = restored(folder, lines)
+        assert step == 2 or (step == 1 and len(lines) == 1 and "step 2 cannot be used" in lines[0])
+        used.add(step)
+        shutil.rmtree(folder)
+    assert 1 in used
+
+
+def test_a_checkpoint_is_kept_where_the_machine_lacks_what_reading_it_takes(tmp_path, monkeypatch):
+    save_all(tmp_path, (1, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr("lra.checkpoint.checksums", raising(MemoryError("no room")))
+        with pytest.raises(MemoryError):
+            restored(tmp_path, [])
+    lines = []
+    assert restored(tmp_path, lines) == 2 and lines == []
+
+
+def raising(error):
+    def call(*arguments):
+        raise error
+
+    return call

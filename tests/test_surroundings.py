@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+
+import pytest
 
 from tests.test_cli import TINY, cli, places, record_files
 
@@ -22,17 +25,24 @@ def results(folder):
     return record["results"]
 
 
-def test_a_clock_that_goes_back_an_hour_at_each_look_changes_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def sane(tmp_path_factory):
+    """A run's folder, with nothing wrong."""
+    folder = tmp_path_factory.mktemp("sane")
+    assert cli(*RUN, *places(folder)).returncode == 0
+    return folder
+
+
+def test_a_clock_that_goes_back_an_hour_at_each_look_changes_nothing(tmp_path, sane):
     """In the run and in its cells. No limit in minutes strikes, checkpoints are written, the lease is kept."""
     (tmp_path / "sitecustomize.py").write_text(BACKWARDS)
     there = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    assert cli(*RUN, *places(tmp_path / "sane")).returncode == 0
-    limits = ["--max_minutes=60", "--stall_minutes=60", f"--data={tmp_path}/sane/data"]
-    done = cli(*RUN, *limits, *places(tmp_path / "mad")[1:], env=there)
+    limits = ["--max_minutes=60", "--stall_minutes=60", f"--data={sane}/data"]
+    done = cli(*RUN, *limits, *places(tmp_path)[1:], env=there)
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path / "mad") == results(tmp_path / "sane")
-    assert not list((tmp_path / "mad" / "results" / "leases").iterdir())
-    told = cli("status", f"--results={tmp_path}/mad/results", env=there)
+    assert results(tmp_path) == results(sane)
+    assert not list((tmp_path / "results" / "leases").iterdir())
+    told = cli("status", f"--results={tmp_path}/results", env=there)
     assert told.returncode == 0 and told.stdout.endswith("\n1 done\n")
 
 
@@ -41,17 +51,16 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def test_a_damaged_cache_of_compiled_programs_is_told_in_the_log_and_done_without(tmp_path):
+def test_a_damaged_cache_of_compiled_programs_is_told_in_the_log_and_done_without(tmp_path, sane):
     """A third each of its files is garbage, cut short, or has a bit turned."""
-    assert cli(*RUN, *places(tmp_path)).returncode == 0
-    before = results(tmp_path)
+    shutil.copytree(sane / "data", tmp_path / "data")
     files = sorted((tmp_path / "data" / "compiled").glob("*-cache"))
     assert len(files) >= 3
     for number, file in enumerate(files):
         content = file.read_bytes()
         file.write_bytes((b"garbage", content[: len(content) // 2], flip(content))[number % 3])
-    done = cli(*RUN, "--rerun", *places(tmp_path))
+    done = cli(*RUN, *places(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert results(tmp_path) == before
+    assert results(tmp_path) == results(sane)
     (log,) = (tmp_path / "results" / "logs").iterdir()
     assert "Error reading persistent compilation cache entry" in log.read_text()
