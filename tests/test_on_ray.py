@@ -25,7 +25,7 @@ from tests.test_lease import elsewhere
 needs_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
 
 
-def until(true, what, seconds=240):
+def until(true, what, seconds=400):
     deadline = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < deadline, what()

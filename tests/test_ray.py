@@ -163,7 +163,7 @@ def cluster():
 
 
 def ends_well(driver):
-    out, wrong = driver.communicate(timeout=300)
+    out, wrong = driver.communicate(timeout=600)
     assert driver.returncode == 0, out + wrong
     return out
 
@@ -199,7 +199,7 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
     driver = cluster.start(tmp_path, *command)
     cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
     driver.terminate()
-    out, wrong = driver.communicate(timeout=300)
+    out, wrong = driver.communicate(timeout=600)
     assert driver.returncode == 130 and "the same command goes on from here" in wrong
     assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
 
