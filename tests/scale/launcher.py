@@ -95,7 +95,7 @@ def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
     stand_in, clock, results = StandIn(), Clock(), folder / "results"
     launch._run = stand_in  # type: ignore[assignment]
     cells = clock("planning", cells_of, count, folder / "data" / ENTRY)
-    clock("planning", grids.save, results, ["run"], cells)
+    clock("planning", grids.save, results, "run", [], cells)
     left = clock("planning", launch.left, cells, results)
     how = launch.How(results=results, data=folder / "data")
     computed = time.process_time()
