@@ -25,7 +25,7 @@ def test_few_descriptors_cost_a_line_or_a_checkpoint_and_nothing_else(tmp_path):
     assert cli(*run).returncode == 0
     (first,) = record_files(tmp_path)
     kept = first.read_bytes()
-    for number in (10, 14, 18):
+    for number in (7, 10, 14, 18):
         done = limited(number, *run, "--seeds=0,1")
         assert done.returncode in (0, 2), done.stderr
         if done.returncode:
