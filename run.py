@@ -502,8 +502,18 @@ def _line(text: str) -> None:
     print(text, flush=True)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class Interrupt:
+    """What Ctrl-C and SIGTERM do: a KeyboardInterrupt, also where a library that is being imported makes it another."""
+
+    def __init__(self) -> None:
+        self.came = False
+        signal.signal(signal.SIGTERM, self._come)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as where a shell starts a run in the background
+            signal.signal(signal.SIGINT, self._come)
+
+    def _come(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 def main(arguments: list[str]) -> int:
@@ -550,10 +560,12 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupt = Interrupt()
     try:
         sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception):
+        if not interrupt.came:
+            raise
         print(
             "\nStopped. Finished cells and checkpoints are kept: the same command goes on from here.", file=sys.stderr
         )

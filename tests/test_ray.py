@@ -46,6 +46,17 @@ def parent_of(pid):
     return 0
 
 
+def locked_by(pid):
+    """The folder of a cell that a process has the lock of."""
+    with contextlib.suppress(OSError):
+        for open_file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                path = Path(os.readlink(open_file))
+                if path.name == "lock" and path.parent.name.startswith("lra-"):
+                    return path.parent
+    return None
+
+
 def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -77,10 +88,8 @@ class Node:
         """The processes of its cells that run now: process id → the folder that the cell works in."""
         found = {}
         for pid, line in self.below().items():
-            if "lra.cell" in line:
-                with contextlib.suppress(OSError, ValueError):
-                    means = json.loads(Path(line[-2]).read_text())["means"]
-                    found[pid] = Path(means["checkpoints"]).parent.parent
+            if "lra.cell" in line and (folder := locked_by(parent_of(pid))) is not None:
+                found[pid] = folder
         return found
 
     def cell_with_checkpoint(self, driver, after=0):
