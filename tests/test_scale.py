@@ -19,7 +19,7 @@ def test_the_simulated_launcher_does_each_cell_once(tmp_path, slots, runs):
     files = sorted((tmp_path / "results" / "records").iterdir())
     assert len(files) == 24 and {records.checked(file)["status"] for file in files} == {"ok"}
     assert not list((tmp_path / "results" / "leases").iterdir())
-    assert len(told) == runs and all(one["schedule"] > 0 and one["memory"] > 1e6 for one in told)
+    assert len(told) == runs and all(one["schedule"] > 0 for one in told)
 
 
 def test_the_longest_first_and_no_cell_is_split():
@@ -60,7 +60,7 @@ def test_a_cell_s_work_is_counted_without_making_the_model():
 
 
 def test_the_page_says_what_is_measured_and_what_is_not():
-    told = dict.fromkeys(("planning", "processor", "slower"), 1.0) | {"schedule": 2.0, "memory": 1e8}
+    told = dict.fromkeys(("planning", "processor", "slower"), 1.0) | {"schedule": 2.0}
     told |= {"status": 0.5, "again": 0.5}
     two = [told, told | {"slower": math.nan}]
     common = {
@@ -70,7 +70,7 @@ def test_the_page_says_what_is_measured_and_what_is_not():
     }  # fmt: skip
     guessed = page.page(measured=("", {}, []), **common)
     assert "this is an estimate" in guessed and "Not counted" in guessed and "listops × luna" in guessed
-    assert "| 1,000 | 8 | 2 | 1.0 | 2.0 | 2.0 | 1.0 | 1.00 | 0.5 | 0.5 | 100 MB |" in guessed
+    assert "| 1,000 | 8 | 2 | 1.0 | 2.0 | 2.0 | 1.0 | 1.00 | 0.5 | 0.5 |" in guessed
     assert "| record | 12.3 kB |" in guessed
     measured = page.page(measured=("H200", {("listops", "fnet", 2000): 1.0}, [1e10]), **common)
     assert "estimate" not in measured and "1 of 2 kinds of cells" in measured

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -91,7 +90,7 @@ class Clock:
 
 
 def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
-    """A run of `count` cells in this process and `status` after it; returns seconds by part, and bytes of `memory`."""
+    """A run of `count` cells in this process and `status` after it; returns seconds by part."""
     stand_in, clock, results = StandIn(), Clock(), folder / "results"
     launch._run = stand_in  # type: ignore[assignment]
     cells = clock("planning", cells_of, count, folder / "data" / ENTRY)
@@ -108,9 +107,8 @@ def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
     rows, _ = clock("status", grids.status, results)
     # Another run looks at each cell once more, and has its lease meanwhile.
     assert {row["state"] for row in rows} <= {"done", "running"} and len(rows) == count
-    memory = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     slower = stand_in.slower() if len(stand_in.ended) > 20 else math.nan
-    return clock.seconds | {"processor": computed, "slower": slower, "memory": memory}
+    return clock.seconds | {"processor": computed, "slower": slower}
 
 
 def runs_at_once(folder: Path, count: int, slots: int, runs: int) -> list[dict[str, float]]:

@@ -74,8 +74,8 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
         "are.",
         "",
         "| cells | slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
-        "`status` | start again, all done | memory |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "`status` | start again, all done |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
         run, slower = one.slowest("schedule"), [t["slower"] for t in one.told if math.isfinite(t["slower"])]
@@ -83,7 +83,7 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
             f"| {one.cells:,} | {one.slots} | {one.runs} | {one.slowest('planning'):.1f} | {run:.1f} | "
             f"{1e3 * run / one.cells:.1f} | {1e3 * one.slowest('processor') / one.cells:.1f} | "
             f"{max(slower, default=math.nan):.2f} | "
-            f"{one.slowest('status'):.1f} | {one.slowest('again'):.1f} | {bytes_in_words(one.slowest('memory'))} |"
+            f"{one.slowest('status'):.1f} | {one.slowest('again'):.1f} |"
         )
     return [
         *lines,
