@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from tasks.files import write_whole
 
 FORMATS = ("png", "svg", "pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -52,13 +54,12 @@ def styles(models: Iterable[str]) -> dict[str, Style]:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Writes the figure in every format, each whole or not at all; equal figures give equal files."""
-    folder.mkdir(parents=True, exist_ok=True)
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "lra"}):
         for kind in FORMATS:
-            beside = folder / f".{name}.{os.getpid()}.{kind}"
-            figure.savefig(beside, dpi=160, bbox_inches="tight", metadata=undated[kind])
-            os.replace(beside, folder / f"{name}.{kind}")
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=160, bbox_inches="tight", metadata=undated[kind])
+            write_whole(folder / f"{name}.{kind}", drawn.getvalue())
 
 
 def file_name(words: Iterable[Any]) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.files import make_folder, sync
+from tasks.files import write_whole
 
 SCHEMA = 1
 RESULTS, BENCH = "records", "bench"
@@ -106,18 +105,7 @@ def write(path: Path, record: Record) -> None:
 
     Once it has returned, the record outlasts a power cut; until then, the one before does.
     """
-    make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "w") as file:
-            json.dump(_plain(record), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
+    write_whole(path, json.dumps(_plain(record), indent=1, allow_nan=False).encode() + b"\n")
 
 
 def stamp(path: Path) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lra.text import printable
+from tasks.files import write_whole
 
 
 def markdown(shown: pd.DataFrame) -> str:
@@ -39,9 +39,6 @@ def number(value: Any, form: str, unit: float = 1.0) -> str:
 
 
 def write(out: Path, files: dict[str, str]) -> None:
-    """Writes files to the folder `out`, each beside its place first and then renamed. Raises `OSError`."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes files to the folder `out`, each whole or not at all. Raises `OSError`."""
     for name, content in files.items():
-        beside = out / f".{name}.{os.getpid()}"
-        beside.write_text(content, encoding="utf-8")
-        os.replace(beside, out / name)
+        write_whole(out / name, content.encode())

@@ -20,6 +20,7 @@ from lra import grid, launch, records, schedule
 from lra.child import Place
 from lra.grid import Cell, Plan
 from lra.launch import How
+from tasks.files import write_whole
 
 TELL_SECONDS = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -145,11 +146,7 @@ def _telling(tell: Callable[[], object]) -> Iterator[None]:
 def write(results: Path, files: Files) -> None:
     """Writes files into a results folder, each whole or not at all. Raises `OSError`."""
     for name, content in files.items():
-        path = results / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        write_whole(results / name, content)
 
 
 def _silent(line: str) -> None:

@@ -78,6 +78,25 @@ def make_folder(folder: Path) -> None:
         sync(folder.parent)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, and folders where they are missing: whole or not at all. Raises `OSError`.
+
+    Beside its place, synced, then renamed: once this has returned, the file outlasts a power cut; until then, the one
+    before does.
+    """
+    make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def sha256(path: Path) -> str:
     """The file's checksum. Within one process a file is read once, as long as its size and time stay."""
     stat = path.stat()
