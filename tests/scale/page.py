@@ -69,7 +69,7 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
         f"{POINTS} points of a curve and `status` are the suite's own, on a local disk, and only a cell's process is "
         "left out. Seconds of the slowest run; where there are two, each looks at every cell, and each cell is done "
         "once. `processor` is what a run's process computes; the rest of the time it waits for the disk, which syncs "
-        "a lease and a record for each cell, and for the other work of the machine. `growth` is what it computes "
+        "each record, and for the other work of the machine. `growth` is what it computes "
         "for the last tenth of the cells over the first tenth: well above 1, if a cell cost the more the more there "
         "are.",
         "",
