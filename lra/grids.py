@@ -13,6 +13,7 @@ from typing import Any
 from lra import lease, records
 from lra.grid import Cell
 from lra.recipe import UsageError
+from lra.text import one_line, printable
 
 Grid = dict[str, Any]
 """`verb` and `arguments` of the command line; `cells`: each with what `cell_of` says."""
@@ -46,13 +47,27 @@ def load(results: Path) -> list[Grid]:
             grid = json.loads(file.read_text())
             verb = grid.get("verb", "run")
             more = {"verb": verb, "folder": VERBS[verb]}
-            cells = [{**cell, "name": cell["name"], "key": cell["key"], **more} for cell in grid["cells"]]
+            cells = [{**_typed(cell), **more} for cell in grid["cells"]]
             found.append({"verb": verb, "arguments": [*grid["arguments"]], "cells": cells})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{file}: not a grid: {error!r}") from None
     if not found:
         raise UsageError(f"no grids in {results}: run cells first, or give their folder with --results")
     return found
+
+
+_TYPES = {
+    "name": str, "key": str, "lease": str, "task": str, "model": str, "length": int, "seeds": list, "steps": int,
+    "batch": int,
+}  # fmt: skip
+
+
+def _typed(cell: dict[str, Any]) -> dict[str, Any]:
+    cell = {"lease": cell["name"], "batch": 0} | cell  # what older versions did not keep
+    for name, kind in _TYPES.items():
+        if type(cell[name]) is not kind:
+            raise TypeError(name)
+    return cell
 
 
 def status(results: Path) -> tuple[list[dict[str, Any]], str]:
@@ -66,7 +81,7 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     """
     cells = {cell["name"]: cell for grid in load(results) for cell in grid["cells"]}
     leases = lease.every(results / "leases")
-    rows = [_row(cell, _record(results, cell), leases.get(cell.get("lease", name))) for name, cell in cells.items()]
+    rows = [_row(cell, _record(results, cell), leases.get(cell["lease"])) for cell in cells.values()]
     left = [row for row in rows if row["state"] not in ("done", "diverged", "oom")]
     running = sum(row["state"] == "running" for row in rows)
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
@@ -90,21 +105,33 @@ def _record(results: Path, cell: dict[str, Any]) -> records.Record | None:
 def _row(cell: dict[str, Any], record: records.Record | None, seen: lease.Seen | None) -> dict[str, Any]:
     row = {**cell, "state": "left", "step": 0, "speed": None, "seconds": None, "told": ""}
     if record is not None:
-        speed = (record.get("train_speed") or {}).get("steps_per_second")
-        row |= {"state": "done" if record["status"] == "ok" else record["status"], "speed": speed}
-        row["told"], row["seconds"] = record.get("error") or "", record.get("wall_seconds")
-        row["step"] = max((result.get("steps") or 0 for result in record.get("results", [])), default=0)
+        row |= {"state": "done" if record["status"] == "ok" else record["status"]}
+        row["speed"] = _number(record.get("train_speed"), "steps_per_second")
+        row["told"], row["seconds"] = one_line(record.get("error") or ""), _number(record, "wall_seconds")
+        steps = [_number(result, "steps") or 0.0 for result in _list(record.get("results"))]
+        row["step"] = max(steps, default=0)
     if seen is not None and not lease.gone(seen.told):
-        progress = seen.told.get("progress", {})
-        row |= {"state": "running", "step": progress.get("step", 0), "speed": progress.get("steps_per_second")}
+        progress = seen.told.get("progress")
+        row |= {"state": "running", "step": _number(progress, "step") or 0}
+        row["speed"] = _number(progress, "steps_per_second")
         silent = time.time() - seen.touched
         row["told"] = seen.holder + (f", silent for {duration(silent)}" if silent > lease.DEAD_SECONDS else "")
     return row
 
 
+def _number(of: Any, name: str) -> float | None:
+    """A number above 0 of a part of a record or a lease; None where it is anything else: others wrote it."""
+    value: Any = of.get(name) if isinstance(of, dict) else None
+    return value if type(value) in (int, float) and 0 < value < 2**63 else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, those that are not done first."""
-    lines = [("state", "cell", "step", "steps/s", "")]
+    lines: list[tuple[str, ...]] = [("state", "cell", "step", "steps/s", "")]
     for row in sorted(rows, key=lambda r: -STATES.index(r["state"])):
         cell, step = f"{row['task']} × {row['model']}, length {row['length']:,}", ""
         if row["verb"] == "bench":
@@ -112,7 +139,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         else:
             cell += ", s" + ",".join(map(str, row["seeds"]))
             step = f"{row['step']:,.0f}/{row['steps']:,}"
-        lines.append((row["state"], cell, step, f"{row['speed']:.3g}" if row["speed"] else "", row["told"]))
+        told = f"{row['speed']:.3g}" if row["speed"] else "", row["told"]
+        lines.append(tuple(map(printable, (row["state"], cell, step, *told))))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     return "\n".join(
         "  ".join([*(f"{w:{n}}" for w, n in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines

@@ -49,7 +49,7 @@ class Seen:
         """What its owner wrote; nothing where it is just being written."""
         try:
             told = json.loads(self.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return told if isinstance(told, dict) else {}
 
@@ -96,8 +96,8 @@ def started(pid: int) -> str:
 
 def gone(told: dict[str, Any]) -> bool:
     """Whether a lease's owner is a process of this machine that has ended."""
-    here = machine()
-    return bool(here) and told.get("machine") == here and started(int(told["pid"])) != told["started"]
+    here, pid = machine(), told.get("pid")
+    return bool(here) and told.get("machine") == here and isinstance(pid, int) and started(pid) != told.get("started")
 
 
 class Leases:
@@ -195,7 +195,7 @@ class Lease:
         try:
             # The file that is opened stays the one written to, whatever takes its place meanwhile.
             with open(self.path, "r+b") as file:
-                if json.loads(file.read())["owner"] != self.owner:
+                if Seen(self.path, 0, file.read()).told.get("owner") != self.owner:
                     return False
                 file.seek(0)
                 file.write(self._content())

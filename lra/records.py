@@ -59,8 +59,11 @@ def check(record: Record) -> None:
     _need(_list_of(record.get("log", []), str), "log")
     _need(_list_of(results, dict), "results")
     for name, part in record["recipe"].items():
-        pairs = _list_of(part, list) and all(len(pair) == 2 and type(pair[0]) is str for pair in part)
-        _need(part is None or isinstance(part, dict) or pairs, f"recipe.{name}")
+        if name == "mixer":
+            pairs = _list_of(part, list) and all(len(pair) == 2 and type(pair[0]) is str for pair in part)
+            _need(pairs, "recipe.mixer")
+        else:
+            _need(part is None or isinstance(part, dict), f"recipe.{name}")
     for name in ("inference_speed", "versions", "device"):
         _need(isinstance(record.get(name) or {}, dict), name)
     for part, name in [(record, "train_speed"), (record, "memory"), (data, "counts"), (data, "majority")]:

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from configs import PROTOCOLS
-from lra import board, export, grid, inspect, latex, page, records, tidy
+from lra import board, export, grid, grids, inspect, latex, page, records, tidy
+from lra.lease import Leases
 from lra.recipe import Recipe, UsageError, override
 from lra.text import one_line
 from tasks import inert, listops, pathfinder, retrieval
@@ -81,9 +82,14 @@ JUNK: list[Any] = [
 
 
 def edited(data: bytes) -> Any:
-    """A whole record with changes: of each three bytes, two say where, and one what stands there from then on."""
+    """A whole record with changes."""
     made: Any = json.loads(_other()) | {"key": "edited", "overrides": ["train.steps=3"], "log": ["a line"]}
     made["cell"] |= {"model": "fnet", "mixer": "fnet"}
+    return changed(made, data)
+
+
+def changed(made: Any, data: bytes) -> Any:
+    """Nested parts with changes: of each three bytes, two say where, and one what stands there from then on."""
     for first, second, what in zip(*[iter(data[:30])] * 3, strict=False):
         places = list(_places(made))
         if not places:
@@ -106,6 +112,39 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 @functools.cache
 def _other() -> bytes:
     return json.dumps(record("luna", score=0.4)).encode()
+
+
+@functools.cache
+def _whole() -> bytes:
+    """A grid, and the record and the lease of its one cell."""
+    numbers = {"length": 8, "seeds": [0], "steps": 9, "batch": 4}
+    cell = {"name": "c", "key": "k", "lease": "c", "task": "t", "model": "m"} | numbers
+    made = record("m", key="k") | {"wall_seconds": 3.0, "train_speed": {"steps_per_second": 2.0}}
+    lease = {"owner": "o", "host": "h", "pid": 1, "started": "0", "machine": "m", "progress": {"step": 3}}
+    return json.dumps([{"verb": "run", "arguments": ["--models=m"], "cells": [cell]}, made, lease]).encode()
+
+
+def show_status(data: bytes) -> None:
+    """What `status`, `retry` and a run make of a results folder: a line that names a file, or rows.
+
+    The first byte says which of a grid, a record and a lease is not whole, the second whether the rest is its content
+    or says how it is changed.
+    """
+    which, how, rest = data[0] % 4 if data else 3, data[1:2] > b"\x7f", data[2:]
+    for number, name in enumerate(("grids/g.json", "records/c.json", "leases/c.1")):
+        part = json.loads(_whole())[number]
+        if number == which:
+            file = _file(f"results/{name}", rest if how else json.dumps(changed(part, rest[:30])).encode())
+        else:
+            file = _file(f"results/{name}", json.dumps(part).encode())
+    results = file.parent.parent
+    with _one_line(UsageError):
+        rows, line = grids.status(results)
+        assert all(text.isprintable() for text in [*grids.table(rows).split("\n"), line])
+        assert isinstance(grids.again(results, ["failed"]), list)
+    Leases(results / "leases").take("c")
+    for left in (results / "leases").iterdir():
+        left.unlink()
 
 
 def read_tsv(data: bytes) -> None:
@@ -148,7 +187,7 @@ def _types(recipe: Recipe) -> list[tuple[str, type]]:
     return [(name, type(value)) for section in sections for name, value in vars(section).items()]
 
 
-TARGETS = {"records": show_records, "tsv": read_tsv, "overrides": parse_overrides}
+TARGETS = {"records": show_records, "status": show_status, "tsv": read_tsv, "overrides": parse_overrides}
 
 
 def seeds(target: str) -> list[bytes]:
@@ -159,6 +198,8 @@ def seeds(target: str) -> list[bytes]:
     if target == "overrides":
         lines = ["train.steps=5\nencoder.pool=mean", "optimizer.learning_rate=1e-3", "train.remat=true", "data.train=9"]
         return [line.encode() for line in [*lines, "performer:features=64\nkernel=relu", "package.module:Class:a=1"]]
+    if target == "status":
+        return [bytes([which, 255]) + json.dumps(json.loads(_whole())[which]).encode() for which in range(3)]
     picture = io.BytesIO()
     Image.fromarray(np.eye(32, dtype=np.uint8)).save(picture, "PNG")
     pickled = pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}, protocol=2)

@@ -46,6 +46,16 @@ def test_a_record_with_junk_in_several_places(data):
 
 
 @settings(deadline=None, max_examples=300)
+@given(
+    inputs("status")
+    | st.builds(lambda which, made: bytes([which, 255]) + json.dumps(made).encode(), st.integers(0, 2), ANYTHING)
+    | st.builds(lambda which, junk: bytes([which, 0]) + junk, st.integers(0, 2), st.binary(min_size=3, max_size=12))
+)
+def test_anything_in_a_results_folder_for_status_and_retry(data):
+    targets.show_status(data)
+
+
+@settings(deadline=None, max_examples=300)
 @given(inputs("tsv"))
 def test_any_bytes_as_a_file_of_a_release(data):
     targets.read_tsv(data)
