@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from lra import lease, records
-from lra.grid import Cell
+from lra.grid import Cell, apart
 from lra.recipe import UsageError
 from lra.text import one_line, printable
 
@@ -31,9 +31,10 @@ def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cel
 
 
 def cell_of(cell: Cell) -> dict[str, Any]:
-    """A cell in a grid's file."""
+    """A cell in a grid's file; `apart` are the cells of its seeds, where they do not fit into memory together."""
     p = cell.plan
     return {
+        "apart": [cell_of(one) for one in apart(cell)] if len(p.seeds) > 1 else [],
         "name": cell.name, "key": cell.key, "lease": cell.alone.name, "task": p.task, "model": str(p.model),
         "length": p.length, "seeds": list(p.seeds), "steps": p.recipe.train.steps, "batch": p.recipe.train.batch,
     }  # fmt: skip
@@ -47,7 +48,7 @@ def load(results: Path) -> list[Grid]:
             grid = json.loads(file.read_text())
             verb = grid.get("verb", "run")
             more = {"verb": verb, "folder": VERBS[verb]}
-            cells = [{**_typed(cell), **more} for cell in grid["cells"]]
+            cells = [_typed(cell | more) for cell in grid["cells"]]
             found.append({"verb": verb, "arguments": [*grid["arguments"]], "cells": cells})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{file}: not a grid: {error!r}") from None
@@ -58,16 +59,17 @@ def load(results: Path) -> list[Grid]:
 
 _TYPES = {
     "name": str, "key": str, "lease": str, "task": str, "model": str, "length": int, "seeds": list, "steps": int,
-    "batch": int,
+    "batch": int, "apart": list,
 }  # fmt: skip
 
 
 def _typed(cell: dict[str, Any]) -> dict[str, Any]:
-    cell = {"lease": cell["name"], "batch": 0} | cell  # what older versions did not keep
+    cell = {"lease": cell["name"], "batch": 0, "apart": []} | cell  # what older versions did not keep
     for name, kind in _TYPES.items():
         if type(cell[name]) is not kind:
             raise TypeError(name)
-    return cell
+    more = {name: cell[name] for name in ("verb", "folder")}
+    return cell | {"apart": [_typed(one | more) for one in cell["apart"]]}
 
 
 def status(results: Path) -> tuple[list[dict[str, Any]], str]:
@@ -81,7 +83,8 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     """
     cells = {cell["name"]: cell for grid in load(results) for cell in grid["cells"]}
     leases = lease.every(results / "leases")
-    rows = [_row(cell, _record(results, cell), leases.get(cell["lease"])) for cell in cells.values()]
+    parts = [part for cell in cells.values() for part in _parts(results, cell)]
+    rows = [_row(cell, record, leases.get(cell["lease"])) for cell, record in parts]
     left = [row for row in rows if row["state"] not in ("done", "diverged", "oom")]
     running = sum(row["state"] == "running" for row in rows)
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
@@ -92,6 +95,14 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 STATES = ("done", "diverged", "oom", "running", "failed", "timeout", "interrupted", "left")
+
+
+def _parts(results: Path, cell: dict[str, Any]) -> list[tuple[dict[str, Any], records.Record | None]]:
+    """A cell and its record; those of each seed where they did not fit into memory together."""
+    record = _record(results, cell)
+    if record is None or record["status"] != "oom" or not cell["apart"]:
+        return [(cell, record)]
+    return [(one, _record(results, one)) for one in cell["apart"]]
 
 
 def _record(results: Path, cell: dict[str, Any]) -> records.Record | None:
@@ -191,7 +202,11 @@ def again(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], 
     """The verbs and arguments that have cells which ended with one of the statuses, and these cells' keys."""
     found, seen = [], set[str]()
     for grid in load(results):
-        ended = {c["key"] for c in grid["cells"] if (_record(results, c) or {"status": ""})["status"] in statuses}
+        ended = {
+            cell["key"]
+            for cell in grid["cells"]
+            if any(record and record["status"] in statuses for _, record in _parts(results, cell))
+        }
         if ended - seen:
             found.append((grid["verb"], grid["arguments"], ended - seen))
         seen |= ended

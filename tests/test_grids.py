@@ -59,6 +59,20 @@ def test_what_is_to_be_run_again_is_chosen_by_status_and_verb(tmp_path):
     assert both == {"run": {"a_oom", "a_failed"}, "bench": {"b_oom"}}
 
 
+def test_seeds_that_do_not_fit_together_are_cells_of_their_own(tmp_path):
+    asked(tmp_path, a0=("ok", 10.0), ab=("oom", None), a1=("", None), a2=("failed", 5.0))
+    file = tmp_path / "grids" / "run.json"
+    done, together, *alone = json.loads(file.read_text())["cells"]
+    file.write_text(json.dumps({"arguments": ["--run"], "cells": [done, together | {"seeds": [1, 2], "apart": alone}]}))
+    rows, line = grids.status(tmp_path)
+    assert [row["state"] for row in rows] == ["done", "left", "failed"] and line.startswith("1 done, 1 failed, 1 left")
+    # `run` tries them together, finds that they do not fit, and goes on with those that are left.
+    assert grids.again(tmp_path, ["failed"]) == [("run", ["--run"], {"ab"})] and not grids.again(tmp_path, ["oom"])
+    asked(tmp_path, a2=("oom", None))
+    file.write_text(json.dumps({"arguments": [], "cells": [together | {"apart": alone}]}))
+    assert grids.again(tmp_path, ["oom"]) == [("run", [], {"ab"})]
+
+
 def test_the_grid_of_an_older_version_is_one_of_run(tmp_path):
     asked(tmp_path, a0=("failed", None))
     file = tmp_path / "grids" / "run.json"
