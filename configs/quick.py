@@ -15,6 +15,7 @@ _STEPS = {
     "image": 300,
     "pathfinder": 300,
     "pathfinder_easy": 300,
+    "pathfinder_short": 3_000,
 }
 _LENGTHS = {"text": (256,), "retrieval": (256,)}
 
@@ -45,9 +46,9 @@ def recipe(task: str, model: str) -> Recipe:
 QUICK = Protocol(
     "quick",
     "minutes on a laptop: 2 layers, width 64, short inputs",
-    tuple(name for name in _STEPS if name != "pathfinder_easy"),
+    tuple(name for name in _STEPS if not name.startswith("pathfinder_")),
     recipe,
     default_tasks=("listops_short",),
-    variants=("pathfinder_easy",),
+    variants=("pathfinder_easy", "pathfinder_short"),
     lengths=_LENGTHS,
 )

@@ -5,12 +5,14 @@ Adding one: its module, its line here, its recipe in `configs`.
 
 from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
-from tasks.pathfinder import PATHFINDERS
+from tasks.pathfinder import PATHFINDER_SHORT, PATHFINDERS
 from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Splits, Task
 from tasks.text import TEXT
 
-TASKS: dict[str, Task] = {task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS, PATHFINDER_SHORT)
+}
 
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 """The six tasks of the paper, in its order."""

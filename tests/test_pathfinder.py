@@ -28,7 +28,7 @@ def pictures(arrays, split):
 def test_the_names_cover_all_sizes_and_difficulties():
     named = {name for name in TASKS if name.startswith("path")}
     bases = ("pathfinder", "pathfinder64", "pathx", "pathfinder256")
-    assert named == {base + level for base in bases for level in ("", "_easy", "_intermediate")}
+    assert named == {base + level for base in bases for level in ("", "_easy", "_intermediate")} | {"pathfinder_short"}
     assert [TASKS[name].length for name in bases] == [1024, 4096, 16384, 65536]
     assert set(PAPER) <= set(TASKS) and len(PAPER) == 6
 
@@ -188,7 +188,7 @@ def test_the_same_seed_gives_the_same_pictures_whatever_the_workers(monkeypatch)
     assert np.array_equal(fewer.values, one.values[:50])
 
 
-@pytest.mark.parametrize("name", ["pathfinder_easy", "pathfinder64", "pathx", "pathfinder256"])
+@pytest.mark.parametrize("name", ["pathfinder_easy", "pathfinder_short", "pathfinder64", "pathx", "pathfinder256"])
 def test_every_size_is_generated(name):
     arrays = build("generate", TASKS[name], rules=Rules(train=3, validation=1, test=1))
     assert arrays.values.shape == (5, TASKS[name].length)

@@ -37,7 +37,7 @@ def reference():
         (32, "easy", 6, 2, 10), (32, "intermediate", 9, 3, 6), (32, "hard", 14, 4, 5),
         (64, "easy", 6, 2, 11), (64, "intermediate", 9, 3, 7), (64, "hard", 14, 4, 5),
         (128, "easy", 6, 2, 17), (128, "intermediate", 9, 3, 11), (128, "hard", 14, 4, 8),
-        (256, "easy", 6, 2, 15), (256, "intermediate", 9, 3, 10), (256, "hard", 14, 4, 7),
+        (256, "easy", 6, 2, 15), (256, "intermediate", 9, 3, 10), (256, "hard", 14, 4, 7), (32, "short", 3, 1, 20),
     ],
 )  # fmt: skip
 def test_rules_count_contours(size, difficulty, length, distractor_length, distractors):
@@ -149,7 +149,7 @@ def replayed(size, difficulty, count):
         yield r, margin, angles(r, margin), chains, marks, label, *(a[0] for a in draw(r, 8, index, 1))
 
 
-@pytest.mark.parametrize("size, difficulty", [(32, "easy"), (32, "hard"), (64, "easy"), (128, "hard")])
+@pytest.mark.parametrize("size, difficulty", [(32, "short"), (32, "easy"), (32, "hard"), (64, "easy"), (128, "hard")])
 def test_discs_mark_the_label(size, difficulty):
     for r, _, _, chains, marks, label, _, drawn in replayed(size, difficulty, 30):
         starts, ends = ([chain[k][:2] for chain in chains[:2]] for k in (0, -1))
