@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -104,6 +105,12 @@ class Node:
 
 def last_checkpoint(folder):
     return max((int(saved.name) for saved in folder.glob("checkpoints/*/*") if saved.name.isdigit()), default=0)
+
+
+def asked_to_end(pid):
+    """Whether SIGTERM waits for a process that is stopped."""
+    (waiting,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(waiting, 16) >> (signal.SIGTERM - 1) & 1
 
 
 class Cluster:
@@ -206,8 +213,11 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
     assert not record_files(tmp_path)
 
     driver = cluster.start(tmp_path, *command)
-    cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
+    cell, _ = cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
+    os.kill(cell, signal.SIGSTOP)  # so that it has not finished when it is asked to end
     driver.terminate()
+    until(lambda: asked_to_end(cell), cluster.head.below)
+    os.kill(cell, signal.SIGCONT)
     out, wrong = driver.communicate(timeout=600)
     assert driver.returncode == 130 and "the same command goes on from here" in wrong
     assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
