@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep
+from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep, whole
 from models.heads import MultiHead, from_blocks, mask_to_blocks, to_blocks, word_blocks
 
 Kernel = Literal["auto", "blocks", "cudnn"]
@@ -147,7 +147,9 @@ def capability() -> float:
 
 
 def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
-    """Queries a tile: on a CPU few enough for its caches, on accelerators what 256 MB of scores allow."""
+    """Queries a tile: on a CPU all or few enough for its caches, on accelerators what 256 MB of scores allow."""
+    if whole(backend, problems * length * keys):
+        return length
     if backend == "cpu":
         rows = min(128, max(32, 2**20 // keys))
     else:

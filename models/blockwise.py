@@ -50,6 +50,14 @@ class Fixed(NamedTuple):
     tags: tuple[jax.Array, jax.Array] | None = None  # int32 [G, N, b, ...], [G, M, c, ...]: for the rule
 
 
+def whole(backend: str, scores: int) -> bool:
+    """Whether attention to every key makes all its scores at once, without a loop: up to 8 MB of them on a CPU.
+
+    There a loop over few tiles costs more than the cache saves.
+    """
+    return backend == "cpu" and scores <= 2**21
+
+
 def plan(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]:
     """(lanes, step) for tiles of `tile` scores: about 1 MB of them at once on a CPU, 256 MB on accelerators.
 
@@ -98,11 +106,15 @@ def attend_tiles(
     Time and scores held at once: G·N·b·J and a constant.
     """
     problems, blocks, rows = q.shape[:3]
-    if fixed.table is None:  # every query sees every key: a step is one query block
-        seen, blocks = k.shape[1], 1
-    else:
-        seen = fixed.table.shape[-1]
-    lanes, step = plan(jax.default_backend(), problems, blocks, rows * seen * k.shape[2])
+    backend = jax.default_backend()
+    seen = k.shape[1] if fixed.table is None else fixed.table.shape[-1]
+    tile = rows * seen * k.shape[2]
+    if fixed.table is not None:
+        lanes, step = plan(backend, problems, blocks, tile)
+    elif whole(backend, problems * blocks * tile):
+        lanes, step = problems, 1
+    else:  # every query sees every key: a step is one query block
+        lanes, step = plan(backend, problems, 1, tile)
     return _attend(Static(rate, rule, lanes, step), q, k, v, fixed)
 
 

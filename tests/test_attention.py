@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import blockwise
+from models import attention, blockwise
 from models.attention import attend, attend_naive, choose_kernel, tile_rows
 from tests.mixing import QUICK, agree, build, dense, inputs, normal, padding_changes, parameter_count
 
@@ -28,17 +28,28 @@ def test_equals_the_equation_in_bfloat16():
     agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=4e-2)
 
 
+@pytest.fixture
+def in_tiles(monkeypatch):
+    """Attention in tiles of 16 queries, as long inputs have it, and not all at once."""
+    for module in (blockwise, attention):
+        monkeypatch.setattr(module, "whole", lambda backend, scores: False)
+    monkeypatch.setattr(attention, "tile_rows", lambda *sizes: 16)
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 6])
-def test_any_number_of_lanes_agrees(monkeypatch, lanes):
-    monkeypatch.setattr(blockwise, "plan", lambda backend, problems, blocks, tile: (lanes, min(blocks, 2)))
+def test_any_number_of_lanes_agrees(monkeypatch, in_tiles, lanes):
+    monkeypatch.setattr(blockwise, "plan", lambda backend, problems, blocks, tile: (lanes, 1))
     q, k, v = normal(3, 3, 40, 2, 8)
     mask = np.arange(40) < np.array([[40], [17], [0]])
     got, want = (jax.jit(f, compiler_options=QUICK)(q, k, v, mask) for f in (attend, attend_naive))
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_dropout_is_the_same_in_both_passes_and_both_forms():
+@pytest.mark.parametrize("whole", [True, False])
+def test_dropout_is_the_same_in_both_passes_and_both_forms(whole, request):
     """Naive and tiled draw the same mask from the same key, so that outputs and gradients must agree."""
+    if not whole:
+        request.getfixturevalue("in_tiles")
     q, k, v, weight = normal(4, 2, 45, 2, 8)
     mask = np.arange(45) < np.array([[45], [30]])
 
@@ -86,6 +97,7 @@ def test_choice_of_kernel():
 def test_plans():
     assert tile_rows("cpu", 4, 4096, 4096) == 2 * tile_rows("cpu", 4, 4096, 16384) == 128
     assert tile_rows("gpu", 4, 4096, 4096) == 1024 and tile_rows("gpu", 4, 99, 99) == 99
+    assert tile_rows("cpu", 4, 724, 724) == 724 and tile_rows("cpu", 4, 725, 725) == 128  # 8 MB of scores
     assert tile_rows("gpu", 256, 4096, 4096) == 64 and tile_rows("cpu", 4, 7, 7) == 7
     for backend in ("cpu", "gpu"):
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
