@@ -51,11 +51,11 @@ class Fixed(NamedTuple):
 
 
 def whole(backend: str, scores: int) -> bool:
-    """Whether attention to every key makes all its scores at once, without a loop: up to 8 MB of them on a CPU.
+    """Whether attention to every key makes all its scores at once, without a loop: up to 4 MB of them on a CPU.
 
-    There a loop over few tiles costs more than the cache saves.
+    There a loop over few tiles costs more than the cache saves. Training holds some eight arrays of that size.
     """
-    return backend == "cpu" and scores <= 2**21
+    return backend == "cpu" and scores <= 2**20
 
 
 def plan(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def test_choice_of_kernel():
 def test_plans():
     assert tile_rows("cpu", 4, 4096, 4096) == 2 * tile_rows("cpu", 4, 4096, 16384) == 128
     assert tile_rows("gpu", 4, 4096, 4096) == 1024 and tile_rows("gpu", 4, 99, 99) == 99
-    assert tile_rows("cpu", 4, 724, 724) == 724 and tile_rows("cpu", 4, 725, 725) == 128  # 8 MB of scores
+    assert tile_rows("cpu", 4, 512, 512) == 512 and tile_rows("cpu", 4, 513, 513) == 128  # 4 MB of scores
     assert tile_rows("gpu", 256, 4096, 4096) == 64 and tile_rows("cpu", 4, 7, 7) == 7
     for backend in ("cpu", "gpu"):
         lanes, step = blockwise.plan(backend, 12, 100, 64 * 512)
