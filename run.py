@@ -21,6 +21,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ from absl import flags
 if TYPE_CHECKING:
     from lra.hosts import Job
     from lra.launch import How
+
+_STARTED = time.monotonic()
 
 
 def _grid_flags(f: flags.FlagValues) -> None:
@@ -84,19 +87,27 @@ def _run_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_string("ray_address", None, "A Ray cluster; empty: one on this machine alone.", flag_values=f)
     flags.DEFINE_multi_string("slurm", [], "submitit's parameter: --slurm slurm_partition=gpu", flag_values=f)
     flags.DEFINE_integer(
-        "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores.", 1,
+        "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores; more cells "
+        "than GPUs share these, which spoils their speeds and nothing else.", 1,
         flag_values=f,
     )  # fmt: skip
     flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=f)
     flags.DEFINE_float(
         "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
     )
+    _total_flag(f)
     flags.DEFINE_float(
         "stall_minutes", None, "Minutes without progress after which a cell is stopped: `timeout`.", 0.0, flag_values=f
     )
     flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
     flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
     flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
+
+
+def _total_flag(f: flags.FlagValues) -> None:
+    flags.DEFINE_float(
+        "total_minutes", None, "Minutes after which the run ends: cells save, the next run goes on.", 0.0, flag_values=f
+    )
 
 
 def _prepare_flags(f: flags.FlagValues) -> None:
@@ -128,6 +139,10 @@ def _bench_flags(f: flags.FlagValues) -> None:
     flags.DEFINE_bool("max_batch", False, "Find the largest batch that fits, and measure at it.", flag_values=f)
     flags.DEFINE_float("memory_limit", None, "Most GiB a program may plan: more is `oom`.", flag_values=f)
     flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped: `timeout`.", flag_values=f)
+    flags.DEFINE_integer(
+        "jobs", 1, "Cells that are made ready and compiled at once; they are timed one by one, alone.", 1, flag_values=f
+    )
+    _total_flag(f)
 
 
 def _output_flags(f: flags.FlagValues) -> None:
@@ -209,6 +224,7 @@ def _train(f: flags.FlagValues, again: set[str] | None = None) -> int:
     how = launch.How(
         results=results, data=data, device=f.device, devices=f.devices, stream=f.stream,
         checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes, stall_minutes=f.stall_minutes,
+        deadline=_deadline(f),
         profile=f.profile, fresh=f.rerun, tensorboard=f.tensorboard, wandb=f.wandb,
         repeat=again is not None,
     )  # fmt: skip
@@ -387,7 +403,7 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
     """Measures a grid, or those of its cells whose keys are to be run again."""
     from rich.console import Console
 
-    from lra import efficiency, grid, launch, schedule, sweep
+    from lra import efficiency, grid, launch, schedule, slots, sweep
     from lra.recipe import UsageError
     from lra.text import one_line
 
@@ -405,11 +421,11 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
     cells = [grid.cell(plan, None, device, bounds=bounds) for plan in grid.with_options(plans, typed)]
     how = launch.How(
         results=results, data=Path(f.data), device=f.device, timeout_minutes=f.timeout, fresh=f.rerun,
-        repeat=again is not None,
+        repeat=again is not None, deadline=_deadline(f), turns=results / "turns" if f.jobs > 1 else None,
     )  # fmt: skip
     cells = _keep_or_choose(f, "bench", how, cells, again)
     left = cells if how.anew else [cell for cell in cells if not launch.finished(results, cell, f.timeout)]
-    schedule.run_cells(left, how, console)
+    schedule.run_cells(left, how, console, slots.in_turns(f.jobs))
     sweep.sweep(cells, results)
     try:
         text, problems = efficiency.write([results], Path(f.out))
@@ -419,6 +435,11 @@ def _bench(f: flags.FlagValues, again: set[str] | None = None) -> int:
         print(f"run.py bench: {one_line(problem)}", file=sys.stderr)
     print(f"\n{text}\n{f.out}/efficiency.csv, {f.out}/plots")
     return 0
+
+
+def _deadline(f: flags.FlagValues) -> float | None:
+    """When the run is to end, by `time.monotonic`."""
+    return None if f.total_minutes is None else _STARTED + 60 * f.total_minutes
 
 
 def _results(f: flags.FlagValues) -> Path:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lra import collective, device, records, trackers
 from lra.checkpoint import Checkpoints
-from lra.measure import measure, random_splits
+from lra.measure import measure, prepare, random_splits
 from lra.peaks import mfu
 from lra.recipe import Recipe, from_dict
 from lra.train import Means, Outcome, fit
+from lra.turns import Turns
 from models.build import mixer_factory
 from models.encoder import Encoder
 from tasks import TASKS
@@ -61,14 +63,13 @@ def run(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> records
     try:
         if spec["hosts"]:
             collective.join(**spec["hosts"])
-        record["device"] = device.describe()
         recipe = from_dict(Recipe, spec["record"]["recipe"])
         record |= (train if spec["entry"] else bench)(spec, recipe, tell)
     except Exception as error:
         traceback.print_exc()
         record["status"] = "oom" if _out_of_memory(error) else "failed"
         record["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        record["memory"] = device.memory(None)
+        record |= {"device": record.get("device") or device.describe(), "memory": device.memory(None)}
     return record | {"wall_seconds": time.perf_counter() - started}
 
 
@@ -76,20 +77,26 @@ def bench(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
     """What a measurement on random tokens adds to a record."""
     task, length = TASKS[spec["cell"]["task"]], spec["cell"]["length"]
     start, batch = spec["record"], recipe.train.batch
-    model = build(spec, recipe, task.vocab, task.classes, task.pair, length, 0)
+    turns = Turns(Path(spec["turns"])) if spec["turns"] else None
     splits = random_splits(task.vocab, task.classes, task.pair, length, batch)
-    # What is compiled from here on is timed, so none of it may come from the cache.
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
+    with turns.preparing() if turns else nullcontext():
+        model = build(spec, recipe, task.vocab, task.classes, task.pair, length, 0)
+        # What is compiled from here on is timed, so none of it may come from the cache.
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        prepared = prepare(model, splits, recipe, start.get("memory_limit_bytes"))
     trial = start.get("trial", False)
-    measured = measure(model, splits, recipe, tell, start.get("memory_limit_bytes"), trial)
+    with turns.measuring() if turns else nullcontext():
+        measured = measure(prepared, tell, trial)
     memory = device.memory(measured.compiled_bytes)
+    here = device.describe()
     if trial:
-        return {"status": "ok", "memory": memory}
+        return {"status": "ok", "device": here, "memory": memory}
     tokens = batch * (2 if task.pair else 1) * length
-    trained, here = speed(measured.train_blocks, batch, tokens), device.describe()
+    trained = speed(measured.train_blocks, batch, tokens)
     return {
         "status": "ok",
+        "device": here,
         "parameters": measured.parameters,
         "flops_per_step": measured.flops_per_step,
         "flops_compiler": measured.flops_compiler,

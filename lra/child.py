@@ -132,3 +132,5 @@ class Place:
     display: Display
     env: Mapping[str, str]
     """What its process needs to know of its device."""
+    sharing: int = 1
+    """Cells that may be on its device at once."""

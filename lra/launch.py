@@ -30,6 +30,12 @@ from lra.recipe import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+_REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
+"""XLA's switch for GPU programs that give the same bits each time: no sums by atomic additions in any order.
+
+Which of several kernels is the fastest is still measured when compiling; the choice is kept in the compilation cache,
+so a run that goes on makes the same one.
+"""
 
 
 def environment(device: str) -> dict[str, str]:
@@ -37,6 +43,8 @@ def environment(device: str) -> dict[str, str]:
     env = dict(os.environ)
     if device != "auto":
         env["JAX_PLATFORMS"] = PLATFORMS[device]
+    if device != "cpu" and _REPEATABLE not in env.get("XLA_FLAGS", ""):
+        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --{_REPEATABLE}=true".strip()
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return env
@@ -81,7 +89,8 @@ def finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
     """Whether the cell has a record that another run, of at most so many `minutes` a cell, would only repeat."""
     record = _record(results, cell) or {"status": None}
     late = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
-    return late or record["status"] in records.FINAL
+    crowded = record["status"] == "oom" and record.get("sharing", 1) > 1  # alone it may fit
+    return late or (record["status"] in records.FINAL and not crowded)
 
 
 def _record(results: Path, cell: Cell) -> records.Record | None:
@@ -111,6 +120,10 @@ class How:
     checkpoint_minutes: float = 5.0
     max_minutes: float | None = None
     """Minutes a cell may train in this run; then it saves and ends as 'interrupted'."""
+    deadline: float | None = None
+    """When the whole run is to end, by `time.monotonic`: running cells save, and no more are started."""
+    turns: Path | None = None
+    """Where cells that are measured agree on whose turn it is (`lra.turns`); None where there is one at a time."""
     timeout_minutes: float | None = None
     """Minutes after which a cell's process is ended as 'timeout'."""
     stall_minutes: float | None = None
@@ -210,6 +223,8 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
     log.parent.mkdir(parents=True, exist_ok=True)
     steps = cell.plan.recipe.train.steps
     begun = start(cell, how) | ({} if how.timeout_minutes is None else {"timeout_minutes": how.timeout_minutes})
+    if place.sharing > 1 and cell.entry:
+        begun["sharing"] = place.sharing
     spec = {
         "started": time.time(),
         "cell": begun["cell"],
@@ -217,6 +232,7 @@ def _run(cell: Cell, how: How, place: Place, label: str) -> records.Record:
         "entry": str(cell.entry.resolve()) if cell.entry else None,
         "path": str(path.resolve()),
         "hosts": None,
+        "turns": str(how.turns.resolve()) if how.turns else None,
         "compilation_cache": str((how.data / "compiled").resolve()),
         "means": {
             "devices": how.devices,
@@ -326,9 +342,17 @@ def origin() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The suite's commit, with '+changes' where the working tree differs from it."""
+    """The suite's commit, with '+changes' where the working tree differs from it; None where nothing says.
+
+    A copy without its repository, as in a container, can be told by $LRA_COMMIT.
+    """
+    if told := os.environ.get("LRA_COMMIT"):
+        return told
     git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    except OSError:  # no git
+        return None
     if head.returncode:
         return None
     changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from flax import nnx
 
 from lra import room
 from lra.energy import Meter
-from lra.feed import Resident
-from lra.program import Program, program_bytes
+from lra.feed import Data, Resident
+from lra.program import Program, State, program_bytes
 from lra.recipe import Recipe
 from tasks.task import Split, Splits
 
@@ -61,27 +62,33 @@ def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int)
     return Splits(values, lengths, {"train": split}, "random tokens", vocab=vocab, classes=classes)
 
 
-def measure(
-    model: nnx.Module,
-    splits: Splits,
-    recipe: Recipe,
-    on_progress: Callable[[dict[str, float]], None],
-    memory_limit: int | None = None,
-    trial: bool = False,
-) -> Measured:
-    """Times training and inference of `model`. `recipe.train.precision` must be resolved.
+@dataclass(frozen=True)
+class Prepared:
+    """Compiled programs of a training step and of inference, and what they take."""
+
+    program: Program
+    data: Data
+    state: State
+    chunk: Any
+    evaluate: Any
+    length: int
+    """Steps of one call of `chunk`."""
+    measured: Measured
+    """What is known before anything has been timed."""
+
+
+def prepare(model: nnx.Module, splits: Splits, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
+    """Counts and compiles the training and the inference of `model`. `recipe.train.precision` must be resolved.
 
     Args:
         memory_limit: bytes that the programs may plan at most, where the device has more.
-        trial: only find out whether the programs fit: each runs once and nothing is timed.
 
     Raises:
         MemoryError: a compiled program plans more than there is. It has not been run.
     """
     batch = recipe.train.batch
     program = Program([model], recipe, batch, splits.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
-    data = Resident(splits, program.sharding).data["train"]
-    state, rest = program.init(), program.rest
+    data, state = Resident(splits, program.sharding).data["train"], program.init()
     measured = Measured(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
     measured.flops_per_step, measured.flops_compiler = program.flops(data), program.flops_compiler(data)
     length = _steps_in_chunk(measured.flops_per_step)
@@ -94,23 +101,33 @@ def measure(
     for planned in (measured.compiled_bytes, program_bytes(evaluate)):
         if planned is not None:
             room.check(planned, memory_limit)
+    return Prepared(program, data, state, chunk, evaluate, length, measured)
+
+
+def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None], trial: bool = False) -> Measured:
+    """Times training and inference; `prepared` cannot be used again.
+
+    Args:
+        trial: only find out whether the programs fit: each runs once and nothing is timed.
+    """
+    p, state, measured = prepared, prepared.state, prepared.measured
 
     def train(calls: int) -> None:
         nonlocal state
         for _ in range(calls):
-            state, told = chunk(state, rest, data)
+            state, told = p.chunk(state, p.program.rest, p.data)
         jax.device_get(told)
 
     def infer(calls: int) -> None:
-        start, count = jnp.int32(0), jnp.int32(batch)
-        jax.device_get([evaluate(state.params, rest, data, start, count) for _ in range(calls)])
+        start, count = jnp.int32(0), jnp.int32(p.data.labels.shape[0])
+        jax.device_get([p.evaluate(state.params, p.program.rest, p.data, start, count) for _ in range(calls)])
 
     if trial:
         train(1)
         infer(1)
         return measured
     meter = Meter(jax.default_backend())
-    measured.train_blocks = timed(train, length, on_progress, meter.start)
+    measured.train_blocks = timed(train, p.length, on_progress, meter.start)
     joules = meter.stop()
     if joules is not None:
         measured.energy_per_step_joules = joules / sum(steps for steps, _ in measured.train_blocks)

@@ -48,7 +48,11 @@ def run_cells(
                 end = threading.Event()
                 threading.Thread(target=schedule.work, args=(slot, end), daemon=True).start()
                 ends.append(end)
-            _wait(ends)
+            _wait(ends, how.deadline)
+            if not all(end.is_set() for end in ends):
+                display.line("the time of this run is over: running cells save and stop")
+                schedule.children.stop()
+                _wait(ends)
         except KeyboardInterrupt:
             schedule.children.stop()
             _wait(ends)
@@ -60,10 +64,12 @@ def run_cells(
     return schedule.counts
 
 
-def _wait(ends: Sequence[threading.Event]) -> None:
+def _wait(ends: Sequence[threading.Event], deadline: float | None = None) -> None:
+    """Until all have ended, or until `deadline` (of `time.monotonic`)."""
     for end in ends:
         while not end.wait(1.0):  # Ray interrupts without a signal, which a longer wait would not notice
-            pass
+            if deadline is not None and time.monotonic() > deadline:
+                return
 
 
 class Schedule:
@@ -86,7 +92,7 @@ class Schedule:
             while (taken := self._next()) is not None:
                 cell, lease, number = taken
                 with lease:
-                    self._run(cell, number, Place(lease, self.children, self.display, slot.env))
+                    self._run(cell, number, Place(lease, self.children, self.display, slot.env, slot.sharing))
         except Stopped:
             pass
         except Exception as failure:

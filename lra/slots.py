@@ -16,6 +16,8 @@ class Slot:
 
     cores: tuple[int, ...] = ()
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sharing: int = 1
+    """Cells that may be on its devices at once: more than one spoil each other's speeds."""
 
     def enter(self) -> None:
         """Binds the calling thread to the slot's cores: the processes that it starts inherit them."""
@@ -27,6 +29,7 @@ def divide(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Sl
     """Slots for so many cells at once, each with `used` devices, and the device as one cell sees it.
 
     Without a number of `jobs` there are as many as devices allow: on a CPU, one. More cells on a CPU divide its cores.
+    More cells than GPUs share them, and each takes memory as it needs it.
 
     Raises:
         UsageError: there are fewer devices or cores than the jobs need.
@@ -35,12 +38,17 @@ def divide(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Sl
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(i) for i in range(device["count"])]
         jobs = max(1, len(names) // used) if jobs is None else jobs
-        if jobs == 1:
+        if jobs == 1 and len(names) == used:
             return [Slot()], device
-        if jobs * used > len(names):
-            raise UsageError(f"--jobs={jobs}: {len(names)} devices are not enough for {used} a job")
-        shares = [names[i * used : (i + 1) * used] for i in range(jobs)]
-        return [Slot(env={"CUDA_VISIBLE_DEVICES": ",".join(share)}) for share in shares], device
+        groups = len(names) // used
+        if not groups:
+            raise UsageError(f"--devices={used}: there are {len(names)}")
+        sharing = -(-jobs // groups)
+        memory = {} if sharing == 1 else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        shares = [",".join(names[i * used : (i + 1) * used]) for i in range(groups)]
+        return [
+            Slot(env={"CUDA_VISIBLE_DEVICES": shares[job % groups]} | memory, sharing=sharing) for job in range(jobs)
+        ], device
     if jobs is None or jobs == 1:
         return [Slot()], device
     if device["platform"] != "cpu" or not hasattr(os, "sched_setaffinity"):
@@ -51,3 +59,10 @@ def divide(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Sl
         raise UsageError(f"--jobs={jobs}: there are {len(cores)} cores")
     bound = [Slot(tuple(cores[i * share_size : (i + 1) * share_size])) for i in range(jobs)]
     return bound, device | {"host_cores": share_size}
+
+
+def in_turns(jobs: int) -> list[Slot]:
+    """Slots of measurements on one device: they are made ready side by side and timed in turn (`lra.turns`)."""
+    if jobs == 1:
+        return [Slot()]
+    return [Slot(env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, sharing=jobs)] * jobs

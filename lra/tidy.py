@@ -130,8 +130,11 @@ def seeds(record: records.Record) -> list[dict[str, Any]]:
 
 
 def speed(record: records.Record) -> float | None:
-    """Training steps a second of a cell trained alone: a step of several seeds together is another thing."""
-    if len(record["cell"]["seeds"]) > 1:
+    """Training steps a second of a cell trained alone: a step of several seeds together is another thing.
+
+    So is one on a device that other cells were on at the same time.
+    """
+    if len(record["cell"]["seeds"]) > 1 or record.get("sharing", 1) > 1:
         return None
     return (record.get("train_speed") or {}).get("steps_per_second") or None
 
@@ -155,7 +158,7 @@ def _finite(value: Any) -> bool:
 
 _OWN = (
     "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
-    "timeout_minutes", "resumed", "streamed", "first_chunk_seconds",
+    "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "sharing",
 )  # fmt: skip
 """Fields that not every version and device writes: columns only where a record has them."""
 

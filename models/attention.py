@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import nnx
 from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep, whole
 from models.heads import MultiHead, from_blocks, mask_to_blocks, to_blocks, word_blocks
 
-Kernel = Literal["auto", "blocks", "cudnn"]
+Kernel = Literal["auto", "blocks", "cudnn", "fused"]
 
 
 class Attention(MultiHead):
@@ -35,20 +36,23 @@ class Attention(MultiHead):
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
-        if kernel not in ("auto", "blocks", "cudnn"):
-            raise ValueError(f"kernel must be auto, blocks or cudnn, not {kernel!r}")
+        if kernel not in ("auto", *KERNELS):
+            raise ValueError(f"kernel must be auto, {' or '.join(KERNELS)}, not {kernel!r}")
         super().__init__(dim, heads, qkv, dropout, rngs=rngs)
         self.kernel: Kernel = kernel
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         q, k, v = self.project(x)
-        kernel = self.kernel
+        kernel, dropping = self.kernel, rngs is not None and self.rate > 0
+        here = jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping
         if kernel == "auto":
-            dropping = rngs is not None and self.rate > 0
-            kernel = choose_kernel(jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping)
-        if kernel == "cudnn":
-            return self.join(attend_cudnn(q, k, v, mask))
-        return self.join(attend(q, k, v, mask, self.rate, rngs))
+            kernel = choose_kernel(*here)
+        elif not KERNELS[kernel].applies(*here):
+            raise ValueError(
+                f"kernel={kernel} does not apply to {q.dtype} heads of width {q.shape[-1]} on {here[0]}"
+                + " with attention dropout" * dropping
+            )
+        return self.join(KERNELS[kernel].attend(q, k, v, mask, self.rate, rngs))
 
 
 class NaiveAttention(MultiHead):
@@ -115,7 +119,9 @@ def attend_naive(
     return jnp.einsum("bhlm,bmhk->blhk", weights.astype(v.dtype), v)
 
 
-def attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def attend_cudnn(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
+) -> jax.Array:
     """What `attend` computes without dropout, by cuDNN's fused kernel (bfloat16 or float16).
 
     The kernel knows no mask a key (only an L×L bias), but a number of keys an example: so real keys are moved
@@ -128,14 +134,32 @@ def attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> j
     return jnp.where((real > 0)[:, None, None, None], o, jnp.zeros((), o.dtype))
 
 
-def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> Kernel:
-    """cuDNN's kernel where it applies, else tiles.
+class AttentionKernel(NamedTuple):
+    """A way to compute `attend`."""
 
-    cuDNN: an NVIDIA GPU of compute capability 8.0 (Ampere) or later, 16-bit floats, heads whose width is a
-    multiple of 8 up to 128; and no dropout, whose seed JAX fixes when compiling.
-    """
+    attend: Callable[..., jax.Array]
+    applies: Callable[[str, float, Any, int, bool], bool]
+    """(backend, compute capability, type, width of a head, whether weights are dropped) → whether it can."""
+
+
+def cudnn_applies(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> bool:
+    """An NVIDIA GPU of compute capability 8.0 (Ampere) or later, 16-bit floats, heads whose width is a multiple of 8
+    up to 128; and no dropout, whose seed JAX fixes when compiling."""
     fits = dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
-    return "cudnn" if backend == "gpu" and capability >= 8 and fits and not dropping else "blocks"
+    return backend == "gpu" and capability >= 8 and fits and not dropping
+
+
+KERNELS = {
+    "cudnn": AttentionKernel(attend_cudnn, cudnn_applies),
+    "blocks": AttentionKernel(attend, lambda *here: True),
+}
+"""The kernels by name, the one that is taken first where it applies in front."""
+
+
+def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> str:
+    """The first of `KERNELS` that applies."""
+    here = backend, capability, dtype, width, dropping
+    return next(name for name, kernel in KERNELS.items() if kernel.applies(*here))
 
 
 def capability() -> float:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import BatchRngs, dropout, first_document
+from models.layers import BatchRngs, dropout, embed, first_document
 from models.recompute import run_recomputed
 from models.reversible import run_reversibly
 
@@ -132,7 +132,7 @@ class Encoder(nnx.Module):
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Token ids [B, L] (0 is padding) and mask [B, L] → one vector a document, [B, D]."""
-        x = self.embedding(tokens)
+        x = embed(self.embedding.embedding[...], tokens)
         if self.cls is not None:
             front = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([front, x], axis=1)

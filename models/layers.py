@@ -68,6 +68,38 @@ def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = Fal
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
+def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows of `table` [V, D] for token ids of any shape: [..., D].
+
+    On accelerators the gradient is a product with the tokens as one-hot rows: a scatter-add would sum thousands of
+    rows in the table's type, bfloat16 in training, and on a GPU in an order that changes from run to run. A
+    vocabulary of bytes makes the product cheap.
+    """
+    if jax.default_backend() == "cpu":
+        return jnp.take(table, tokens, axis=0)
+    return _embed(table, tokens)
+
+
+@jax.custom_vjp
+def _embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return jnp.take(table, tokens, axis=0)
+
+
+def _embed_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _embed(table, tokens), (jnp.zeros((table.shape[0], 0), table.dtype), tokens)
+
+
+def _embed_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None]:
+    like, tokens = saved
+    rows = jax.nn.one_hot(tokens.ravel(), like.shape[0], dtype=g.dtype)
+    flat = g.reshape(-1, g.shape[-1])
+    total = jnp.einsum("nv,nd->vd", rows, flat, precision="highest", preferred_element_type=jnp.float32)
+    return total.astype(like.dtype), None
+
+
+_embed.defvjp(_embed_forward, _embed_backward)
+
+
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """[B, L, H·K] → [B, L, H, K]."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.layers import dropout, random_bits
+from models.layers import dropout, embed, random_bits
 
 
 def masks(draws: int, shape: tuple[int, ...], rate: float) -> np.ndarray:
@@ -49,3 +49,21 @@ def test_what_is_kept_is_scaled_and_evaluation_is_the_identity():
     np.testing.assert_allclose(out[out != 0], x[out != 0] / 0.75, rtol=1e-6)
     assert dropout(x, 0.25, None) is x and dropout(x, 0.0, nnx.Rngs(dropout=0)) is x
     assert dropout(x.astype(jnp.bfloat16), 0.25, nnx.Rngs(dropout=0)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_embedding_and_its_gradient_on_accelerators(monkeypatch, dtype):
+    """The gradient of a row is the sum over its tokens: in bfloat16 too, where adding one by one would stop at 256."""
+    tokens = np.concatenate([np.zeros(3_000, np.int32), np.arange(5), [2, 2]]).reshape(1, -1)
+    table, g = (
+        jnp.asarray(np.random.default_rng(i).standard_normal(s), dtype) for i, s in enumerate([(7, 4), (1, 3_007, 4)])
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    out, back = jax.vjp(lambda t: embed(t, tokens), table)
+    np.testing.assert_array_equal(out, np.asarray(table)[tokens])
+    want = np.zeros((7, 4))
+    np.add.at(want, tokens, np.asarray(g, np.float64))
+    np.testing.assert_allclose(
+        np.asarray(back(g)[0], np.float64), want, rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-5
+    )
+    assert not np.asarray(back(g)[0])[5:].any()

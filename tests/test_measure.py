@@ -65,12 +65,14 @@ def test_a_program_is_refused_before_it_runs_and_a_trial_runs_each_once(monkeypa
 
     monkeypatch.setattr(Program, "compile_chunk", lambda *arguments: Watched(compile_chunk(*arguments)))
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, batch=2))
-    arguments = (encoder("fnet"), measure.random_splits(5, 4, False, 8, 2), recipe, lambda told: None, limit, True)
+    arguments = (encoder("fnet"), measure.random_splits(5, 4, False, 8, 2), recipe, limit)
     if limit:
         with pytest.raises(MemoryError, match="plans"):
-            measure.measure(*arguments)
+            measure.prepare(*arguments)
         assert ran == []
     else:
-        made = measure.measure(*arguments)
+        prepared = measure.prepare(*arguments)
+        assert ran == []
+        made = measure.measure(prepared, lambda told: None, trial=True)
         assert ran == [1] and made.train_blocks == [] and made.compiled_bytes > 1_000
         assert made.flops_per_step > 0 and made.parameters > 0

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lra.recipe import UsageError
-from lra.slots import divide
+from lra.slots import Slot, divide, in_turns
 from tests.test_cli import TINY, cli, places, record_files
 
 GPUS = {"platform": "gpu", "count": 4, "host_cores": 8}
@@ -22,11 +22,20 @@ def test_gpus_are_shared_out_among_the_jobs(monkeypatch):
     assert shares(1, None) == ["0", "1", "2", "3"]
     assert shares(2, None) == ["0,1", "2,3"]
     assert shares(1, 2) == ["0", "1"]
-    assert shares(4, None) == shares(1, 1) == [None]
+    assert shares(4, None) == [None] and shares(1, 1) == ["0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-a")
     assert shares(1, None) == ["5", "GPU-a"]
-    with pytest.raises(UsageError, match="2 devices are not enough for 2 a job"):
-        divide(GPUS, 2, 2)
+    with pytest.raises(UsageError, match=r"--devices=3: there are 2"):
+        divide(GPUS, 3, 2)
+
+
+def test_more_jobs_than_gpus_share_them_and_take_memory_as_they_need_it(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    slots, _ = divide(GPUS | {"count": 2}, 1, 4)
+    assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0", "1"]
+    assert all(s.env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and s.sharing == 2 for s in slots)
+    assert all(s.sharing == 1 and len(s.env) == 1 for s in divide(GPUS, 1, 4)[0])
+    assert {s.sharing for s in in_turns(3)} == {3} and in_turns(1) == [Slot()]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot bind processes to cores")

@@ -1,0 +1,1 @@
+"""Benchmarks of the suite: what a machine makes of it, in figures."""

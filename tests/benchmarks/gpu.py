@@ -1,0 +1,296 @@
+"""The suite on a GPU, in the time there is: is it right, how fast is it, what does it reach.
+
+    python -m tests.benchmarks.gpu --minutes=9 --results=results/gpu/h200 --pack=out light bench train
+
+- `light`: every mixer and attention kernel against the CPU in float32 (tests/benchmarks/first_light.py); a run that is
+  killed (kill -9) and goes on to the same bits; a cell that runs out of memory, and the next one.
+- `bench`: speed, memory, energy and MFU of the efficiency protocols, the most wanted first.
+- `train`: cells of the benchmark's own protocol, the most wanted first.
+
+Each writes its records as it goes and skips what `--results` holds, so the same command goes on another time. Nothing
+is begun that cannot end in time; what fails is told, and the others go on. `--toy --device=cpu` tries it all out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = 7
+"""Processes that the mixers are shared among."""
+
+BENCHES = (
+    ("--protocol=fnet", "--lengths=1024,4096,16384", "--models=transformer,fnet,linear_transformer,local,performer"),
+    ("--protocol=fnet_bert", "--models=transformer,fnet,transformer_naive"),
+    ("--protocol=fnet", "--lengths=1024,4096", "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks"),
+    ("--protocol=lra", "--tasks=listops", "--models=transformer,fnet,linear_transformer"),
+    ("--protocol=efficiency", "--lengths=1000,4000", "--models=all"),
+)
+TRAININGS = (
+    ("--protocol=lra", "--tasks=listops", "--models=fnet"),
+    ("--protocol=lra", "--tasks=listops", "--models=linear_transformer"),
+    ("--protocol=lra", "--tasks=listops", "--models=transformer"),
+    ("--protocol=lra", "--tasks=image", "--models=fnet,transformer", "--seeds=0,1,2"),
+    ("--protocol=lra", "--tasks=text", "--lengths=1000", "--models=fnet,transformer,linear_transformer"),
+    ("--protocol=lra", "--tasks=pathfinder", "--models=fnet,transformer,linear_transformer"),
+)
+TOY_BENCHES = (("--models=fnet,ff_only", "--lengths=64"), ("--models=transformer", "--lengths=64"))
+TOY_TRAININGS = (("--protocol=quick", "--models=ff_only", "--set=train.steps=20", "--set=train.eval_every=10"),)
+
+
+class Campaign:
+    """What all parts share: folders, the device, the time there is."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.results, self.data, self.toy = args.results.resolve(), args.data.resolve(), args.toy
+        self.device, self.jobs, self.source = args.device, args.jobs, args.source_dir
+        self.until = time.monotonic() + 60 * args.minutes
+        self.light = self.results / "first_light"
+        self.light.mkdir(parents=True, exist_ok=True)
+        self.lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+    def say(self, text: str) -> None:
+        with self.lock:
+            print(f"[{self.left:5.0f} s left] {text}", flush=True)
+
+    def command(self, verb: str, *arguments: str, results: Path | None = None) -> list[str]:
+        """A command of the suite."""
+        where = results or self.results
+        places = [f"--results={where}", f"--out={where / 'leaderboard'}", f"--data={self.data}"]
+        return [sys.executable, "run.py", verb, f"--device={self.device}", *arguments, *places]
+
+    def run(self, name: str, command: Sequence[str], **env: str) -> int:
+        """Runs a command to its end, or until the time is over; its output goes to a file. Returns its exit code."""
+        log = self.light / f"{name}.log"
+        started = time.monotonic()
+        with open(log, "ab") as file:
+            child = subprocess.Popen(command, cwd=ROOT, env=self.env(**env), stdout=file, stderr=subprocess.STDOUT)
+            try:
+                code = child.wait(max(1.0, self.left))
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGTERM)
+                code = child.wait(30)
+        self.say(f"{name}: exit {code} after {time.monotonic() - started:.0f} s")
+        return code
+
+    def env(self, **more: str) -> dict[str, str]:
+        platforms = {"gpu": "cuda,cpu", "cpu": "cpu"}[self.device]
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true".strip()
+        share = {"JAX_PLATFORMS": platforms, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
+        return os.environ | share | more
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Keeps a result of `light`."""
+        with self.lock, open(self.light / "runs.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.say(json.dumps(line))
+
+
+def light(c: Campaign) -> None:
+    """Is it right? All checks side by side."""
+    from models import MIXERS
+
+    names = ["transformer", "fnet", "bigbird"] if c.toy else list(MIXERS)
+    toy = ["--toy"] * c.toy
+    base = [sys.executable, "-m", "tests.benchmarks.first_light"]
+    turns = f"--turns={c.results / 'turns'}"
+
+    def check(what: str, name: str, *arguments: str) -> None:
+        done = c.light / f"{name}.jsonl"
+        if done.exists():
+            return
+        part = done.with_suffix(".part")
+        if c.run(name, [*base, what, f"--out={part}", turns, *toy, *arguments]) == 0:
+            part.rename(done)
+
+    shares = [names[i::PROCESSES] for i in range(PROCESSES)]
+    jobs: list[Callable[[], None]] = [lambda: check("kernels", "kernels")]
+    for i, share in enumerate(share for share in shares if share):
+        jobs.append(lambda i=i, share=share: check("mixers", f"mixers{i}", f"--names={','.join(share)}"))  # type: ignore[misc]
+    jobs += [lambda: killed(c), lambda: out_of_memory(c)]
+    together(c, jobs)
+    for file in sorted([*c.light.glob("*.jsonl"), *c.light.glob("*.part")]):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            if not line.get("ok"):
+                c.say(f"NOT OK, {file.name}: {json.dumps(line)}")
+        c.say(f"{file.name}: {sum(bool(line.get('ok')) for line in lines)} of {len(lines)} ok")
+
+
+def together(c: Campaign, jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs all side by side; an error of one is told and stops none."""
+
+    def safe(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:
+            c.tell({"check": "campaign", "ok": False, "error": f"{type(error).__name__}: {error}"[:500]})
+
+    threads = [threading.Thread(target=safe, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def killed(c: Campaign) -> None:
+    """A run that is killed goes on, and ends with the bits of one that was not; so does a third."""
+    steps = "400" if c.toy else "6000"
+    models = "--models=ff_only" if c.toy else "--models=transformer,bigbird"
+    cells = [
+        models, "--set=encoder.dropout=0.1", "--set=encoder.attention_dropout=0.1", f"--set=train.steps={steps}",
+        f"--set=train.eval_every={int(steps) // 4}", "--checkpoint_minutes=0", "--jobs=1",
+    ]  # fmt: skip
+    whole, broken = c.light / "whole", c.light / "broken"
+    c.run("whole", c.command("run", *cells, results=whole))
+    log = open(c.light / "broken.log", "ab")
+    child = subprocess.Popen(
+        c.command("run", *cells, results=broken), cwd=ROOT, env=c.env(), stdout=log, stderr=log, start_new_session=True
+    )
+    # Of the first cell's checkpoints, the second: it is in the middle then.
+    while child.poll() is None and len(list((broken / "checkpoints").glob("*/[0-9]*"))) < 2 and c.left > 0:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    log.close()
+    c.run("resumed", c.command("run", *cells, results=broken))
+    found = {}
+    for folder in (whole, broken):
+        records = [json.loads(file.read_text()) for file in sorted((folder / "records").glob("*.json"))]
+        found[folder] = [(r["cell"]["model"], r["status"], r["results"], r.get("resumed")) for r in records]
+    same = [a[:3] == b[:3] for a, b in zip(found[whole], found[broken], strict=True)]
+    c.tell(
+        {
+            "check": "killed and resumed",
+            "models": [line[0] for line in found[whole]],
+            "same bits": same,
+            "resumed": [line[3] for line in found[broken]],
+            "ok": bool(same) and all(same) and any(line[3] for line in found[broken]),
+        }
+    )
+
+
+def out_of_memory(c: Campaign) -> None:
+    """A cell that does not fit becomes `oom`, and the next one runs."""
+    few = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.02"}
+    cells = [
+        "--models=transformer_naive,ff_only", "--lengths=1024", "--set=train.batch=128", "--set=train.steps=4",
+        "--set=train.eval_every=4",
+    ]  # fmt: skip
+    if c.toy:
+        cells = ["--models=ff_only", "--set=train.steps=4", "--set=train.eval_every=4"]
+    folder = c.light / "memory"
+    c.run("memory", c.command("run", *cells, results=folder), **few)
+    records = [json.loads(file.read_text()) for file in (folder / "records").glob("*.json")]
+    statuses = {r["cell"]["model"]: [r["status"], r["error"]] for r in records}
+    want = ["oom"] * (not c.toy) + ["ok"]
+    ok = sorted((status for status, _ in statuses.values()), reverse=True) == want
+    c.tell({"check": "out of memory", "statuses": statuses, "ok": ok})
+
+
+def bench(c: Campaign) -> None:
+    """How fast is it? Measurements go on side by side until they are ready, then each alone."""
+    for i, arguments in enumerate(TOY_BENCHES if c.toy else BENCHES):
+        if c.left < 60:
+            c.say(f"no time for bench {' '.join(arguments)}")
+            continue
+        limit = [f"--jobs={c.jobs}", f"--total_minutes={max(0.5, c.left / 60 - 0.3)}"]
+        c.run(f"bench{i}", c.command("bench", *arguments, *limit))
+    sane(c)
+
+
+def sane(c: Campaign) -> None:
+    """Whether what a GPU alone can say is there, and can be true."""
+    lines = []
+    for file in sorted((c.results / "bench").glob("*.json")):
+        r = json.loads(file.read_text())
+        if r["status"] != "ok":
+            lines.append(f"{file.stem}: {r['status']}: {r['error']}")
+            continue
+        rate, joules = r["train_speed"]["steps_per_second"], r["energy_per_step_joules"]
+        watts = rate * joules if joules else None
+        peak = r["memory"]["device_peak_bytes"]
+        mfu = r["mfu"]
+        line = f"{r['cell']['model']} {r['cell']['protocol']} {r['cell']['task']} {r['cell']['length']}: {rate:.4g} /s"
+        line += f", inference {r['inference_speed']['steps_per_second']:.4g} /s, compiled in {r['compile_seconds']:.0f} s"
+        if c.device == "gpu":
+            good = mfu is not None and 0 < mfu < 1 and watts is not None and 50 < watts < 1500 and (peak or 0) > 1e6
+            line += f", MFU {100 * (mfu or 0):.1f} %, {watts or 0:.0f} W, {(peak or 0) / 1e9:.2f} GB"
+            line += "" if good else "  NOT SANE"
+        lines.append(line)
+    (c.light / "sane.txt").write_text("\n".join(lines) + "\n")
+    c.say(f"{len(lines)} measurements, {sum('NOT SANE' in line for line in lines)} not sane")
+    print("\n".join(lines), flush=True)
+
+
+def train(c: Campaign) -> None:
+    """What does it reach? Trainings share the GPU, the most wanted first."""
+    limit = c.left / 60 - 0.4
+    source = [f"--source_dir={c.source}"] if c.source else []
+
+    def one(i: int, arguments: Sequence[str]) -> None:
+        c.run(f"train{i}", c.command("run", *arguments, *source, f"--total_minutes={limit}", "--jobs=2"))
+
+    wanted = TOY_TRAININGS if c.toy else TRAININGS[: c.jobs if c.jobs < 3 else 3]
+    if limit > 0.5:
+        together(c, [lambda i=i, a=a: one(i, a) for i, a in enumerate(wanted)])  # type: ignore[misc]
+    for file in sorted((c.results / "records").glob("*.json")):
+        r = json.loads(file.read_text())
+        rate = (r.get("train_speed") or {}).get("steps_per_second")
+        scores = [(s["steps"], s["validation_best"], s["test_best"]) for s in r["results"]]
+        print(f"{file.stem}: {r['status']} {r['error']} {rate} steps/s; steps, validation, test: {scores}", flush=True)
+
+
+def pack(c: Campaign, out: Path) -> None:
+    """One archive of records, logs and checks, without checkpoints and figures."""
+    left_out = {"checkpoints", "leaderboard", "turns", "leases"}
+
+    def kept(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return None if set(Path(info.name).parts) & left_out else info
+
+    with tarfile.open(out / "results.tar.gz", "w:gz") as tar:
+        tar.add(c.results, arcname=".", filter=kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phases", nargs="+", choices=["light", "bench", "train"])
+    parser.add_argument("--minutes", type=float, required=True, help="after which nothing runs any more")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data cache")
+    parser.add_argument("--source_dir", help="folder of data that cannot be generated")
+    parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+    parser.add_argument("--jobs", type=int, default=12, help="measurements that are made ready at once")
+    parser.add_argument("--toy", action="store_true", help="small shapes, to try the program on a CPU")
+    parser.add_argument("--pack", type=Path, help="folder for one archive of all results")
+    args = parser.parse_args()
+    c = Campaign(args)
+    for phase in args.phases:
+        c.say(phase)
+        try:
+            {"light": light, "bench": bench, "train": train}[phase](c)
+        except Exception as error:
+            c.tell({"check": phase, "ok": False, "error": f"{type(error).__name__}: {error}"[:500]})
+        if args.pack:
+            pack(c, args.pack)
+    c.say("done")
+
+
+if __name__ == "__main__":
+    main()
