@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep, whole
+from models.fused_attention import applies as fused_applies
+from models.fused_attention import attend_fused
 from models.heads import MultiHead, from_blocks, mask_to_blocks, to_blocks, word_blocks
 
 Kernel = Literal["auto", "blocks", "cudnn", "fused"]
@@ -43,7 +45,8 @@ class Attention(MultiHead):
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         q, k, v = self.project(x)
-        kernel, dropping = self.kernel, rngs is not None and self.rate > 0
+        kernel: str = self.kernel
+        dropping = rngs is not None and self.rate > 0
         here = jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping
         if kernel == "auto":
             kernel = choose_kernel(*here)
@@ -151,6 +154,7 @@ def cudnn_applies(backend: str, capability: float, dtype: Any, width: int, dropp
 
 KERNELS = {
     "cudnn": AttentionKernel(attend_cudnn, cudnn_applies),
+    "fused": AttentionKernel(attend_fused, lambda *here: fused_applies(*here[:4])),
     "blocks": AttentionKernel(attend, lambda *here: True),
 }
 """The kernels by name, the one that is taken first where it applies in front."""

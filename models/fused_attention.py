@@ -34,7 +34,6 @@ from jax.experimental.pallas import triton
 from models.blockwise import LOW, draw_words, keep
 from models.heads import pad_length, word_blocks
 
-
 LOG2_E = math.log2(math.e)
 
 

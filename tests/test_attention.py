@@ -90,8 +90,14 @@ def test_choice_of_kernel():
         return choose_kernel(backend, capability, jnp.dtype(dtype), width, dropping)
 
     assert chosen() == chosen(dtype=jnp.float16) == chosen(width=8) == chosen(width=128) == "cudnn"
-    others = [{"backend": "cpu"}, {"capability": 7.5}, {"dtype": jnp.float32}, {"width": 12}, {"width": 136}]
-    assert all(chosen(**other) == "blocks" for other in [*others, {"dropping": True}])
+    others = [{"dtype": jnp.float32}, {"width": 12}, {"dropping": True}]
+    assert all(chosen(**other) == "fused" for other in others)
+    assert all(chosen(**other) == "blocks" for other in [{"backend": "cpu"}, {"capability": 7.5}, {"width": 136}])
+
+
+def test_a_kernel_that_does_not_apply_is_refused():
+    with pytest.raises(ValueError, match="cudnn does not apply to float32 heads of width 8 on cpu"):
+        build("transformer", 16, 8, heads=2, kernel="cudnn")(*inputs(8, 16))
 
 
 def test_plans():

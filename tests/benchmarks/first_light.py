@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,19 +25,27 @@ import numpy as np
 from flax import nnx
 
 from lra.turns import Turns
+from models import fused_attention
 from models.attention import KERNELS, attend_naive, capability
 from models.build import mixer_factory
 from models.encoder import Encoder
 
 Tree = Any
-TOLERANCES = {"float32, exact products": 1e-3, "float32": 3e-2, "bfloat16": 0.15}
-"""Largest relative error of logits and of gradients, through two layers. 'float32' multiplies as JAX does by default,
-on a GPU in TF32."""
+Tell = Callable[[dict[str, Any]], None]
+Ready = tuple[dict[str, Any], dict[str, Any], Any]
+"""What is known of a kernel, its compiled passes, and their arguments."""
+CASES = (("float32", True, 1e-3), ("bfloat16", True, 0.15), ("bfloat16", False, 0.15))
+"""Type, dropout, largest relative error of logits and of gradients through two layers. Products of float32 are exact
+ones, not TF32. Without dropout attention may be another kernel."""
+SHAPES = {"narrow": (64, 8, 1_025, 8), "listops": (32, 8, 2_001, 64), "long": (4, 4, 8_001, 64)}
+"""Batch, heads, length and width of attention: two of the benchmark's models, and a long one."""
+TILES = ((64, 64, 4), (128, 64, 4), (128, 64, 8), (64, 128, 4), (64, 32, 4), (128, 128, 8), (32, 64, 4))
+"""Queries and keys a tile and warps, to be tried."""
 
 
-def mixers(names: list[str], toy: bool, tell: Callable[[dict[str, Any]], None]) -> None:
+def mixers(names: list[str], toy: bool, tell: Tell) -> None:
     """Compares an encoder of two layers around each mixer."""
-    length, batch = (70, 2) if toy else (1_000, 4)
+    length, batch = (70, 2) if toy else (600, 4)
     for name in names:
         try:
             for line in _mixer(name, length, batch):
@@ -73,18 +81,17 @@ def _mixer(name: str, length: int, batch: int) -> Iterator[dict[str, Any]]:
         compiled = jax.jit(run, static_argnums=(2, 3)).lower(params, rest, dtype, dropping).compile()
         return jax.device_get(compiled(params, rest)), time.perf_counter() - started
 
-    for dropping in (True, False):
+    cases = CASES if "transformer" in name else [case for case in CASES if case[1]]
+    want = {}
+    for dropping in {case[1] for case in cases}:
         with _as_cpu():
-            want = compute(jnp.float32, dropping)[0]
-        for kind, tolerance in TOLERANCES.items():
-            if kind != "bfloat16" and not dropping:  # only there is another kernel taken without dropout
-                continue
-            exact = jax.default_matmul_precision("highest") if "exact" in kind else contextlib.nullcontext()
-            with exact:
-                got, seconds = compute(jnp.bfloat16 if kind == "bfloat16" else jnp.float32, dropping)
-            errors = {"logits": distance(got[0], want[0]), "gradient": distance(got[1], want[1])}
-            ok = all(error <= tolerance for error in errors.values())
-            yield {"type": kind, "dropout": dropping, **errors, "tolerance": tolerance, "ok": ok, "seconds": seconds}
+            want[dropping] = compute(jnp.float32, dropping)[0]
+    for kind, dropping, tolerance in cases:
+        with jax.default_matmul_precision("highest"):
+            got, took = compute(jnp.dtype(kind), dropping)
+        errors = {n: distance(a, b) for n, a, b in zip(("logits", "gradient"), got, want[dropping], strict=True)}
+        ok = all(error <= tolerance for error in errors.values())
+        yield {"type": kind, "dropout": dropping, **errors, "tolerance": tolerance, "ok": ok, "seconds": took}
 
 
 @contextlib.contextmanager
@@ -102,28 +109,45 @@ def distance(got: Tree, want: Tree) -> float:
     return float(away / sum(np.square(w).sum() for w in others) ** 0.5) if np.isfinite(away) else float("inf")
 
 
-def kernels(toy: bool, turns: Turns, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Compares and times the attention kernels, each with a key mask and with and without dropout."""
-    shapes = [(2, 2, 70, 16)] if toy else [(32, 8, 2_001, 64), (32, 4, 4_001, 64), (64, 8, 1_025, 8)]
-    for batch, heads, length, width in shapes:
-        for dtype in (jnp.float32, jnp.bfloat16):
-            with turns.preparing():
-                ready = list(_ready((batch, heads, length, width), dtype, tell))
-            with turns.measuring():
-                for line, compiled, arrays in ready:
-                    try:
-                        line |= {f"{what}_seconds": seconds(c, arrays) for what, c in compiled.items()}
-                    except Exception as error:
-                        line |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]}
-                    tell(line)
+def kernels(
+    shape: tuple[int, ...], dtype: Any, tiles: Sequence[tuple[int, int, int]], turns: Turns, tell: Tell
+) -> None:
+    """Compares and times the attention kernels, each with a key mask and with and without dropout.
+
+    With `tiles` the fused kernel alone, with each of these.
+    """
+    with turns.preparing():
+        ready = list(
+            _tiled(shape, dtype, tiles, tell) if tiles else _ready(("naive", *KERNELS), (0.0, 0.1), shape, dtype, tell)
+        )
+    with turns.measuring():
+        for line, compiled, arrays in ready:
+            try:
+                line |= {f"{what}_seconds": seconds(c, arrays) for what, c in compiled.items()}
+            except Exception as error:
+                line |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]}
+            tell(line)
+
+
+def _tiled(shape: tuple[int, ...], dtype: Any, tiles: Sequence[tuple[int, int, int]], tell: Tell) -> Iterator[Ready]:
+    for tile in tiles:
+        with mock.patch.object(
+            fused_attention, "blocks", lambda width, dtype, tile=tile: fused_attention.Blocks(*tile)
+        ):
+            for line, *rest in _ready(("fused",), (0.1,), shape, dtype, tell):
+                yield line | {"tile": tile}, *rest  # type: ignore[misc]
 
 
 def _ready(
-    shape: tuple[int, int, int, int], dtype: Any, tell: Callable[[dict[str, Any]], None]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], Any]]:
+    names: Sequence[str], rates: Sequence[float], shape: tuple[int, ...], dtype: Any, tell: Tell
+) -> Iterator[Ready]:
     """What is known of each kernel that applies, its compiled passes and their arguments; failures are told."""
     given, backend, able = _arrays(*shape, dtype), jax.default_backend(), capability()
-    for name, rate in ((name, rate) for name in ("naive", *KERNELS) for rate in (0.0, 0.1)):
+    some = _arrays(2, shape[1], min(shape[2], 515), shape[3], dtype)
+    with jax.default_matmul_precision("highest"):
+        exact = [a if a.dtype == bool else a.astype(jnp.float32) for a in some]
+        want = {rate: jax.device_get(jax.jit(_passes(attend_naive, rate)[1])(*exact)) for rate in rates}
+    for name, rate in ((name, rate) for name in names for rate in rates):
         line = {"check": "kernel", "name": name, "rate": rate, "type": jnp.dtype(dtype).name, "shape": list(shape)}
         try:
             if name == "naive":
@@ -133,8 +157,11 @@ def _ready(
             else:
                 continue
             forward, both = _passes(attend, rate)
-            compiled = {"forward": jax.jit(forward).lower(*given).compile(), "both": jax.jit(both).lower(*given).compile()}
-            yield line | _errors(both, rate, _arrays(2, shape[1], min(shape[2], 515), shape[3], dtype)), compiled, given
+            compiled = {
+                "forward": jax.jit(forward).lower(*given).compile(),
+                "both": jax.jit(both).lower(*given).compile(),
+            }
+            yield line | _errors(jax.device_get(jax.jit(both)(*some)), want[rate], dtype), compiled, given
         except Exception as error:
             tell(line | {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]})
 
@@ -159,13 +186,8 @@ def _passes(attend: Any, rate: float) -> tuple[Any, Any]:
     return forward, both
 
 
-def _errors(both: Any, rate: float, arrays: Any) -> dict[str, Any]:
+def _errors(got: Any, want: Any, dtype: Any) -> dict[str, Any]:
     """How far a kernel is from the dense equation in float32, on the same numbers."""
-    dtype = arrays[0].dtype
-    with jax.default_matmul_precision("highest"):
-        exact = (a if a.dtype == bool else a.astype(jnp.float32) for a in arrays)
-        want = jax.device_get(jax.jit(_passes(attend_naive, rate)[1])(*exact))
-    got = jax.device_get(jax.jit(both)(*arrays))
     errors = {name: distance(a, b) for name, a, b in zip(("out", "dq", "dk", "dv"), got, want, strict=True)}
     tolerance = 2e-2 if dtype == jnp.bfloat16 else 5e-3
     return {**errors, "tolerance": tolerance, "ok": all(error <= tolerance for error in errors.values())}
@@ -183,8 +205,10 @@ def seconds(compiled: Any, arrays: Any, repeats: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["mixers", "kernels"])
+    parser.add_argument("what", choices=["mixers", "kernels", "tiles"])
     parser.add_argument("--names", default="", help="mixers, with commas")
+    parser.add_argument("--shape", choices=[*SHAPES], default="listops", help="of attention")
+    parser.add_argument("--type", choices=["float32", "bfloat16"], default="bfloat16", help="of attention")
     parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines")
     parser.add_argument("--turns", type=Path, required=True, help="folder by which processes take turns to measure")
     parser.add_argument("--toy", action="store_true", help="small shapes, to try the program on a CPU")
@@ -199,7 +223,8 @@ def main() -> None:
             with turns.preparing():
                 mixers(args.names.split(","), args.toy, tell)
         else:
-            kernels(args.toy, turns, tell)
+            shape = (2, 2, 70, 16) if args.toy else SHAPES[args.shape]
+            kernels(shape, jnp.dtype(args.type), TILES if args.what == "tiles" else (), turns, tell)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESSES = 7
+PROCESSES = 8
 """Processes that the mixers are shared among."""
+ATTENTIONS = (("listops", "bfloat16"), ("narrow", "bfloat16"), ("long", "float32"))
 
 BENCHES = (
     ("--protocol=fnet", "--lengths=1024,4096,16384", "--models=transformer,fnet,linear_transformer,local,performer"),
@@ -120,7 +121,12 @@ def light(c: Campaign) -> None:
             part.rename(done)
 
     shares = [names[i::PROCESSES] for i in range(PROCESSES)]
-    jobs: list[Callable[[], None]] = [lambda: check("kernels", "kernels")]
+    jobs: list[Callable[[], None]] = []
+    for shape, kind in [("listops", "bfloat16")] if c.toy else ATTENTIONS:
+        options = f"--shape={shape}", f"--type={kind}"
+        jobs.append(lambda o=options: check("kernels", "kernels" + "".join(o), *o))  # type: ignore[misc]
+        if not c.toy and shape == "listops":
+            jobs.append(lambda o=options: check("tiles", "tiles" + "".join(o), *o))  # type: ignore[misc]
     for i, share in enumerate(share for share in shares if share):
         jobs.append(lambda i=i, share=share: check("mixers", f"mixers{i}", f"--names={','.join(share)}"))  # type: ignore[misc]
     jobs += [lambda: killed(c), lambda: out_of_memory(c)]
@@ -151,24 +157,22 @@ def together(c: Campaign, jobs: Sequence[Callable[[], None]]) -> None:
 
 def killed(c: Campaign) -> None:
     """A run that is killed goes on, and ends with the bits of one that was not; so does a third."""
-    steps = "400" if c.toy else "6000"
+    steps = "400" if c.toy else "12000"
     models = "--models=ff_only" if c.toy else "--models=transformer,bigbird"
     cells = [
         models, "--set=encoder.dropout=0.1", "--set=encoder.attention_dropout=0.1", f"--set=train.steps={steps}",
-        f"--set=train.eval_every={int(steps) // 4}", "--checkpoint_minutes=0", "--jobs=1",
+        f"--set=train.eval_every={int(steps) // 12}", "--checkpoint_minutes=0", "--jobs=2",
     ]  # fmt: skip
     whole, broken = c.light / "whole", c.light / "broken"
     c.run("whole", c.command("run", *cells, results=whole))
-    log = open(c.light / "broken.log", "ab")
-    child = subprocess.Popen(
-        c.command("run", *cells, results=broken), cwd=ROOT, env=c.env(), stdout=log, stderr=log, start_new_session=True
-    )
-    # Of the first cell's checkpoints, the second: it is in the middle then.
-    while child.poll() is None and len(list((broken / "checkpoints").glob("*/[0-9]*"))) < 2 and c.left > 0:
-        time.sleep(0.02)
-    child.kill()
-    child.wait()
-    log.close()
+    with open(c.light / "broken.log", "ab") as log:
+        command = c.command("run", *cells, results=broken)
+        child = subprocess.Popen(command, cwd=ROOT, env=c.env(), stdout=log, stderr=log, start_new_session=True)
+        # With two checkpoints a cell is in the middle of its training.
+        while child.poll() is None and len(list((broken / "checkpoints").glob("*/[0-9]*"))) < 2 and c.left > 0:
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
     c.run("resumed", c.command("run", *cells, results=broken))
     found = {}
     for folder in (whole, broken):
@@ -228,7 +232,9 @@ def sane(c: Campaign) -> None:
         peak = r["memory"]["device_peak_bytes"]
         mfu = r["mfu"]
         line = f"{r['cell']['model']} {r['cell']['protocol']} {r['cell']['task']} {r['cell']['length']}: {rate:.4g} /s"
-        line += f", inference {r['inference_speed']['steps_per_second']:.4g} /s, compiled in {r['compile_seconds']:.0f} s"
+        line += (
+            f", inference {r['inference_speed']['steps_per_second']:.4g} /s, compiled in {r['compile_seconds']:.0f} s"
+        )
         if c.device == "gpu":
             good = mfu is not None and 0 < mfu < 1 and watts is not None and 50 < watts < 1500 and (peak or 0) > 1e6
             line += f", MFU {100 * (mfu or 0):.1f} %, {watts or 0:.0f} W, {(peak or 0) / 1e9:.2f} GB"
