@@ -300,7 +300,8 @@ def _keys_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dk: An
             sums[1] + _dot(p.astype(there.g.dtype), there.g, (1, 0)),
         )
 
-    trips = jnp.where(pl.program_id(0) < used[0], queries.q.shape[0] // rows, 0)  # none where no key is allowed
+    # No trip where no key is allowed. (`where` on two Python numbers becomes a choice of Booleans in Triton's IR.)
+    trips = (pl.program_id(0) < used[0]).astype(jnp.int32) * (queries.q.shape[0] // rows)
     zeros = jnp.zeros(here.k.shape, jnp.float32)
     sums = lax.fori_loop(0, trips, step, (zeros, zeros))
     dk[...] = (sums[0] * static.width**-0.5).astype(dk.dtype)
