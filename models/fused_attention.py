@@ -34,7 +34,6 @@ from jax.experimental.pallas import triton
 from models.blockwise import LOW, draw_words, keep
 from models.heads import pad_length, word_blocks
 
-
 LOG2_E = math.log2(math.e)
 
 
@@ -86,10 +85,12 @@ def applies(backend: str, capability: float, dtype: Any, width: int) -> bool:
 
 
 def blocks(width: int, dtype: Any) -> Blocks:
-    """Tiles that fit in the shared memory of every GPU that `applies` allows (99 KB), and nearly in registers."""
-    if jnp.dtype(dtype).itemsize == 4:
-        return Blocks(32, 32, 4)
-    return Blocks(64, 64, 4)
+    """Tiles that fit in the shared memory of every GPU that `applies` allows (99 KB) and whose sums fit in registers.
+
+    Float32 has no tensor cores that keep its precision, so that its products want all the registers they can get.
+    """
+    side = 32 if jnp.dtype(dtype).itemsize == 4 else 64
+    return Blocks(side, side, 4 if width <= 64 else 8)
 
 
 def attend_fused(
