@@ -4,8 +4,8 @@ FlashAttention-2 (Dao 2023, arXiv:2307.08691) with dropout of the weights: its m
 a word a query and a word a key, by the mixer that the other forms of attention here use (`keep`), so that all of
 them drop the same weights. The forward pass goes over the keys block by block with a running maximum and sum; it
 keeps one number a query, the logarithm lse of its softmax's denominator. The backward pass makes each tile's
-weights from it again, once for the queries and once for the keys: twice two of its seven products, but no sums
-between programs, so that results are the same at every run.
+weights from it again, once for the queries and once for the keys: seven products a tile instead of five, but no
+program adds to another's sums, so that results are the same at every run.
 
     o_i = Σ_j d_ij p_ij v_j,  p_ij = exp(s_ij − lse_i),  s_ij = q_i·k_j / √K,  lse_i = log Σ_j exp(s_ij)
     dv_j = Σ_i d_ij p_ij g_i,  ds_ij = p_ij (d_ij g_i·v_j − g_i·o_i),  d_ij = 0 or 1 / (1 − rate)
@@ -19,6 +19,7 @@ padded, the last to a power of two (Triton has no other). Tiles have one row a q
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from models.blockwise import LOW, draw_words, keep
 from models.heads import pad_length, word_blocks
@@ -79,16 +79,21 @@ class Keys(NamedTuple):
 def applies(backend: str, capability: float, dtype: Any, width: int) -> bool:
     """Whether the kernels can run: on an NVIDIA GPU of compute capability 8.0 (Ampere) or later, with K up to 128.
 
-    `capability` is 0 for what is no NVIDIA GPU.
+    `capability` is 0 for what is no NVIDIA GPU. JAX 0.11 calls Pallas' way to Triton deprecated: a version without it
+    runs no kernel of these.
     """
-    return backend == "gpu" and capability >= 8 and dtype in (jnp.float32, jnp.bfloat16, jnp.float16) and width <= 128
+    fits = dtype in (jnp.float32, jnp.bfloat16, jnp.float16) and width <= 128
+    triton = importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+    return backend == "gpu" and capability >= 8 and fits and triton
 
 
 def blocks(width: int, dtype: Any) -> Blocks:
-    """Tiles that fit in the shared memory of every GPU that `applies` allows (99 KB), and nearly in registers."""
-    if jnp.dtype(dtype).itemsize == 4:
-        return Blocks(32, 32, 4)
-    return Blocks(64, 64, 4)
+    """Tiles that fit in the shared memory of every GPU that `applies` allows (99 KB) and whose sums fit in registers.
+
+    Float32's products are made without tensor cores, which would round it, and want more registers.
+    """
+    side = 32 if jnp.dtype(dtype).itemsize == 4 else 64
+    return Blocks(side, side, 4 if width <= 64 else 8)
 
 
 def attend_fused(
@@ -169,6 +174,8 @@ def _call(
 
     A program gets references to its block and to the other side's whole length; nothing is read until it is indexed.
     """
+    from jax.experimental.pallas import triton  # not at the top: see `applies`
+
     batch, length, heads, width = queries.q.shape
     problems, (rows, columns, warps) = batch * heads, static.blocks
     by_keys = kernel is _keys_kernel
@@ -299,7 +306,8 @@ def _keys_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dk: An
             sums[1] + _dot(p.astype(there.g.dtype), there.g, (1, 0)),
         )
 
-    trips = jnp.where(pl.program_id(0) < used[0], queries.q.shape[0] // rows, 0)  # none where no key is allowed
+    # No trip where no key is allowed. (`where` on two Python numbers becomes a choice of Booleans in Triton's IR.)
+    trips = (pl.program_id(0) < used[0]).astype(jnp.int32) * (queries.q.shape[0] // rows)
     zeros = jnp.zeros(here.k.shape, jnp.float32)
     sums = lax.fori_loop(0, trips, step, (zeros, zeros))
     dk[...] = (sums[0] * static.width**-0.5).astype(dk.dtype)
