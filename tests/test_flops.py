@@ -147,3 +147,19 @@ def test_cudnn_s_attention_counts_two_products_forwards_and_five_backwards(monke
     product = 2 * (2 * 4) * 128 * 256 * 64
     assert flops.count(attend, q, k, v) == pytest.approx(2 * product, rel=0.01)
     assert flops.count(jax.grad(attend, (0, 1, 2)), q, k, v) == pytest.approx(7 * product, rel=0.01)
+
+
+def test_the_fused_kernel_s_attention_counts_two_products_forwards_and_seven_backwards():
+    """Of L × M × K each, for every problem; several seeds count as often."""
+    from models.fused_attention import attend_fused
+
+    def loss(q, k, v, mask):
+        return attend_fused(q, k, v, mask, interpret=True).sum()
+
+    q, mask = arrays((2, 128, 3, 64))[0], jax.ShapeDtypeStruct((2, 128), jnp.bool)
+    product = 2 * (2 * 3) * 128 * 128 * 64
+    forward, both = flops.count(loss, q, q, q, mask), flops.count(jax.grad(loss, (0, 1, 2)), q, q, q, mask)
+    assert forward == pytest.approx(2 * product, rel=0.01)
+    assert both == pytest.approx(9 * product, rel=0.01)
+    three = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in (q, q, q, mask)]
+    assert flops.count(jax.vmap(loss), *three) == pytest.approx(3 * forward, rel=0.01)
