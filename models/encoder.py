@@ -132,7 +132,8 @@ class Encoder(nnx.Module):
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Token ids [B, L] (0 is padding) and mask [B, L] → one vector a document, [B, D]."""
-        x = self.embedding(tokens)
+        # The lookup is float32 whatever the table's type, so that its gradient sums a token's many places in float32.
+        x = self.embedding(tokens).astype(self.embedding.embedding[...].dtype)
         if self.cls is not None:
             front = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([front, x], axis=1)
