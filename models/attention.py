@@ -119,12 +119,18 @@ def attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> j
     """What `attend` computes without dropout, by cuDNN's fused kernel (bfloat16 or float16).
 
     The kernel knows no mask a key (only an L×L bias), but a number of keys an example: so real keys are moved
-    to the front, which attention does not notice.
+    to the front, which attention does not notice. Nor does it differentiate an odd number of positions, so that
+    one more is put at the end, which no query sees.
     """
+    length = q.shape[1]
+    if length % 2:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+        mask = jnp.pad(mask, ((0, 0), (0, 1)))
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :, None, None]
     k, v = jnp.take_along_axis(k, order, axis=1), jnp.take_along_axis(v, order, axis=1)
     real = mask.sum(1, dtype=jnp.int32)
     o = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=jnp.maximum(real, 1), implementation="cudnn")
+    o = o[:, :length]
     return jnp.where((real > 0)[:, None, None, None], o, jnp.zeros((), o.dtype))
 
 
