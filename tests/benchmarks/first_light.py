@@ -59,7 +59,7 @@ def _mixer(name: str, length: int, batch: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 257, (batch, 1, length), dtype=np.int32)
     mask = np.arange(length) < np.array([length, length * 2 // 3] * (batch // 2))[:, None, None]
-    tokens, labels = np.where(mask, tokens, 0), rng.integers(0, 2, batch, dtype=np.int32)
+    inputs, labels = (np.where(mask, tokens, 0), mask), rng.integers(0, 2, batch, dtype=np.int32)
     with _as_cpu():
         model = Encoder(
             make, vocab=257, classes=2, length=length, dim=128, layers=2, mlp=256, pool="mean", rngs=nnx.Rngs(0)
@@ -70,7 +70,7 @@ def _mixer(name: str, length: int, batch: int) -> Iterator[dict[str, Any]]:
     def run(params: Tree, rest: Tree, dtype: Any, dropping: bool) -> tuple[Tree, Tree]:
         def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
             cast = jax.tree.map(lambda p: p.astype(dtype), params)
-            logits = nnx.merge(graph, cast, rest)(tokens, mask, nnx.Rngs(dropout=1) if dropping else None)
+            logits = nnx.merge(graph, cast, rest)(*map(jnp.asarray, inputs), nnx.Rngs(dropout=1) if dropping else None)
             return -jax.nn.log_softmax(logits)[jnp.arange(batch), labels].mean(), logits
 
         (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(params)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -32,22 +33,35 @@ PROCESSES = 8
 ATTENTIONS = (("listops", "bfloat16"), ("narrow", "bfloat16"), ("long", "float32"))
 
 BENCHES = (
-    ("--protocol=fnet", "--lengths=1024,4096,16384", "--models=transformer,fnet,linear_transformer,local,performer"),
-    ("--protocol=fnet_bert", "--models=transformer,fnet,transformer_naive"),
-    ("--protocol=fnet", "--lengths=1024,4096", "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks"),
-    ("--protocol=lra", "--tasks=listops", "--models=transformer,fnet,linear_transformer"),
-    ("--protocol=efficiency", "--lengths=1000,4000", "--models=all"),
+    (6, "--protocol=lra", "--tasks=listops,image", "--models=transformer,fnet,linear_transformer"),
+    (
+        11,
+        "--protocol=fnet",
+        "--lengths=1024,4096,16384",
+        "--models=transformer,fnet,linear_transformer,local,performer",
+    ),
+    (3, "--protocol=fnet_bert", "--models=transformer,fnet,transformer_naive"),
+    (
+        6,
+        "--protocol=fnet",
+        "--lengths=1024,4096",
+        "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks",
+    ),
+    (2, "--protocol=efficiency", "--lengths=1000,4000", "--models=all"),
 )
+"""Arguments of `bench`, and how many of its cells are made ready at once: about two for each of 16 cores in all."""
 TRAININGS = (
-    ("--protocol=lra", "--tasks=listops", "--models=fnet"),
-    ("--protocol=lra", "--tasks=listops", "--models=linear_transformer"),
-    ("--protocol=lra", "--tasks=listops", "--models=transformer"),
-    ("--protocol=lra", "--tasks=image", "--models=fnet,transformer", "--seeds=0,1,2"),
-    ("--protocol=lra", "--tasks=text", "--lengths=1000", "--models=fnet,transformer,linear_transformer"),
-    ("--protocol=lra", "--tasks=pathfinder", "--models=fnet,transformer,linear_transformer"),
+    ("listops", "fnet", 2_000, "0"),
+    ("listops", "transformer", 2_000, "0"),
+    ("listops", "linear_transformer", 2_000, "0"),
+    ("image", "fnet", 1_024, "0,1,2"),
+    ("image", "transformer", 1_024, "0,1,2"),
+    ("image", "linear_transformer", 1_024, "0,1,2"),
 )
-TOY_BENCHES = (("--models=fnet,ff_only", "--lengths=64"), ("--models=transformer", "--lengths=64"))
-TOY_TRAININGS = (("--protocol=quick", "--models=ff_only", "--set=train.steps=20", "--set=train.eval_every=10"),)
+"""Task, model, length and seeds in protocol `lra`, the most wanted first. Two share the GPU."""
+EXAMPLES = {"listops": (2_000, 2_000), "image": (5_000, 10_000)}
+"""Of validation and test."""
+TOY_BENCHES = ((2, "--models=fnet,ff_only", "--lengths=64"), (2, "--models=transformer", "--lengths=64"))
 
 
 class Campaign:
@@ -55,10 +69,11 @@ class Campaign:
 
     def __init__(self, args: argparse.Namespace):
         self.results, self.data, self.toy = args.results.resolve(), args.data.resolve(), args.toy
-        self.device, self.jobs, self.source = args.device, args.jobs, args.source_dir
+        self.device, self.source = args.device, args.source_dir
         self.until = time.monotonic() + 60 * args.minutes
         self.light = self.results / "first_light"
         self.light.mkdir(parents=True, exist_ok=True)
+        self.turns, self.bench_until = self.results / "turns", args.bench_until
         self.lock = threading.Lock()
 
     @property
@@ -73,8 +88,8 @@ class Campaign:
     def command(self, verb: str, *arguments: str, results: Path | None = None) -> list[str]:
         """A command of the suite."""
         where = results or self.results
-        places = [f"--results={where}", f"--out={where / 'leaderboard'}", f"--data={self.data}"]
-        return [sys.executable, "run.py", verb, f"--device={self.device}", *arguments, *places]
+        places = [f"--results={where}", f"--out={where / 'leaderboard'}", f"--device={self.device}"]
+        return [sys.executable, "run.py", verb, *arguments, f"--data={self.data}", *places * (verb != "prepare")]
 
     def run(self, name: str, command: Sequence[str], **env: str) -> int:
         """Runs a command to its end, or until the time is over; its output goes to a file. Returns its exit code."""
@@ -105,32 +120,42 @@ class Campaign:
 
 def light(c: Campaign) -> None:
     """Is it right? All checks side by side."""
+    together(
+        c, [*checks(c), lambda: once(c, "killed and resumed", killed), lambda: once(c, "out of memory", out_of_memory)]
+    )
+    report(c)
+
+
+def checks(c: Campaign) -> list[Callable[[], None]]:
+    """The comparisons with the CPU that have no result yet. They take turns with what is measured."""
     from models import MIXERS
 
     names = ["transformer", "fnet", "bigbird"] if c.toy else list(MIXERS)
-    toy = ["--toy"] * c.toy
-    base = [sys.executable, "-m", "tests.benchmarks.first_light"]
-    turns = f"--turns={c.results / 'turns'}"
+    shares = [names[i::PROCESSES] for i in range(min(PROCESSES, len(names)))]
+    wanted = [("mixers", f"mixers{i}", f"--names={','.join(share)}") for i, share in enumerate(shares)]
+    for shape, kind in [("listops", "bfloat16")] if c.toy else ATTENTIONS:
+        for what in ("kernels", "tiles") if shape == "listops" and not c.toy else ("kernels",):
+            wanted.append((what, f"{what}-{shape}-{kind}", f"--shape={shape}", f"--type={kind}"))
 
     def check(what: str, name: str, *arguments: str) -> None:
-        done = c.light / f"{name}.jsonl"
-        if done.exists():
-            return
-        part = done.with_suffix(".part")
-        if c.run(name, [*base, what, f"--out={part}", turns, *toy, *arguments]) == 0:
+        done, part = c.light / f"{name}.jsonl", c.light / f"{name}.part"
+        base = [sys.executable, "-m", "tests.benchmarks.first_light", what, f"--out={part}", f"--turns={c.turns}"]
+        if c.run(name, [*base, *["--toy"] * c.toy, *arguments]) == 0:
             part.rename(done)
 
-    shares = [names[i::PROCESSES] for i in range(PROCESSES)]
-    jobs: list[Callable[[], None]] = []
-    for shape, kind in [("listops", "bfloat16")] if c.toy else ATTENTIONS:
-        options = f"--shape={shape}", f"--type={kind}"
-        jobs.append(lambda o=options: check("kernels", "kernels" + "".join(o), *o))  # type: ignore[misc]
-        if not c.toy and shape == "listops":
-            jobs.append(lambda o=options: check("tiles", "tiles" + "".join(o), *o))  # type: ignore[misc]
-    for i, share in enumerate(share for share in shares if share):
-        jobs.append(lambda i=i, share=share: check("mixers", f"mixers{i}", f"--names={','.join(share)}"))  # type: ignore[misc]
-    jobs += [lambda: killed(c), lambda: out_of_memory(c)]
-    together(c, jobs)
+    return [lambda w=w: check(*w) for w in wanted if not (c.light / f"{w[1]}.jsonl").exists()]  # type: ignore[misc]
+
+
+def once(c: Campaign, name: str, check: Callable[[Campaign], None]) -> None:
+    """A check that has no good result yet."""
+    file = c.light / "runs.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if not any(line["check"] == name and line["ok"] for line in lines):
+        check(c)
+
+
+def report(c: Campaign) -> None:
+    """What is not right, and how much is."""
     for file in sorted([*c.light.glob("*.jsonl"), *c.light.glob("*.part")]):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for line in lines:
@@ -209,14 +234,25 @@ def out_of_memory(c: Campaign) -> None:
 
 
 def bench(c: Campaign) -> None:
-    """How fast is it? Measurements go on side by side until they are ready, then each alone."""
-    for i, arguments in enumerate(TOY_BENCHES if c.toy else BENCHES):
-        if c.left < 60:
-            c.say(f"no time for bench {' '.join(arguments)}")
-            continue
-        limit = [f"--jobs={c.jobs}", f"--total_minutes={max(0.5, c.left / 60 - 0.3)}"]
-        c.run(f"bench{i}", c.command("bench", *arguments, *limit))
+    """How fast is it? Measurements are made ready side by side, and each is then alone on the device."""
+    end = c.bench_until or 20.0
+
+    def measure(i: int, jobs: int, *arguments: str) -> None:
+        minutes = (c.left - end) / 60
+        if minutes > 0.5:
+            c.run(f"bench{i}", c.command("bench", *arguments, f"--jobs={jobs}", f"--total_minutes={minutes}"))
+
+    measurements = [lambda i=i, a=a: measure(i, *a) for i, a in enumerate(TOY_BENCHES if c.toy else BENCHES)]  # type: ignore[misc]
+    together(c, [*measurements, *checks(c), lambda: data(c)])
+    report(c)
     sane(c)
+
+
+def data(c: Campaign) -> None:
+    """The data that `train` begins with, made while others measure on the device."""
+    if not c.toy:
+        source = [f"--source_dir={c.source}"] * bool(c.source)
+        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=listops,image", *source))
 
 
 def sane(c: Campaign) -> None:
@@ -232,9 +268,7 @@ def sane(c: Campaign) -> None:
         peak = r["memory"]["device_peak_bytes"]
         mfu = r["mfu"]
         line = f"{r['cell']['model']} {r['cell']['protocol']} {r['cell']['task']} {r['cell']['length']}: {rate:.4g} /s"
-        line += (
-            f", inference {r['inference_speed']['steps_per_second']:.4g} /s, compiled in {r['compile_seconds']:.0f} s"
-        )
+        line += f", inference {r['inference_speed']['steps_per_second']:.4g} /s"
         if c.device == "gpu":
             good = mfu is not None and 0 < mfu < 1 and watts is not None and 50 < watts < 1500 and (peak or 0) > 1e6
             line += f", MFU {100 * (mfu or 0):.1f} %, {watts or 0:.0f} W, {(peak or 0) / 1e9:.2f} GB"
@@ -247,20 +281,45 @@ def sane(c: Campaign) -> None:
 
 def train(c: Campaign) -> None:
     """What does it reach? Trainings share the GPU, the most wanted first."""
-    limit = c.left / 60 - 0.4
-    source = [f"--source_dir={c.source}"] if c.source else []
+    budget, wanted = c.left - 90, []  # to start and compile takes most of a minute
+    for training in TRAININGS:
+        took = expected(c, *training)
+        if c.toy or took is None or took > budget:
+            c.say(f"not begun: {training}, which takes {took and round(took)} s of {round(budget)}")
+        else:
+            c.say(f"{training} should take {took:.0f} s")
+            budget -= took
+            wanted.append(training)
 
-    def one(i: int, arguments: Sequence[str]) -> None:
-        c.run(f"train{i}", c.command("run", *arguments, *source, f"--total_minutes={limit}", "--jobs=2"))
+    def work() -> None:
+        while wanted:
+            task, model, length, seeds = wanted.pop(0)
+            cell = ["--protocol=lra", f"--tasks={task}", f"--models={model}", f"--lengths={length}", f"--seeds={seeds}"]
+            more = [f"--source_dir={c.source}"] * bool(c.source) + [f"--total_minutes={c.left / 60 - 0.4}", "--jobs=2"]
+            c.run(f"train-{task}-{model}", c.command("run", *cell, *more, "--checkpoint_minutes=60"))
 
-    wanted = TOY_TRAININGS if c.toy else TRAININGS[: c.jobs if c.jobs < 3 else 3]
-    if limit > 0.5:
-        together(c, [lambda i=i, a=a: one(i, a) for i, a in enumerate(wanted)])  # type: ignore[misc]
+    if c.toy:
+        cell = ["--protocol=quick", "--models=ff_only", "--set=train.steps=20", "--set=train.eval_every=10"]
+        c.run("train", c.command("run", *cell, "--jobs=2"))
+    together(c, [work, work])
     for file in sorted((c.results / "records").glob("*.json")):
         r = json.loads(file.read_text())
         rate = (r.get("train_speed") or {}).get("steps_per_second")
         scores = [(s["steps"], s["validation_best"], s["test_best"]) for s in r["results"]]
         print(f"{file.stem}: {r['status']} {r['error']} {rate} steps/s; steps, validation, test: {scores}", flush=True)
+
+
+def expected(c: Campaign, task: str, model: str, length: int, seeds: str) -> float | None:
+    """Seconds that a training takes, by what `bench` has measured; None where it has not."""
+    for file in (c.results / "bench").glob(f"{task}-{model}-L{length}-lra-*.json"):
+        r = json.loads(file.read_text())
+        if r["status"] != "ok":
+            continue
+        t, (validation, test) = r["recipe"]["train"], EXAMPLES[task]
+        batches = t["steps"] / t["eval_every"] * math.ceil(validation / t["batch"]) + 2 * math.ceil(test / t["batch"])
+        trained = t["steps"] / r["train_speed"]["steps_per_second"]
+        return float((trained + batches / r["inference_speed"]["steps_per_second"]) * len(seeds.split(",")))
+    return None
 
 
 def pack(c: Campaign, out: Path) -> None:
@@ -282,7 +341,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data cache")
     parser.add_argument("--source_dir", help="folder of data that cannot be generated")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
-    parser.add_argument("--jobs", type=int, default=12, help="measurements that are made ready at once")
+    parser.add_argument("--bench_until", type=float, help="seconds before the end that `bench` leaves to `train`")
     parser.add_argument("--toy", action="store_true", help="small shapes, to try the program on a CPU")
     parser.add_argument("--pack", type=Path, help="folder for one archive of all results")
     args = parser.parse_args()
