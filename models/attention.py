@@ -23,8 +23,8 @@ class Attention(MultiHead):
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O
 
     Time L²; memory L, in training too: no L×L array lives, weights are made again in the backward pass
-    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU cuDNN's fused kernel does the same where
-    it can (`choose_kernel`).
+    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU a fused kernel does the same where it can
+    (`choose_kernel`).
     """
 
     def __init__(
@@ -165,8 +165,8 @@ KERNELS = {
 }
 """The kernels by name, the one that is taken first where it applies in front.
 
-On an H200 at the ListOps shape (32 × 8 heads of 64, 2,001 tokens, bfloat16, dropout) `fused` takes 4.6 ms for both passes
-and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower one.
+On an H200 at the ListOps shape (32 × 8 heads of 64, 2,001 tokens, bfloat16, dropout) `fused` takes 4.6 ms for both
+passes and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower one.
 """
 
 
