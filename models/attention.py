@@ -23,8 +23,8 @@ class Attention(MultiHead):
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O
 
     Time L²; memory L, in training too: no L×L array lives, weights are made again in the backward pass
-    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU cuDNN's fused kernel does the same where
-    it can (`choose_kernel`).
+    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU a fused kernel does the same where it can
+    (`choose_kernel`).
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """What the tests of the attention mixers share: inputs, a dense reference, and the comparisons."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -23,6 +24,12 @@ def inputs(length: int, dim: int, batch: int = 2, padded: int = 0) -> tuple[jax.
     """x [B, L, D] and a mask: the first example is full, each further one loses `padded` positions more."""
     x, mask = normal(batch, length, dim), np.arange(length) < length - padded * np.arange(batch)[:, None]
     return x, jnp.asarray(mask)
+
+
+def on_a_gpu() -> AbstractContextManager[Any]:
+    """Where lowering wants to know the GPU's kind, an H100; JAX 0.10 takes one when there is none."""
+    kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=kind))
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:

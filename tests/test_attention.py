@@ -89,10 +89,10 @@ def test_choice_of_kernel():
     def chosen(backend="gpu", capability=8.0, dtype=jnp.bfloat16, width=64, dropping=False):
         return choose_kernel(backend, capability, jnp.dtype(dtype), width, dropping)
 
-    assert chosen() == chosen(dtype=jnp.float16) == chosen(width=8) == chosen(width=128) == "cudnn"
-    others = [{"dtype": jnp.float32}, {"width": 12}, {"dropping": True}]
-    assert all(chosen(**other) == "fused" for other in others)
-    assert all(chosen(**other) == "blocks" for other in [{"backend": "cpu"}, {"capability": 7.5}, {"width": 136}])
+    assert chosen() == chosen(dtype=jnp.float16) == chosen(width=8) == chosen(width=128) == "fused"
+    assert chosen(width=12) == chosen(dropping=True) == chosen(capability=9.0) == "fused"
+    others = [{"backend": "cpu"}, {"capability": 7.5}, {"width": 136}, {"dtype": jnp.float32}]
+    assert all(chosen(**other) == "blocks" for other in others)
 
 
 def test_a_kernel_that_does_not_apply_is_refused():

@@ -12,7 +12,7 @@ from models import fused_attention
 from models.attention import attend, attend_naive
 from models.blockwise import draw_words, keep
 from models.fused_attention import Blocks, applies, attend_fused, blocks
-from tests.mixing import QUICK, normal
+from tests.mixing import QUICK, normal, on_a_gpu
 
 
 @pytest.fixture
@@ -120,12 +120,6 @@ def test_under_vmap_scan_and_checkpoint(small_blocks):
     together = jax.jit(jax.vmap(one), compiler_options=QUICK)(seeds, *stacked)
     for i in range(2):
         near([x[i] for x in together], each(seeds[i], *(x[i] for x in stacked)), 1e-6)
-
-
-def on_a_gpu():
-    """Where lowering wants to know the GPU's kind, an H100; JAX 0.10 takes one when there is none."""
-    kind = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
-    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=kind))
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
