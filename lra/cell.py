@@ -151,6 +151,8 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
     per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
     # From the start of the process to the end of the first chunk: imports, data, compilation.
     made = report(outcome, recipe.train.precision, per_step)
+    if spec["record"].get("sharing", 1) > 1:
+        made["mfu"] = None
     return made | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
 
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from lra import grid, launch, records, tidy
 from lra.recipe import UsageError
 from lra.slots import Slot, divide, in_turns
 from tests.test_cli import TINY, cli, places, record_files
@@ -61,3 +62,73 @@ def test_two_jobs_run_at_once_with_half_the_cores_each(tmp_path):
     assert [(r["status"], r["device"]["host_cores"]) for r in found] == [("ok", half)] * 2
     assert all(r["cell"]["accelerator"].endswith(f" {half} cores") for r in found)
     assert done.stdout.count(": test ") == 2
+
+
+def test_the_time_of_a_whole_run_ends_it_and_the_next_goes_on(tmp_path):
+    cells = [*TINY, "--models=ff_only,fnet", *places(tmp_path)]
+    over = cli(*cells, "--total_minutes=0")
+    assert over.returncode == 0, over.stderr
+    assert "the time of this run is over" in over.stdout
+    assert not any(json.loads(file.read_text())["status"] == "ok" for file in record_files(tmp_path))
+    rest = cli(*cells, "--total_minutes=60")
+    assert rest.returncode == 0 and "is over" not in rest.stdout
+    assert [json.loads(file.read_text())["status"] for file in record_files(tmp_path)] == ["ok", "ok"]
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A cell's record with speeds, its place, and the cell."""
+    plans = grid.plans(grid.protocol_named("quick"), ["listops_short"], ["fnet"], [], [0], [])
+    data = {"source": "here", "fingerprint": "f", "counts": {}, "majority": {}, "notes": [], "task_version": "1"}
+    cell = grid.Cell(plans[0], tmp_path, data, "NVIDIA H200", "key")
+    record = launch.start(cell, launch.How(results=tmp_path, data=tmp_path))
+    path = launch.path_of(tmp_path, cell)
+    path.parent.mkdir(parents=True)
+    record |= {"train_speed": {"steps_per_second": 3.0}, "memory": {"device_peak_bytes": 5}}
+    return cell, record | {"status": "ok"}, path
+
+
+def test_a_speed_on_a_shared_device_is_in_no_column(shared):
+    _, record, _ = shared
+    assert tidy.speed(record) == 3.0 and tidy.speed(record | {"sharing": 1}) == 3.0
+    assert tidy.speed(record | {"sharing": 4}) is None
+    assert tidy.memory(record | {"sharing": 4}, "device_peak_bytes") == 5  # each process counts its own
+    records.check(record | {"sharing": 4})
+
+
+def test_a_cell_that_ran_out_of_memory_beside_others_is_tried_again(shared, tmp_path):
+    cell, record, path = shared
+    for sharing, finished in [(1, True), (4, False)]:
+        records.write(path, record | {"status": "oom", "sharing": sharing})
+        assert launch.finished(tmp_path, cell) is finished
+    records.write(path, record | {"sharing": 4})
+    assert launch.finished(tmp_path, cell)
+
+
+def test_a_gpu_s_programs_are_repeatable_unless_the_user_says_otherwise(monkeypatch):
+    switch = "--xla_gpu_exclude_nondeterministic_ops"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    assert launch.environment("gpu")["XLA_FLAGS"] == f"--xla_dump_to=here {switch}=true"
+    assert launch.environment("cpu")["XLA_FLAGS"] == "--xla_dump_to=here"
+    monkeypatch.setenv("XLA_FLAGS", f"{switch}=false")
+    assert launch.environment("auto")["XLA_FLAGS"] == f"{switch}=false"
+
+
+def test_a_copy_without_its_repository_says_its_commit_or_nothing(monkeypatch):
+    monkeypatch.delenv("LRA_COMMIT", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert launch.commit() is None
+    monkeypatch.setenv("LRA_COMMIT", "abc")
+    assert launch.commit() == "abc"
+
+
+def test_measurements_in_turns_are_whole_but_for_the_time_to_compile(tmp_path):
+    small = ["--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
+    cells = ["--models=fnet,ff_only", "--lengths=16", "--batch=1", "--device=cpu", "--jobs=2"]
+    done = cli("bench", *small, *cells, *places(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(file.read_text()) for file in sorted((tmp_path / "results" / "bench").glob("*.json"))]
+    assert [r["status"] for r in found] == ["ok", "ok"]
+    for r in found:
+        assert r["compile_seconds"] is None and "sharing" not in r
+        assert r["train_speed"]["blocks"] >= 5 and r["device"]["platform"] == "cpu"

@@ -148,7 +148,8 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
     return [
         f"### On {device}, estimated",
         "",
-        "**No GPU has been measured: this is an estimate.** It rests on the operations above and on a share of the "
+        "**Few cells have been measured on a GPU (docs/gpu.md): this is an estimate.** It rests on the operations "
+        "above and on a share of the "
         f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, the same for "
         "all cells. Large products reach the upper shares. Narrow models, FFTs and gathers may stay below the lowest: "
         f"{narrow:.0%} of the operations are Path-X's, in models of 32 channels with heads of 8, so that the first "
