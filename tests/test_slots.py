@@ -85,7 +85,7 @@ def shared(tmp_path):
     path = launch.path_of(tmp_path, cell)
     path.parent.mkdir(parents=True)
     record |= {"train_speed": {"steps_per_second": 3.0}, "memory": {"device_peak_bytes": 5}}
-    return cell, record | {"status": "ok"}, path
+    return cell, json.loads(json.dumps(record | {"status": "ok"})), path
 
 
 def test_a_speed_on_a_shared_device_is_in_no_column(shared):
