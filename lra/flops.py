@@ -70,15 +70,15 @@ def _equation(eqn: JaxprEqn) -> float:
     if name == "scan":
         return float(params["length"]) * _sum(params["jaxpr"].jaxpr)
     if name == "while":
-        return _trips(eqn) * (_sum(params["body_jaxpr"].jaxpr) + _sum(params["cond_jaxpr"].jaxpr))
+        return trips(eqn) * (_sum(params["body_jaxpr"].jaxpr) + _sum(params["cond_jaxpr"].jaxpr))
     if name == "cond":
         branches = [_sum(branch.jaxpr) for branch in params["branches"]]
         return math.nan if any(map(math.isnan, branches)) else max(branches)
-    inner = math.fsum(map(_sum, _bodies(params)))
+    inner = math.fsum(map(_sum, bodies(params)))
     return inner * params["mesh"].size if name == "shard_map" else inner
 
 
-def _bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """The programs that a call (jit, custom derivatives, rematerialisation) runs."""
     for value in params.values():
         if isinstance(value, ClosedJaxpr):
@@ -156,7 +156,7 @@ COUNTED: dict[str, Callable[[JaxprEqn], float]] = {
 }
 
 
-def _trips(eqn: JaxprEqn) -> float:
+def trips(eqn: JaxprEqn) -> float:
     """How often a `while` runs, where it is a `fori_loop` whose bounds are constants; else NaN."""
     condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     skip = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
