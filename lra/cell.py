@@ -33,6 +33,7 @@ from lra.peaks import mfu
 from lra.recipe import Recipe, from_dict
 from lra.train import Means, Outcome, fit
 from lra.turns import Turns
+from models import attention
 from models.build import mixer_factory
 from models.encoder import Encoder
 from tasks import TASKS
@@ -65,6 +66,7 @@ def run(spec: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> records
             collective.join(**spec["hosts"])
         recipe = from_dict(Recipe, spec["record"]["recipe"])
         record |= (train if spec["entry"] else bench)(spec, recipe, tell)
+        record |= attention_of(record)
     except Exception as error:
         traceback.print_exc()
         record["status"] = "oom" if _out_of_memory(error) else "failed"
@@ -154,6 +156,14 @@ def train(spec: dict[str, Any], recipe: Recipe, tell: Callable[[dict[str, Any]],
     if spec["record"].get("sharing", 1) > 1:
         made["mfu"] = None
     return made | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
+
+
+def attention_of(record: records.Record) -> dict[str, Any]:
+    """Which kernels attention took, where a model has any, and a warning where it took a slow one."""
+    if not (kernels := attention.kernels_taken()):
+        return {}
+    line = attention.fallback(jax.default_backend(), attention.capability())
+    return {"attention_kernels": kernels, "warnings": [*(record.get("warnings") or []), *([line] if line else [])]}
 
 
 def trackers_of(spec: dict[str, Any]) -> list[trackers.Tell]:

@@ -32,7 +32,7 @@ _FIELDS: dict[str, set[str]] = {
         "results", "device", "versions", "parameters", "flops_per_step", "flops_compiler", "mfu", "compile_seconds",
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
-        "warnings", "sharing",
+        "warnings", "sharing", "attention_kernels",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {
@@ -57,6 +57,7 @@ def check(record: Record) -> None:
     _need(_list_of(cell.get("seeds"), int) and cell["seeds"], "cell.seeds")
     _need(_list_of(record.get("overrides", []), str), "overrides")
     _need(_list_of(record.get("log", []), str), "log")
+    _need(_list_of(record.get("attention_kernels", []), str), "attention_kernels")
     _need(_list_of(results, dict), "results")
     for name, part in record["recipe"].items():
         if name == "mixer":

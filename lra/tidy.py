@@ -159,6 +159,7 @@ def _finite(value: Any) -> bool:
 _OWN = (
     "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
     "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "sharing",
+    "attention_kernels",
 )  # fmt: skip
 """Fields that not every version and device writes: columns only where a record has them."""
 
@@ -193,7 +194,7 @@ def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]
             if id(part) not in flat:
                 flat[id(part)] = _flat(part, f"{name}.")
             rest |= flat[id(part)]
-        rest |= {name: record[name] for name in _OWN if name in record}
+        rest |= _flat({name: record[name] for name in _OWN if name in record})
         rest |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
         for result in seeds(record):
             rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)

@@ -55,6 +55,7 @@ class Attention(MultiHead):
                 f"kernel={kernel} does not apply to {q.dtype} heads of width {q.shape[-1]} on {here[0]}"
                 + " with attention dropout" * dropping
             )
+        _taken.add(kernel)
         return self.join(KERNELS[kernel].attend(q, k, v, mask, self.rate, rngs))
 
 
@@ -168,6 +169,21 @@ KERNELS = {
 On an H200 at the ListOps shape (32 × 8 heads of 64, 2,001 tokens, bfloat16, dropout) `fused` takes 4.6 ms for both
 passes and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower one.
 """
+
+
+_taken: set[str] = set()
+
+
+def kernels_taken() -> list[str]:
+    """The kernels that `Attention` was traced with since the process started, in training and in evaluation."""
+    return sorted(_taken)
+
+
+def fallback(backend: str, capability: float) -> str:
+    """A line for the record where a GPU has a fused kernel that attention did not take; else empty."""
+    if "blocks" in _taken and fused_applies(backend, capability, jnp.bfloat16, 64):
+        return "attention ran in tiles of plain XLA: the fused kernel takes 16-bit floats and heads of up to 128"
+    return ""
 
 
 def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> str:

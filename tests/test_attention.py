@@ -100,6 +100,17 @@ def test_a_kernel_that_does_not_apply_is_refused():
         build("transformer", 16, 8, heads=2, kernel="cudnn")(*inputs(8, 16))
 
 
+def test_a_gpu_s_record_says_that_attention_was_not_the_fused_kernel(monkeypatch):
+    monkeypatch.setattr(attention, "_taken", set())
+    mixer = build("transformer", 16, 8, heads=2)
+    mixer(*inputs(8, 16))
+    assert attention.kernels_taken() == ["blocks"]
+    assert "16-bit floats" in attention.fallback("gpu", 9.0)
+    assert not attention.fallback("cpu", 0.0) and not attention.fallback("gpu", 7.0)  # there is no other there
+    monkeypatch.setattr(attention, "_taken", {"fused"})
+    assert not attention.fallback("gpu", 9.0)
+
+
 def test_plans():
     assert tile_rows("cpu", 4, 4096, 4096) == 2 * tile_rows("cpu", 4, 4096, 16384) == 128
     assert tile_rows("gpu", 4, 4096, 4096) == 1024 and tile_rows("gpu", 4, 99, 99) == 99

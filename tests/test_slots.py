@@ -124,11 +124,12 @@ def test_a_copy_without_its_repository_says_its_commit_or_nothing(monkeypatch):
 
 def test_measurements_in_turns_are_whole_but_for_the_time_to_compile(tmp_path):
     small = ["--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
-    cells = ["--models=fnet,ff_only", "--lengths=16", "--batch=1", "--device=cpu", "--jobs=2"]
+    cells = ["--models=transformer,ff_only", "--lengths=16", "--batch=1", "--device=cpu", "--jobs=2"]
     done = cli("bench", *small, *cells, *places(tmp_path))
     assert done.returncode == 0, done.stderr
     found = [json.loads(file.read_text()) for file in sorted((tmp_path / "results" / "bench").glob("*.json"))]
     assert [r["status"] for r in found] == ["ok", "ok"]
+    assert [r.get("attention_kernels") for r in found] == [None, ["blocks"]]
     for r in found:
         assert r["compile_seconds"] is None and "sharing" not in r
         assert r["train_speed"]["blocks"] >= 5 and r["device"]["platform"] == "cpu"

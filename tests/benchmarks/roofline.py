@@ -37,8 +37,8 @@ SHAPES = (("text", 1_024), ("text", 4_096), ("listops", 2_000))
 BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12}
 """Bytes a second, by NVIDIA's datasheets."""
 MOVING = {
-    "dot_general", "conv_general_dilated", "fft", "gather", "scatter", "scatter-add", "scatter_add", "sort", "pallas_call",
-    "dynamic_update_slice",
+    "dot_general", "conv_general_dilated", "fft", "gather", "scatter", "scatter-add", "scatter_add", "sort",
+    "pallas_call", "dynamic_update_slice",
 }  # fmt: skip
 """Primitives whose operands and results are counted as read and written."""
 
@@ -121,24 +121,23 @@ def rows(steps: list[Step], device: str, seconds: dict[tuple[str, str, int], flo
         floor = s.floor(device)
         bound = "bytes" if s.bytes / BANDWIDTH[device] >= floor else "products"
         took = seconds.get((s.task, s.model, s.length))
-        yield [
-            f"`{s.model}`", f"{s.operations / 1e12:.3g}", f"{s.bytes / 1e9:.3g}", f"{1e3 * floor:.3g}", bound,
-            f"{1e3 * took:.3g}" if took else f"({1e3 * floor / usual:.3g})", f"{100 * floor / took:.0f} %" if took else "",
-        ]  # fmt: skip
+        last = [f"{1e3 * took:.3g}", f"{100 * floor / took:.0f} %"] if took else [f"({1e3 * floor / usual:.3g})", ""]
+        counted = f"{s.operations / 1e12:.3g}", f"{s.bytes / 1e9:.3g}", f"{1e3 * floor:.3g}"
+        yield [f"`{s.model}`", *counted, bound, *last]
 
 
 def page(device: str, results: Path) -> str:
     """The page, in Markdown."""
-    seconds = measured(results)
-    lines = [
-        "# What the device could do, and what it does", "",
-        f"Made by `python -m tests.benchmarks.roofline --results={results} --out=docs/roofline.md`, from shapes alone: a "
-        f"training step of protocol `lra` in bfloat16, on one {device} ({(peak(device, 'bfloat16') or 0) / 1e12:.0f} × 10¹² "
-        f"operations and {BANDWIDTH[device] / 1e12:.2g} × 10¹² bytes a second, by its maker). The floor is the longer of "
-        "the times that operations and bytes need. Bytes are those of products, transforms, gathers, sorts and kernels, "
-        "as if all that is elementwise cost nothing: real programs read and write two to four times as much. In "
-        "brackets: expected, by the median share of the floor that the measured models of the same table reach.",
-    ]  # fmt: skip
+    seconds, most = measured(results), (peak(device, "bfloat16") or 0) / 1e12
+    text = (
+        f"Made by `python -m tests.benchmarks.roofline --results={results} --out=docs/roofline.md`, from shapes alone: "
+        f"a training step of protocol `lra` in bfloat16, on one {device} ({most:.0f} × 10¹² operations and "
+        f"{BANDWIDTH[device] / 1e12:.2g} × 10¹² bytes a second, by its maker). The floor is the longer of the times "
+        "that operations and bytes need. Bytes are those of products, transforms, gathers, sorts and kernels, as if "
+        "all that is elementwise cost nothing, so that no program comes near it. In brackets: expected, by the "
+        "median share of the floor that the measured models of the same table reach."
+    )
+    lines = ["# What the device could do, and what it does", "", text]
     for task, length in SHAPES:
         steps = [step_of(task, model, length) for model in MIXERS]
         lines += ["", f"## {task}, {length:,} tokens, batch {PROTOCOLS['lra'].recipe(task, 'fnet').train.batch}", ""]
