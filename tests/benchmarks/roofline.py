@@ -1,6 +1,6 @@
 """How fast a device could be: operations and bytes of each mixer's training step, beside what was measured.
 
-    python -m tests.benchmarks.roofline --results=results/gpu/h200 --out=docs/roofline.md
+    python -m tests.benchmarks.roofline --results=results/gpu/h200,results/gpu/h200-before --out=docs/roofline.md
 
 Operations are counted as records count them (lra/flops.py), on the program that an NVIDIA GPU would be given. Bytes
 are those that must pass through the device's memory if everything that is elementwise were fused into products,
@@ -102,10 +102,10 @@ def step_of(task: str, model: str, length: int) -> Step:
     return Step(task, model, length, found[1], bytes_moved(found[0]))
 
 
-def measured(results: Path) -> dict[tuple[str, str, int], float]:
+def measured(results: str) -> dict[tuple[str, str, int], float]:
     """Seconds of a training step, by task, model and length; of the `lra` recipes alone."""
     seconds = {}
-    for file in sorted((results / "bench").glob("*.json")):
+    for file in (file for folder in results.split(",") for file in sorted((Path(folder) / "bench").glob("*.json"))):
         r = json.loads(file.read_text())
         cell = r["cell"]
         if r["status"] == "ok" and cell["protocol"] in ("lra", "fnet", "efficiency"):
@@ -126,7 +126,7 @@ def rows(steps: list[Step], device: str, seconds: dict[tuple[str, str, int], flo
         yield [f"`{s.model}`", *counted, bound, *last]
 
 
-def page(device: str, results: Path) -> str:
+def page(device: str, results: str) -> str:
     """The page, in Markdown."""
     seconds, most = measured(results), (peak(device, "bfloat16") or 0) / 1e12
     text = (
@@ -150,7 +150,7 @@ def page(device: str, results: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="NVIDIA H200", choices=[*BANDWIDTH])
-    parser.add_argument("--results", type=Path, required=True, help="folder of the device's measurements")
+    parser.add_argument("--results", required=True, help="folders of the device's measurements, with commas")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.write_text(page(args.device, args.results))
