@@ -43,6 +43,15 @@ def test_nothing_is_begun_that_cannot_end_or_has_no_measurement(campaign, minute
     assert "not begun: ('listops', 'transformer', 2000, '0')" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("status", "begun"), [("ok", 0), ("interrupted", 1)])
+def test_what_has_been_trained_is_not_begun_again(campaign, status, begun):
+    file = campaign.results / "records" / "listops-fnet-L2000-lra-s0-NVIDIA_H200-0123456789.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"status": status, "error": "", "results": []}))
+    gpu.train(campaign)
+    assert len(campaign.ran) == begun
+
+
 def test_a_check_with_a_result_is_not_made_again(campaign):
     every = len(gpu.checks(campaign))
     for name in ("mixers3", "kernels-narrow-bfloat16"):

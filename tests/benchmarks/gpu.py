@@ -283,6 +283,8 @@ def train(c: Campaign) -> None:
     """What does it reach? Trainings share the GPU, the most wanted first."""
     budget, wanted = c.left - 90, []  # to start and compile takes most of a minute
     for training in TRAININGS:
+        if trained(c, *training):
+            continue
         took = expected(c, *training)
         if c.toy or took is None or took > budget:
             c.say(f"not begun: {training}, which takes {took and round(took)} s of {round(budget)}")
@@ -307,6 +309,12 @@ def train(c: Campaign) -> None:
         rate = (r.get("train_speed") or {}).get("steps_per_second")
         scores = [(s["steps"], s["validation_best"], s["test_best"]) for s in r["results"]]
         print(f"{file.stem}: {r['status']} {r['error']} {rate} steps/s; steps, validation, test: {scores}", flush=True)
+
+
+def trained(c: Campaign, task: str, model: str, length: int, seeds: str) -> bool:
+    """Whether there is a result already."""
+    files = (c.results / "records").glob(f"{task}-{model}-L{length}-lra-s{seeds.replace(',', '_')}-*.json")
+    return any(json.loads(file.read_text())["status"] == "ok" for file in files)
 
 
 def expected(c: Campaign, task: str, model: str, length: int, seeds: str) -> float | None:
