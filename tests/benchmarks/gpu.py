@@ -47,6 +47,8 @@ BENCHES = (
         "--lengths=1024,4096",
         "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks",
     ),
+    (2, "--protocol=lra", "--tasks=pathfinder", "--models=transformer,fnet,linear_transformer"),
+    (2, "--protocol=lra", "--tasks=text", "--lengths=1000", "--models=transformer,fnet,linear_transformer"),
     (2, "--protocol=efficiency", "--lengths=1000,4000", "--models=all"),
 )
 """Arguments of `bench`, and how many of its cells are made ready at once: about two for each of 16 cores in all."""
@@ -56,10 +58,17 @@ TRAININGS = (
     ("listops", "linear_transformer", 2_000, "0"),
     ("image", "fnet", 1_024, "0,1,2"),
     ("image", "transformer", 1_024, "0,1,2"),
-    ("image", "linear_transformer", 1_024, "0,1,2"),
+    ("text", "fnet", 1_000, "0"),
+    ("text", "transformer", 1_000, "0"),
+    ("text", "linear_transformer", 1_000, "0"),
+    ("pathfinder", "transformer", 1_024, "0"),
+    ("pathfinder", "linear_transformer", 1_024, "0"),
+    ("pathfinder", "fnet", 1_024, "0"),
 )
 """Task, model, length and seeds in protocol `lra`, the most wanted first. Two share the GPU."""
-EXAMPLES = {"listops": (2_000, 2_000), "image": (5_000, 10_000)}
+EXAMPLES = {
+    "listops": (2_000, 2_000), "image": (5_000, 10_000), "text": (2_500, 25_000), "pathfinder": (20_000, 20_000),
+}  # fmt: skip
 """Of validation and test."""
 TOY_BENCHES = ((2, "--models=fnet,ff_only", "--lengths=64"), (2, "--models=transformer", "--lengths=64"))
 
@@ -252,7 +261,8 @@ def data(c: Campaign) -> None:
     """The data that `train` begins with, made while others measure on the device."""
     if not c.toy:
         source = [f"--source_dir={c.source}"] * bool(c.source)
-        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=listops,image", *source))
+        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=listops,image,pathfinder", *source))
+        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=text", "--lengths=1000", *source))
 
 
 def sane(c: Campaign) -> None:
