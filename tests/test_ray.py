@@ -27,7 +27,7 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
     reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",
 )
-LONG = [*TINY, "--models=fnet", "--set=train.steps=6000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
+LONG = [*TINY, "--models=fnet", "--set=train.steps=24000", "--set=train.eval_every=600", "--checkpoint_minutes=0"]
 MARK = "LRA_TEST_OF_RAY"
 
 
