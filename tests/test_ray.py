@@ -28,6 +28,9 @@ needs_ray = pytest.mark.skipif(
     reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",
 )
 LONG = [*TINY, "--models=fnet", "--set=train.steps=24000", "--set=train.eval_every=600", "--checkpoint_minutes=0"]
+LONGER = [*TINY, "--models=fnet", "--set=train.steps=150000", "--set=train.eval_every=2500", "--checkpoint_minutes=0"]
+"""Some 25 seconds of a fast machine: a cell whose driver has been killed trains on until Ray has seen it, and must have
+enough left for another run to be stopped in the middle of it."""
 MARK = "LRA_TEST_OF_RAY"
 
 
@@ -204,7 +207,7 @@ def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_los
 
 @needs_ray
 def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path):
-    command = [*LONG, "--seeds=0"]
+    command = [*LONGER, "--seeds=0"]
     driver = cluster.start(tmp_path, *command)
     _, folder = cluster.head.cell_with_checkpoint(driver)
     driver.kill()
