@@ -13,7 +13,7 @@ What counts, n being elements:
 - `cond`: its dearest branch. `shard_map`: its body on every device of the mesh.
 
 Integers, comparisons, selections, conversions, random bits and moving data count 0. A `while` whose number of
-trips cannot be read off the program, and kernels written by hand, make the count NaN.
+trips cannot be read off the program, and kernels that do not say what they cost, make the count NaN.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether the mixers and the attention kernels compute on an accelerator what they compute on a CPU in float32.
 
-    python -m tests.benchmarks.first_light mixers --names=transformer,fnet --out=mixers.jsonl
-    python -m tests.benchmarks.first_light kernels --out=kernels.jsonl
+    python -m tests.benchmarks.first_light mixers --names=transformer,fnet --out=mixers.jsonl --turns=turns
+    python -m tests.benchmarks.first_light kernels --out=kernels.jsonl --turns=turns
 
 One JSON line a comparison: ‖got − reference‖ / ‖reference‖ of logits and of all gradients, dropout included (its
 masks are a hash that every platform computes alike). `ok` is false above the tolerance and where there is a NaN.

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -27,7 +26,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from lra.launch import ROOT, environment
+from tests.scale.examples import EXAMPLES
+
 PROCESSES = 8
 """Processes that the mixers are shared among."""
 ATTENTIONS = (("listops", "bfloat16"), ("narrow", "bfloat16"), ("long", "float32"))
@@ -66,10 +67,6 @@ TRAININGS = (
     ("pathfinder", "fnet", 1_024, "0"),
 )
 """Task, model, length and seeds in protocol `lra`, the most wanted first. Two share the GPU."""
-EXAMPLES = {
-    "listops": (2_000, 2_000), "image": (5_000, 10_000), "text": (2_500, 25_000), "pathfinder": (20_000, 20_000),
-}  # fmt: skip
-"""Of validation and test."""
 TOY_BENCHES = ((2, "--models=fnet,ff_only", "--lengths=64"), (2, "--models=transformer", "--lengths=64"))
 
 
@@ -115,10 +112,10 @@ class Campaign:
         return code
 
     def env(self, **more: str) -> dict[str, str]:
+        """As a cell's process has it, but that what is checked finds a CPU too and several share the device."""
         platforms = {"gpu": "cuda,cpu", "cpu": "cpu"}[self.device]
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true".strip()
-        share = {"JAX_PLATFORMS": platforms, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
-        return os.environ | share | more
+        share = {"JAX_PLATFORMS": platforms, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return environment(self.device) | share | more
 
     def tell(self, line: dict[str, Any]) -> None:
         """Keeps a result of `light`."""
@@ -190,7 +187,7 @@ def together(c: Campaign, jobs: Sequence[Callable[[], None]]) -> None:
 
 
 def killed(c: Campaign) -> None:
-    """A run that is killed goes on, and ends with the bits of one that was not; so does a third."""
+    """A run that is killed goes on, and ends with the bits of one that was not."""
     steps = "400" if c.toy else "12000"
     models = "--models=ff_only" if c.toy else "--models=transformer,bigbird"
     cells = [
@@ -333,10 +330,10 @@ def expected(c: Campaign, task: str, model: str, length: int, seeds: str) -> flo
         r = json.loads(file.read_text())
         if r["status"] != "ok":
             continue
-        t, (validation, test) = r["recipe"]["train"], EXAMPLES[task]
+        t, (_, validation, test) = r["recipe"]["train"], EXAMPLES[task]
         batches = t["steps"] / t["eval_every"] * math.ceil(validation / t["batch"]) + 2 * math.ceil(test / t["batch"])
-        trained = t["steps"] / r["train_speed"]["steps_per_second"]
-        return float((trained + batches / r["inference_speed"]["steps_per_second"]) * len(seeds.split(",")))
+        training = t["steps"] / r["train_speed"]["steps_per_second"]
+        return float((training + batches / r["inference_speed"]["steps_per_second"]) * len(seeds.split(",")))
     return None
 
 

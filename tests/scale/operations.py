@@ -16,12 +16,7 @@ from lra.cell import build
 from lra.feed import Data
 from lra.program import Program
 from tasks import TASKS
-
-EXAMPLES = {
-    "listops": (96_000, 2_000, 2_000), "text": (22_500, 2_500, 25_000), "retrieval": (147_086, 18_090, 17_437),
-    "image": (45_000, 5_000, 10_000), "pathfinder": (160_000, 20_000, 20_000), "pathx": (160_000, 20_000, 20_000),
-}  # fmt: skip
-"""Training, validation and test examples, by the tasks' data cards."""
+from tests.scale.examples import EXAMPLES
 
 
 @dataclasses.dataclass(frozen=True)
