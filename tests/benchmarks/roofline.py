@@ -20,17 +20,13 @@ from typing import Any
 from unittest import mock
 
 import jax
-import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from configs import PROTOCOLS
 from lra import flops
-from lra.cell import build
-from lra.feed import Data
 from lra.peaks import peak
-from lra.program import Program
 from models import MIXERS, attention
-from tasks import TASKS
+from tests.scale.operations import abstract
 
 SHAPES = (("text", 1_024), ("text", 4_096), ("listops", 2_000))
 """Tasks of protocol `lra`, at lengths that have been measured."""
@@ -80,16 +76,11 @@ class Step:
 
 def step_of(task: str, model: str, length: int) -> Step:
     """A step of protocol `lra` in bfloat16, as traced for an NVIDIA GPU; nothing is computed."""
-    recipe, known = PROTOCOLS["lra"].recipe(task, model), TASKS[task]
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision="bfloat16"))
-    shapes = (((1000, length), np.uint8), ((1000,), np.int32), ((1000, 1), np.int32), ((1000,), np.int32))
-    source = Data(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in shapes))
+    _, source, make = abstract(task, model, length=length)
     found: list[Any] = []
 
     def traced() -> None:
-        """Called with abstract values alone: the model is never made."""
-        module = build({"cell": {"mixer": model}}, recipe, known.vocab, known.classes, known.pair, length, 0)
-        program = Program([module], recipe, 1000, 1, (0,), jax.devices()[:1])
+        program = make()
         state = jax.eval_shape(program._begin, program.params)
         found.append(jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.rest, source).jaxpr)
         found.append(program.flops(source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from lra import flops
 from lra.cell import build
 from lra.feed import Data
 from lra.program import Program
+from lra.recipe import Recipe
 from tasks import TASKS
 from tests.scale.examples import EXAMPLES
 
@@ -42,21 +44,35 @@ class Work:
         return self.operations / self.step
 
 
-def work_of(task: str, model: str, protocol: str = "lra") -> Work:
-    """A cell's work on one device, in bfloat16 as on accelerators; NaN where the program cannot be counted."""
+def abstract(
+    task: str, model: str, protocol: str = "lra", length: int | None = None
+) -> tuple[Recipe, Data, Callable[[], Program]]:
+    """A cell's recipe in bfloat16 as on accelerators, the shapes of its data, and what makes its program.
+
+    The last is to be called with abstract values alone (`jax.eval_shape`): the model is never made.
+    """
     recipe, known = PROTOCOLS[protocol].recipe(task, model), TASKS[task]
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision="bfloat16"))
-    train, validation, test = EXAMPLES[task]
-    documents, batch, length = 2 if known.pair else 1, recipe.train.batch, known.length
-    shapes = (((1000, length), np.uint8), ((1000,), np.int32), ((train, documents), np.int32), ((train,), np.int32))
-    source = Data(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in shapes))
+    examples, documents, length = EXAMPLES[task][0], 2 if known.pair else 1, length or known.length
+    kinds = np.uint8, np.int32, np.int32, np.int32
+    shapes = (1000, length), (1000,), (examples, documents), (examples,)
+    source = Data(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
+
+    def program() -> Program:
+        module = build({"cell": {"mixer": model}}, recipe, known.vocab, known.classes, known.pair, length, 0)
+        return Program([module], recipe, examples, documents, (0,), jax.devices()[:1])
+
+    return recipe, source, program
+
+
+def work_of(task: str, model: str, protocol: str = "lra") -> Work:
+    """A cell's work on one device, in bfloat16 as on accelerators; NaN where the program cannot be counted."""
+    recipe, source, make = abstract(task, model, protocol)
+    (_, validation, test), batch = EXAMPLES[task], recipe.train.batch
     found: list[float] = []
 
     def counted() -> None:
-        """Called with abstract values alone: the model is never made."""
-        spec = {"cell": {"mixer": model}}
-        module = build(spec, recipe, known.vocab, known.classes, known.pair, length, 0)
-        program = Program([module], recipe, train, documents, (0,), jax.devices()[:1])
+        program = make()
         found.append(program.flops(source))
         some = jnp.int32(0)
         found.append(flops.count(program.evaluate, program.params, program.rest, source, some, some))
@@ -66,7 +82,7 @@ def work_of(task: str, model: str, protocol: str = "lra") -> Work:
     steps = recipe.train.steps
     validations = math.ceil(steps / recipe.train.eval_every)
     batches = validations * math.ceil(validation / batch) + 2 * math.ceil(test / batch)
-    return Work(task, model, length, steps, step, batches * forward)
+    return Work(task, model, TASKS[task].length, steps, step, batches * forward)
 
 
 def as_row(work: Work) -> dict[str, Any]:
