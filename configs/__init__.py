@@ -4,8 +4,8 @@ from configs.efficiency import EFFICIENCY, EFFICIENCY_QUICK, FNET, FNET_BERT
 from configs.lra import LRA
 from configs.lra_paper import LRA_PAPER
 from configs.quick import QUICK
+from configs.recipe import Protocol
 from configs.small import SMALL
-from lra.recipe import Protocol
 
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p for p in (QUICK, LRA, LRA_PAPER, SMALL, EFFICIENCY_QUICK, EFFICIENCY, FNET, FNET_BERT)

@@ -13,7 +13,7 @@ Command: python run.py bench --protocol=efficiency --models=all --device=gpu
 from __future__ import annotations
 
 from configs import lra
-from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 
 def _quick(task: str, model: str) -> Recipe:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 _IMAGE = Encoder(
     dim=32, heads=1, layers=1, qkv=32, mlp=64, positions="learned", dropout=0.3, attention_dropout=0.2

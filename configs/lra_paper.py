@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from configs import lra
-from lra.recipe import Protocol, Recipe
+from configs.recipe import Protocol, Recipe
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "listops": {"dim": 512, "heads": 8, "layers": 6, "qkv": 512, "mlp": 2048},

@@ -8,7 +8,7 @@ bytes, few steps. `pathfinder_short` has a narrower model and steps enough for F
 
 import dataclasses
 
-from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 _STEPS = {
     "listops_short": 2_000,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lra.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 _BUDGETS = {
     "listops": (5_000, 32, 50, 1_000),

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.blockwise import LOW, Fixed, attend_tiles, draw_words, keep, whole
-from models.fused_attention import applies as fused_applies
-from models.fused_attention import attend_fused
-from models.heads import MultiHead, from_blocks, mask_to_blocks, to_blocks, word_blocks
+from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks, word_blocks
+from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words, keep, whole
+from models.core.fused_attention import applies as fused_applies
+from models.core.fused_attention import attend_fused
+from models.core.layers import MultiHead
 
 Kernel = Literal["auto", "blocks", "cudnn", "fused"]
 
@@ -23,7 +24,7 @@ class Attention(MultiHead):
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O
 
     Time L²; memory L, in training too: no L×L array lives, weights are made again in the backward pass
-    (models/blockwise.py), dropout's mask included. On an NVIDIA GPU a fused kernel does the same where it can
+    (`core.flash_attention`), dropout's mask included. On an NVIDIA GPU a fused kernel does the same where it can
     (`choose_kernel`).
     """
 

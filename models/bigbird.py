@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.attention import attend_with_lse
-from models.heads import MultiHead, at_least, attend_blocks, from_blocks, pad_length
-from models.layers import Constant
+from models.core.block_attention import attend_blocks, from_blocks, pad_length
+from models.core.layers import Constant, MultiHead, at_least
 
 
 class BigBird(MultiHead):

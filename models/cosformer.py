@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import Projections
+from models.core.layers import Projections
 from models.linear_transformer import kernel_attend
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import Projections, dropout, split_heads
+from models.core.layers import Projections, dropout, split_heads
 
 
 def shorten(x: jax.Array, projection: jax.Array, mask: jax.Array) -> jax.Array:

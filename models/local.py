@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.heads import MultiHead, at_least, attend_blocks, from_blocks
+from models.core.block_attention import attend_blocks, from_blocks
+from models.core.layers import MultiHead, at_least
 
 
 class Local(MultiHead):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.attention import attend
-from models.blockwise import LOW
-from models.heads import MultiHead, at_least, attend_blocks, from_blocks
-from models.layers import split_heads
+from models.core.block_attention import attend_blocks, from_blocks
+from models.core.flash_attention import LOW
+from models.core.layers import MultiHead, at_least, split_heads
 
 
 class Longformer(MultiHead):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import dropout, merge_heads, split_heads
+from models.core.layers import dropout, merge_heads, split_heads
 
 
 def attend(

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.chunks import cut, each, exp_below, gather, largest, over
-from models.heads import from_blocks, mask_to_blocks, to_blocks
-from models.layers import Projections, split_heads
+from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks
+from models.core.chunked import cut, each, exp_below, gather, largest, over
+from models.core.layers import Projections, split_heads
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -129,7 +129,7 @@ class Nystromformer(nnx.Module):
         out = softmax(Q K̃ᵀ / √K) (softmax(Q̃ K̃ᵀ / √K))⁺ softmax(Q̃ Kᵀ / √K) V + conv(V)
 
     Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory
-    L·D + M²·H: positions are taken in chunks (models/chunks.py).
+    L·D + M²·H: positions are taken in chunks (models/core/chunked.py).
     `kernel` is the convolution's width (0 leaves it out), one filter a head: 33·H parameters a layer.
 
     Padding: the paper cuts the padded sequence into segments. Here each document's real positions are cut,

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.chunks import cut, each, exp_below, gather, largest, over
-from models.heads import from_blocks
-from models.layers import Constant, Projections
+from models.core.block_attention import from_blocks
+from models.core.chunked import cut, each, exp_below, gather, largest, over
+from models.core.layers import Constant, Projections
 
 Kernel = Literal["softmax", "relu", "plain_relu"]
 Features = Callable[[jax.Array], jax.Array]
@@ -104,7 +104,7 @@ class Performer(nnx.Module):
         plain_relu   φ(x) = relu(x) + ε              no random features
 
     Time L·M·D, memory L·D + M·D for M features: those of a chunk of positions are made at a time, and again in
-    the backward pass (models/chunks.py). The directions ω are shared by heads, differ between layers, are
+    the backward pass (models/core/chunked.py). The directions ω are shared by heads, differ between layers, are
     orthogonal in blocks, and are never trained. Padded keys have no features, so padding changes no logit.
     There are no attention weights to drop, so the attention's dropout does not apply.
 

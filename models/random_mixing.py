@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from models.layers import Constant
+from models.core.layers import Constant
 from models.linear_mixing import mix
 
 

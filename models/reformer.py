@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from models.blockwise import LOW, Fixed, attend_tiles, draw_words
-from models.heads import at_least, from_blocks, pad_length, to_blocks
-from models.layers import Constant, merge_heads, split_heads
+from models.core.block_attention import from_blocks, pad_length, to_blocks
+from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words
+from models.core.layers import Constant, at_least, merge_heads, split_heads
 
 
 class Reformer(nnx.Module):

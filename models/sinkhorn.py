@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.blockwise import LOW
-from models.heads import MultiHead, at_least, pad_length
-from models.layers import batch_bits, split_heads
-from models.layers import dropout as drop
+from models.core.block_attention import pad_length
+from models.core.flash_attention import LOW
+from models.core.layers import MultiHead, at_least, batch_bits, split_heads
+from models.core.layers import dropout as drop
 
 
 class Sinkhorn(MultiHead):

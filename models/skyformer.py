@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.chunks import cut, each, gather, over
-from models.heads import from_blocks, to_blocks
-from models.layers import Constant, Projections
+from models.core.block_attention import from_blocks, to_blocks
+from models.core.chunked import cut, each, gather, over
+from models.core.layers import Constant, Projections
 from models.nystromformer import HIGHEST, pseudo_inverse
 
 
@@ -78,7 +78,7 @@ class Skyformer(nnx.Module):
 
     Q and K together make the kernel's matrix positive semi-definite, which the Nyström method needs. The
     inverse takes a few steps of a Schulz-type iteration. Time L·M·D + M³·H, memory L·D + M²·H: positions
-    are taken in chunks (models/chunks.py).
+    are taken in chunks (models/core/chunked.py).
 
     Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
     random key while training; evaluation uses places drawn when the model was built. One place is drawn in

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.attention import attend_with_lse
-from models.heads import MultiHead, attend_blocks, from_blocks, merge_softmaxes
+from models.core.block_attention import attend_blocks, from_blocks, merge_softmaxes
+from models.core.layers import MultiHead
 
 
 class Sparse(MultiHead):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.layers import Constant, dropout, merge_heads, split_heads
+from models.core.layers import Constant, dropout, merge_heads, split_heads
 
 KINDS = ("random", "fixed", "dense", "factorised_random", "factorised_dense", "dot")
 

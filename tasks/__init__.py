@@ -5,7 +5,7 @@ Adding one: its module, its line here, its recipe in `configs`.
 
 from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
-from tasks.pathfinder import PATHFINDER_SHORT, PATHFINDERS
+from tasks.pathfinder.task import PATHFINDER_SHORT, PATHFINDERS
 from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Splits, Task
 from tasks.text import TEXT

@@ -11,7 +11,7 @@ Data card
                 pictures are stratified and seeded, and every test picture counts. Pictures are ordered by
                 content, so that every copy gives the same splits.
     Traps       Published numbers may use RGB, data augmentation or normalised floats: none is done here.
-                The Python version is a pickle; it is read without unpickling (`tasks.inert`), so that a
+                The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so that a
                 file from a stranger runs no code.
     Licence     None stated by its authors; made for research. Not distributed with this project.
     Cite        A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import inert, tfds
-from tasks.archives import opened
-from tasks.sources import CIFAR10, find
-from tasks.splits import canonical, check_counts, consecutive, digest, stratified
+from tasks.io import safe_pickle, tfds
+from tasks.io.archives import opened
+from tasks.io.sources import CIFAR10, find
+from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
 from tasks.task import Absent, Archive, Arrays, DataError, Request, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -87,9 +87,9 @@ def read_binary(file: Path) -> Pictures:
 
 def read_python(file: Path) -> Pictures:
     """A batch of the Python version, read without unpickling. Raises `DataError` naming the file."""
-    batch = inert.read(file)
+    batch = safe_pickle.read(file)
     data, labels = batch.get("data"), batch.get("labels")
-    if not isinstance(data, inert.Array) or not isinstance(labels, list) or data.shape != (len(labels), 3072):
+    if not isinstance(data, safe_pickle.Array) or not isinstance(labels, list) or data.shape != (len(labels), 3072):
         raise DataError(f"{file}: not a CIFAR-10 batch, which has 'data' [N, 3072] and 'labels' [N]")
     if data.dtype != "u1" or not all(isinstance(label, int) and 0 <= label < 256 for label in labels):
         raise DataError(f"{file}: not a CIFAR-10 batch, which has bytes and classes")

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.archives import opened
-from tasks.generate import distinct
-from tasks.sources import LRA_RELEASE, find
+from tasks.io.archives import opened
+from tasks.io.generate import distinct
+from tasks.io.sources import LRA_RELEASE, find
 from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")

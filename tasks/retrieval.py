@@ -30,11 +30,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.archives import opened
-from tasks.files import Progress
-from tasks.sources import LRA_RELEASE, find
-from tasks.splits import digest
-from tasks.table import Table
+from tasks.io.archives import opened
+from tasks.io.files import Progress
+from tasks.io.npy_writer import Table
+from tasks.io.sources import LRA_RELEASE, find
+from tasks.io.splits import digest
 from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
 
 FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))

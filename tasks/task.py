@@ -48,7 +48,7 @@ class Arrays:
     values: np.ndarray
     """uint8 [M, L]; what lies beyond a document's length is 0 and carries no meaning.
 
-    May be mapped from a file (`tasks.table`): Path-X is 3.3 GB.
+    May be mapped from a file (`tasks.io.npy_writer`): Path-X is 3.3 GB.
     """
     lengths: np.ndarray
     """int32 [M], at most L."""
@@ -128,7 +128,7 @@ class Task:
 
     `build(request)` makes the arrays; `inputs(path)` names the files a folder source would be read from
     (their sizes and times are part of the cache's key), and raises `Absent` where the place holds nothing of
-    this task, another `DataError` where it holds a part of it. Which source `auto` takes: `tasks.sources`.
+    this task, another `DataError` where it holds a part of it. Which source `auto` takes: `tasks.io.sources`.
     """
 
     name: str

@@ -27,10 +27,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from tasks import tfds
-from tasks.archives import opened
-from tasks.sources import ACLIMDB, find
-from tasks.splits import canonical, check_counts, consecutive, digest, stratified
+from tasks.io import tfds
+from tasks.io.archives import opened
+from tasks.io.sources import ACLIMDB, find
+from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
 from tasks.task import Arrays, DataError, Request, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models import MIXERS
-from models.build import mixer_factory
+from models.core.factory import mixer_factory
 
 LINEAR = ("local", "longformer", "bigbird", "linformer", "linear_transformer", "performer", "nystromformer")
 LINEAR += ("luna", "cosformer", "skyformer", "ff_only")

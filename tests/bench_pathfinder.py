@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tasks.pathfinder_draw import CONTOUR_LENGTH, SIZES, draw, rules
+from tasks.pathfinder.draw import CONTOUR_LENGTH, SIZES, draw, rules
 
 ORIGINAL = {(32, "hard"): 0.30, (128, "hard"): 2.8}  # seconds a picture of drewlinsley/pathfinder, 2-core machine
 WORKERS = (1, 2)

@@ -24,16 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lra import order
-from lra.device import describe
-from lra.feed import Batch
-from lra.measure import random_splits
-from lra.program import State
-from lra.recipe import Encoder as Shape
-from lra.recipe import Optimizer, Recipe, Schedule, Train
-from lra.train import Means, Training
-from models.build import mixer_factory
-from models.encoder import Encoder
+from configs.recipe import Encoder as Shape
+from configs.recipe import Optimizer, Recipe, Schedule, Train
+from lra.grid.spec import TrainOptions
+from lra.train import data
+from lra.train.benchmark import random_splits
+from lra.train.data import Batch
+from lra.train.device import describe
+from lra.train.loop import Hooks, Trainer
+from lra.train.step import State
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
 from tasks.task import Splits
 
 SHAPES = {
@@ -63,9 +64,9 @@ class Contest:
         seeds = (0, 1, 2)
         recipe = Recipe(shape, Optimizer(1e-4), Schedule("constant", 10), Train(10**6, batch, between, "float32"))
         self.splits, self.batch = splits_of(length), batch
-        self.training = Training([module], self.splits, recipe, seeds[:1], Means())
+        self.training = Trainer([module], self.splits, recipe, seeds[:1], TrainOptions(), Hooks())
         self.training._compile()
-        self.seeds = Training([module] * len(seeds), self.splits, recipe, seeds, Means())
+        self.seeds = Trainer([module] * len(seeds), self.splits, recipe, seeds, TrainOptions(), Hooks())
         self.seeds._compile()
         self.program = self.training.program
         source = self.training.feed.chunk(0, 1)
@@ -75,7 +76,7 @@ class Contest:
         self.fed = self.program.compile_chunk(self.plain_state, given, 1)
 
     def host_batch(self, step: int) -> Batch:
-        rows = order.examples(np.arange(step, step + 1), self.batch, EXAMPLES, 0, np)[:, None]
+        rows = data.batch_indices(np.arange(step, step + 1), self.batch, EXAMPLES, 0, np)[:, None]
         split = self.splits.splits["train"]
         documents = split.index[rows]
         labels = split.labels[rows].astype(np.int32)
@@ -100,7 +101,7 @@ class Contest:
         self.bare_state = state
         return steps / (time.perf_counter() - started)
 
-    def ours(self, seconds: float, training: Training) -> float:
+    def ours(self, seconds: float, training: Trainer) -> float:
         outcome = training.outcome
         first, started = outcome.steps, time.perf_counter()
         while time.perf_counter() - started < seconds:

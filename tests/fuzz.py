@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers: `python -m tests.fuzz records --seconds=300` (pip install -e '.[fuzz]').
 
-Targets: records, status, tsv, overrides (tests/targets.py). An input that fails is left in the folder `--corpus` as
-`crash-…`; `python -m tests.fuzz records FILE` runs it again alone.
+Targets: records, status, tsv, overrides (tests/helpers/fuzz_targets.py). An input that fails is kept in the folder
+`--corpus` as `crash-…`; `python -m tests.fuzz records FILE` runs it again alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-WATCHED = ["lra", "tasks", "configs", "tests.targets", "csv", "json"]
+WATCHED = ["lra", "tasks", "configs", "tests.helpers.fuzz_targets", "csv", "json"]
 """Packages whose branches steer the inputs."""
 
 
@@ -28,15 +28,15 @@ def main() -> None:
     except ImportError:
         sys.exit("python -m tests.fuzz needs atheris: pip install -e '.[fuzz]'")
     with atheris.instrument_imports(include=WATCHED):
-        from tests import targets
-    target = targets.TARGETS[asked.target]
+        from tests.helpers import fuzz_targets
+    target = fuzz_targets.TARGETS[asked.target]
     if asked.file:
         target(asked.file.read_bytes())
         return
     with tempfile.TemporaryDirectory() as folder:
         corpus = asked.corpus or Path(folder)
         corpus.mkdir(parents=True, exist_ok=True)
-        for number, data in enumerate(targets.seeds(asked.target)):
+        for number, data in enumerate(fuzz_targets.seeds(asked.target)):
             (corpus / f"seed{number}").write_bytes(data)
         limits = [f"-max_total_time={asked.seconds}", "-timeout=60", "-max_len=16384", "-rss_limit_mb=4096"]
         atheris.Setup(["fuzz", *limits, "-print_final_stats=1", f"-artifact_prefix={corpus}/", str(corpus)], target)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from lra import records
-from tests.made import measurement, record
+from lra.results import records
+from tests.helpers.records import measurement, record
 from tests.scale import cost, launcher, page, sizes
 from tests.scale.operations import Work, work_of
 

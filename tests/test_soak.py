@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from lra import records
-from tests.made import record
+from lra.results import records
+from tests.cli.test_main import ROOT
+from tests.helpers.records import record
 from tests.soak import checks
 from tests.soak.__main__ import Soak
 from tests.soak.seen import Run
-from tests.test_cli import ROOT
 
 
 def test_a_few_kills_lose_nothing(tmp_path):

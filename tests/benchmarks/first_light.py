@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lra.turns import Turns
-from models import fused_attention
+from lra.train.turns import Turns
 from models.attention import KERNELS, attend_naive, capability
-from models.build import mixer_factory
-from models.encoder import Encoder
+from models.core import fused_attention
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
 
 Tree = Any
 Tell = Callable[[dict[str, Any]], None]

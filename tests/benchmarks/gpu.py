@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lra.launch import ROOT, environment
+from lra.launch.process import environment
+from lra.results.provenance import ROOT
 from tests.scale.examples import EXAMPLES
 
 PROCESSES = 8

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.roofline --results=results/gpu/h200,results/gpu/h200-before --out=docs/roofline.md
 
-Operations are counted as records count them (lra/flops.py), on the program that an NVIDIA GPU would be given. Bytes
+Operations are counted as in records (`lra.train.flops`), on the program that an NVIDIA GPU would be given. Bytes
 are those that must pass through the device's memory if everything that is elementwise were fused into products,
 transforms, gathers, sorts and kernels: what these read and write, each loop's trip counted. No GPU is needed.
 """
@@ -23,8 +23,8 @@ import jax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from configs import PROTOCOLS
-from lra import flops
-from lra.peaks import peak
+from lra.train import flops
+from lra.train.flops import peak
 from models import MIXERS, attention
 from tests.scale.operations import abstract
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lra.device
+import lra.train.device
 from configs import PROTOCOLS
 from models import MIXERS
 from tests.scale import cost, launcher, page, sizes
@@ -65,7 +65,7 @@ def main() -> int:
         measured=cost.measured(args.results, args.accelerator),
         here=cost.measured([page.CPU_RECORDS]),
         sizes=sizes.measure(),
-        machine=f"{os.cpu_count()} cores of {lra.device._cpu_name()}",
+        machine=f"{os.cpu_count()} cores of {lra.train.device._cpu_name()}",
     )  # fmt: skip
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

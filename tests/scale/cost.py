@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lra import records, tidy
+from lra.results import load, records
 from tests.scale.operations import Work
 
 Speeds = dict[tuple[str, str, int], float]
@@ -53,8 +53,8 @@ def measured(folders: Sequence[Path], accelerator: str = "", protocol: str = "lr
     The accelerator is that of most records among those whose names contain `accelerator`; it is empty where there are
     none. Cells with settings of their own count only for operations a second.
     """
-    found = [r for kind in (records.RESULTS, records.BENCH) for r in tidy.gather(folders, kind)[0]]
-    found = [r for r in found if tidy.speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
+    found = [r for kind in (records.RESULTS, records.BENCH) for r in load.load_records(folders, kind)[0]]
+    found = [r for r in found if load.speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
     most = Counter(r["cell"]["accelerator"] for r in found).most_common(1)
     if not most:
         return "", {}, []
@@ -64,6 +64,6 @@ def measured(folders: Sequence[Path], accelerator: str = "", protocol: str = "lr
     for r in ours:
         cell = r["cell"]
         if cell["protocol"] == protocol and not r.get("overrides"):
-            speeds[cell["task"], cell["model"], cell["length"]] = tidy.speed(r) or math.nan
-    rates = [r["flops_per_step"] * (tidy.speed(r) or math.nan) for r in ours if r.get("flops_per_step")]
+            speeds[cell["task"], cell["model"], cell["length"]] = load.speed(r) or math.nan
+    rates = [r["flops_per_step"] * (load.speed(r) or math.nan) for r in ours if r.get("flops_per_step")]
     return name, speeds, sorted(rates)

@@ -19,11 +19,14 @@ from typing import Any
 
 from rich.console import Console
 
-from lra import grid, grids, launch, records, schedule
-from lra.slots import Slot
-from lra.sweep import sweep
-from tests.made import record, result
-from tests.test_cli import ROOT
+from lra.grid import expand, spec
+from lra.grid.cell import Cell
+from lra.launch import local, scheduler
+from lra.launch.scheduler import Slot
+from lra.results import records, runs
+from lra.results.folder import clean_up, record_path, unfinished
+from tests.cli.test_main import ROOT
+from tests.helpers.records import record, result
 
 DEVICE = {
     "platform": "gpu", "kind": "a made-up GPU", "count": 64, "used": 1, "host_cpu": "a CPU", "host_cores": 2,
@@ -46,26 +49,26 @@ def entry(data: Path) -> Path:
     return made
 
 
-def cells_of(count: int, data: Path) -> list[grid.Cell]:
+def cells_of(count: int, data: Path) -> list[Cell]:
     """`count` cells: seeds of four models."""
-    protocol = grid.protocol_named("lra")
+    protocol = expand.protocol_named("lra")
     seeds = range(count // len(MODELS))
-    plans = grid.plans(protocol, ["listops"], MODELS, [], seeds, [])
-    return [grid.cell(plan, data, DEVICE) for plan in grid.together(plans, "off", DEVICE)]
+    plans = expand.plans(protocol, ["listops"], MODELS, [], seeds, [])
+    return [expand.make_cell(plan, data, DEVICE) for plan in expand.group_seeds(plans, "off", DEVICE)]
 
 
 class StandIn:
-    """A cell in `launch._run`'s stead: a record as large as a trained cell's is written at once."""
+    """A cell in `local._run_worker`'s stead: a record as large as a trained cell's is written at once."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
 
-    def __call__(self, cell: grid.Cell, how: launch.How, place: Any, label: str) -> records.Record:
+    def __call__(self, cell: Cell, how: spec.RunOptions, place: Any, label: str) -> records.Record:
         plan = cell.plan
         made = record(plan.model.name, plan.task, 0.5, plan.seeds[0], length=plan.length, accelerator=cell.accelerator)
         made |= {"key": cell.key, "results": [result(0.5, plan.seeds[0], points=POINTS)]}
         made |= {"recipe": dataclasses.asdict(plan.recipe), "data": cell.data}
-        records.write(launch.path_of(how.results, cell), made)
+        records.write(record_path(how.results, cell), made)
         self.ended.append(time.process_time())
         return made
 
@@ -92,19 +95,19 @@ class Clock:
 def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
     """A run of `count` cells in this process and `status` after it; returns seconds by part."""
     stand_in, clock, results = StandIn(), Clock(), folder / "results"
-    launch._run = stand_in  # type: ignore[assignment]
+    local._run_worker = stand_in  # type: ignore[assignment]
     cells = clock("planning", cells_of, count, folder / "data" / ENTRY)
-    clock("planning", grids.save, results, "run", [], cells)
-    left = clock("planning", launch.left, cells, results)
-    how = launch.How(results=results, data=folder / "data")
+    clock("planning", runs.save, results, "run", [], cells)
+    left = clock("planning", unfinished, cells, results)
+    how = spec.RunOptions(results=results, data=folder / "data")
     computed = time.process_time()
     with open(os.devnull, "w") as nowhere:
         console, places = Console(file=nowhere), [Slot() for _ in range(slots)]
-        clock("schedule", schedule.run_cells, left, how, console, places)
+        clock("schedule", scheduler.run_cells, left, how, console, places)
     computed = time.process_time() - computed
-    clock("schedule", sweep, cells, results)
-    clock("again", launch.left, cells, results)
-    rows, _ = clock("status", grids.status, results)
+    clock("schedule", clean_up, cells, results)
+    clock("again", unfinished, cells, results)
+    rows, _ = clock("status", runs.status, results)
     # Another run looks at each cell once more, and has its lease meanwhile.
     assert {row["state"] for row in rows} <= {"done", "running"} and len(rows) == count
     slower = stand_in.slower() if len(stand_in.ended) > 20 else math.nan

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import PROTOCOLS
-from lra import flops
-from lra.cell import build
-from lra.feed import Data
-from lra.program import Program
-from lra.recipe import Recipe
+from configs.recipe import Recipe
+from lra.train import flops
+from lra.train.data import SplitArrays
+from lra.train.step import Program
+from lra.train.worker import build
 from tasks import TASKS
 from tests.scale.examples import EXAMPLES
 
@@ -46,7 +46,7 @@ class Work:
 
 def abstract(
     task: str, model: str, protocol: str = "lra", length: int | None = None
-) -> tuple[Recipe, Data, Callable[[], Program]]:
+) -> tuple[Recipe, SplitArrays, Callable[[], Program]]:
     """A cell's recipe in bfloat16 as on accelerators, the shapes of its data, and what makes its program.
 
     The last is to be called with abstract values alone (`jax.eval_shape`): the model is never made.
@@ -56,7 +56,7 @@ def abstract(
     examples, documents, length = EXAMPLES[task][0], 2 if known.pair else 1, length or known.length
     kinds = np.uint8, np.int32, np.int32, np.int32
     shapes = (1000, length), (1000,), (examples, documents), (examples,)
-    source = Data(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
+    source = SplitArrays(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
 
     def program() -> Program:
         module = build({"cell": {"mixer": model}}, recipe, known.vocab, known.classes, known.pair, length, 0)

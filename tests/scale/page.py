@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from lra.peaks import peak
+from lra.train.flops import peak
 from tests.scale.cost import Speeds, Times, at_rate
 from tests.scale.launcher import POINTS
 from tests.scale.operations import Work
@@ -103,7 +103,7 @@ def _grid(counted: Sequence[Work], works: Sequence[Work], seeds: int) -> list[st
         "",
         f"{models} models × {len(tasks)} tasks × {seeds} seeds of protocol `lra`: {models * len(tasks) * seeds} cells. "
         "Operations of training, validations and tests, counted on the programs that a cell compiles "
-        "(`lra/flops.py`), in 10¹⁵ a cell.",
+        "(`lra/train/flops.py`), in 10¹⁵ a cell.",
         "",
         "| task | length | steps | least | median | most | all seeds and models |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -141,7 +141,7 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
         ]
     most = peak(device, "bfloat16")
     if most is None:
-        raise ValueError(f"lra/peaks.py does not know {device}")
+        raise ValueError(f"lra/train/flops.py does not know {device}")
     whole = math.fsum(work.operations for work in counted)
     narrow = math.fsum(work.operations for work in counted if work.task == "pathx") / whole
     times = [(f"{share:.0%}", at_rate(counted, seeds, share * most, {})) for share in SHARES]

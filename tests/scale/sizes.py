@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.cli.test_main import ROOT
 from tests.soak.seen import Run
-from tests.test_cli import ROOT
 
 CELL = ["--tasks=listops_short", "--models=fnet", "--set=train.steps=300", "--set=train.eval_every=25",
         "--checkpoint_minutes=0", "--device=cpu"]  # fmt: skip

@@ -26,11 +26,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lra.device
+import lra.train.device
+from tests.cli.test_main import ROOT, TINY
 from tests.soak import checks
 from tests.soak.report import Told, page
 from tests.soak.seen import Folder, Run, marked, until
-from tests.test_cli import ROOT, TINY
 
 CELL, RUN, BOTH, TERM, INT, CELL_TERM, DISK = (
     "SIGKILL of a cell's process", "SIGKILL of a run", "SIGKILL of a run and its cell", "SIGTERM of a run",
@@ -254,7 +254,7 @@ def main() -> int:
         for pid in marked(soak.mark):
             signal_to(pid, signal.SIGKILL)
     shape = f"{args.models.replace(',', ' and ')}, seeds {args.seeds}, {args.steps:,} steps each"
-    device = lra.device._cpu_name()
+    device = lra.train.device._cpu_name()
     machine = f"{os.cpu_count()} cores of {device}"
     text = page(told, shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), machine, shape)
     if args.out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lra import records
+from lra.results import records
 
 Results = dict[str, Any]
 """What a cell gave, by the name of its record's file."""

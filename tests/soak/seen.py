@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lra import lease
-from lra.lease import started
-from tests.test_cli import children_of
+from lra.results import lease
+from lra.results.lease import started
+from tests.cli.test_main import children_of
 
 PHASES = ("start of the run", "start of a cell", "training", "writing a checkpoint", "writing a record, and after it")
 """What a process can be killed in, as far as can be seen."""
@@ -38,7 +38,7 @@ class Run:
     def cells(self) -> list[int]:
         """The processes of its cells."""
         found = [int(pid) for pid in children_of(self.pid)]
-        return [pid for pid in found if b"lra.cell" in _read(pid, "cmdline")]
+        return [pid for pid in found if b"lra.train.worker" in _read(pid, "cmdline")]
 
 
 def _read(pid: int, name: str) -> bytes:

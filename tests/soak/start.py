@@ -7,7 +7,7 @@ import runpy
 import signal
 from pathlib import Path
 
-from lra import lease
+from lra.results import lease
 
 if __name__ == "__main__":
     lease.HEARTBEAT_SECONDS = 0.2

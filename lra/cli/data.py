@@ -1,0 +1,84 @@
+"""The verbs about tasks, models and protocols: prepare, list."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from configs import PROTOCOLS
+from configs.recipe import nearest
+from lra.cli.flags import ListArguments, PrepareArguments
+from lra.errors import UsageError, one_line
+from lra.grid import expand
+from models import MIXERS
+from tasks import TASKS, DataError
+from tasks.io.cache import describe, entries
+from tasks.io.preview import details, preview
+
+
+def prepare(args: PrepareArguments) -> int:
+    """Prepares the data of a grid in the cache; a task whose data cannot be had is reported and the others go on."""
+    grid = args.grid
+    protocol = expand.protocol_named(grid.protocol)
+    plans = expand.plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
+    prepared, missing = [], []
+    for plan in plans:
+        try:
+            entry = expand.prepare_data([plan], args.data, args.sources, _print_line)[plan]
+        except DataError as error:
+            missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
+            continue
+        prepared.append(entry)
+        contents = describe(entry)
+        counts = " / ".join(f"{contents['counts'][split]:,}" for split in ("train", "validation", "test"))
+        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {contents['source']}, in {entry}")
+        for note in contents["notes"]:
+            print(f"  {note}")
+    if args.preview:
+        for page in preview(prepared, args.preview):
+            print(page)
+    for line in missing:
+        print(f"run.py prepare: {one_line(line)}", file=sys.stderr)
+    return 2 if missing else 0
+
+
+def list_(args: ListArguments, names: Sequence[str]) -> int:
+    """Prints the tasks, models or protocols there are."""
+    tables = {
+        "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
+        "models": dict(MIXERS),
+        "protocols": {p.name: f"{p.summary} (tasks: {', '.join(p.tasks)})" for p in PROTOCOLS.values()},
+    }
+    if len(names) != 1:
+        raise UsageError(f"list takes one of {', '.join(tables)}")
+    if names[0] not in tables:
+        raise UsageError(nearest("list", names[0], tables))
+    if args.details and names[0] == "tasks":
+        return _list_prepared(args)
+    if args.details and names[0] == "models":
+        return _list_mixers()
+    table = tables[names[0]]
+    width = max(map(len, table))
+    for name, text in table.items():
+        print(f"{name:{width}}  {text}")
+    return 0
+
+
+def _list_prepared(args: ListArguments) -> int:
+    prepared = entries(args.data)
+    print("\n\n".join(map(details, prepared)) or f"Nothing is prepared in {args.data}: see `run.py prepare`.")
+    return 0
+
+
+def _list_mixers() -> int:
+    from lra.launch.process import mixer_details
+
+    for mixer in mixer_details():
+        options = ", ".join(f"{name}={value}" for name, value in mixer["options"].items())
+        print(f"{mixer['name']}    options: {options or 'none'}\n    parameters: {mixer['parameters']}\n")
+        print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")
+    return 0
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,106 @@
+"""Runs one command line: finds the verb, turns errors into one line and exit code 2, and stops cleanly on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line."""
+
+    define: Callable[[Any], None]
+    """Defines its flags."""
+    options: Callable[[Any], Any]
+    """Turns their values into the options that `act` takes."""
+    act: Callable[..., int]
+    """Takes the options (and, if `positional`, the arguments that are no flags), and returns the exit code."""
+    positional: bool = False
+
+
+def verbs() -> dict[str, Verb]:
+    """All verbs, by name."""
+    from lra.cli import data, flags, report, run
+
+    return {
+        "run": Verb(flags.define_run, flags.run_arguments, run.run),
+        "prepare": Verb(flags.define_prepare, flags.prepare_arguments, data.prepare),
+        "bench": Verb(flags.define_bench, flags.bench_arguments, run.bench),
+        "status": Verb(flags.define_status, flags.status_arguments, report.status),
+        "retry": Verb(flags.define_retry, flags.retry_arguments, run.retry),
+        "leaderboard": Verb(flags.define_leaderboard, flags.leaderboard_arguments, report.leaderboard),
+        "show": Verb(flags.define_show, flags.show_arguments, report.show, positional=True),
+        "compare": Verb(flags.define_compare, flags.compare_arguments, report.compare, positional=True),
+        "list": Verb(flags.define_list, flags.list_arguments, data.list_, positional=True),
+    }
+
+
+def main(arguments: list[str], overview: str) -> int:
+    """Runs one command line and returns the exit code; `overview` is what `--help` prints."""
+    from absl.flags import Error as FlagError
+
+    from configs.recipe import nearest
+    from lra.cli.flags import help_text, parse
+    from lra.errors import UsageError, one_line
+    from tasks.task import DataError
+
+    name, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("run", arguments)
+    try:
+        if arguments[:1] in (["--help"], ["-h"], ["help"]):
+            print(overview.strip())
+            return 0
+        known = verbs()
+        if name not in known:
+            raise UsageError(nearest("verb", name, known))
+        verb = known[name]
+        if {"--help", "-h"} & set(rest):
+            print(f"python run.py {name}: {verb.act.__doc__}\n\n{help_text(verb.define)}")
+            return 0
+        values, positional = parse(verb.define, f"run.py {name}", rest)
+        if positional and not verb.positional:
+            raise UsageError(f"{name} takes flags only, not '{positional[0]}'")
+        options = verb.options(values)
+        return verb.act(options, positional) if verb.positional else verb.act(options)
+    except (UsageError, DataError, FlagError) as error:
+        print(f"run.py {one_line(name)}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the system refuses, as when a process may open no more files
+        where = f": {error.filename}" if error.filename else ""
+        print(f"run.py {one_line(name)}: {error.strerror or error}{one_line(where)}", file=sys.stderr)
+        return 2
+
+
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt, and remembers it.
+
+    A library that is being imported may turn the KeyboardInterrupt into another exception.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._receive)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as when a shell starts a run in the background
+            signal.signal(signal.SIGINT, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+
+def run_process(overview: str) -> int:
+    """Runs this process's command line; returns the exit code, 130 after Ctrl-C or SIGTERM."""
+    interrupt = Interrupt()
+    try:
+        return main(sys.argv[1:], overview)
+    except (KeyboardInterrupt, Exception):
+        if not interrupt.received:
+            raise
+        print(
+            "\nStopped. Finished cells and checkpoints are kept: the same command goes on from here.", file=sys.stderr
+        )
+        return 130

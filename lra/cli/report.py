@@ -1,0 +1,82 @@
+"""The verbs that read results: status, leaderboard, show, compare."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lra.cli.flags import ReportArguments
+from lra.errors import UsageError, one_line
+
+MOST_LINES = 20
+"""Damaged files, duplicates and conflicts that are printed one by one; the rest is counted."""
+
+
+def status(results: Path) -> int:
+    """Prints which cells of the runs on a results folder are done, running, failed and left, and for how long yet."""
+    from lra.results import runs
+
+    rows, line = runs.status(results)
+    print(f"{runs.table(rows)}\n\n{line}")
+    return 0
+
+
+def leaderboard(args: ReportArguments) -> int:
+    """Writes the tables, the page and the figures of results folders and prints the leaderboard."""
+    from lra.report import selection, write
+
+    _require_folders(args.folders)
+    chosen = selection.Selection(
+        args.tasks, args.models, args.protocols, args.accelerator, args.metric, args.sort
+    )  # fmt: skip
+    try:
+        text, lines = write.write_leaderboard(args.folders, args.out, chosen, args.plots)
+    except OSError as error:
+        raise UsageError(f"cannot write --out={args.out}: {error.strerror}") from None
+    _print_problems("leaderboard", lines)
+    names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
+    print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")
+    return 0
+
+
+def show(args: ReportArguments, names: Sequence[str]) -> int:
+    """Prints one record readably: `show CELL`, a file or any part of its name or key that fits only one."""
+    from lra.report import show as texts
+
+    if len(names) != 1:
+        raise UsageError("show takes one cell: a file, or any part of its name or key that fits only one")
+    print(texts.show(texts.find(args.folders, names[0])))
+    return 0
+
+
+def compare(args: ReportArguments, names: Sequence[str]) -> int:
+    """Prints two models side by side, task by task, with the test of the difference: `compare A B`."""
+    from lra.report import selection
+    from lra.report import show as texts
+    from lra.results import load
+
+    if len(names) != 2 or names[0] == names[1]:
+        raise UsageError("compare takes two models: compare fnet transformer")
+    _require_folders(args.folders)
+    chosen = selection.Selection(
+        args.tasks, protocols=args.protocols, accelerator=args.accelerator, metric=args.metric
+    )  # fmt: skip
+    records, lines = load.load_records(args.folders)
+    selection.check(chosen, records)
+    _print_problems("compare", lines)
+    print(texts.compare(records, names[0], names[1], chosen))
+    return 0
+
+
+def _require_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no records in {folder}: run cells first, or give their folder with --results")
+
+
+def _print_problems(verb: str, lines: Sequence[str]) -> None:
+    for line in lines[:MOST_LINES]:
+        print(f"run.py {verb}: {one_line(line)}", file=sys.stderr)
+    if len(lines) > MOST_LINES:
+        print(f"run.py {verb}: and {len(lines) - MOST_LINES} more such lines", file=sys.stderr)

@@ -1,0 +1,203 @@
+"""The verbs that run cells: run, bench, retry."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lra.cli import flags, report
+from lra.errors import UsageError, one_line
+from lra.grid import expand
+from lra.grid.cell import Cell, Plan
+from lra.grid.spec import RunOptions
+from lra.launch import local, process, ray_driver, scheduler, slurm
+from lra.launch.multihost import host_group
+from lra.launch.multihost_follower import Follower
+from lra.launch.multihost_leader import Leader
+from lra.results import provenance, runs
+from lra.results.folder import cannot_write, clean_up, is_finished, unfinished
+from tasks.io.files import make_folder
+
+
+def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
+    """Trains a grid and prints the leaderboard."""
+    # `keys`: run only these cells, which `retry` has chosen.
+    group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
+    if group and args.launcher != "local":
+        raise UsageError(f"--coordinator starts cells itself: it does not go with --launcher={args.launcher}")
+    if group and (args.jobs or 1) > 1:
+        raise UsageError(f"--coordinator trains one cell at a time: it does not go with --jobs={args.jobs}")
+    plans, options = _plans(args.grid), args.options
+    if args.dry_run:
+        return _dry_run(plans, options.device)
+    _make_results(options.results)
+    if args.launcher == "slurm":
+        return _submit_to_slurm(args, plans)
+    if args.launcher == "ray":
+        process.probe("cpu", [p.model for p in plans])  # a wrong model is reported before there is a cluster
+        options = dataclasses.replace(options, data=options.data.resolve(), origin=provenance.current_origin())
+        with ray_driver.Cluster(args.ray_address, options) as cluster:
+            cells = cluster.cells(plans)
+            cells = _save_run(args, cells, keys)
+            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run)
+    if group is None:
+        return _run_here(args, plans, keys)
+    commit, env = provenance.commit(), process.environment(options.device)
+    if group.process:
+        Follower(group, commit, options.data, options.results, env, _print_line).run()
+        return 0
+    with Leader(group, commit, _print_line) as leader:
+        code = _run_here(args, plans, keys, leader)
+        leader.done()
+    return code
+
+
+def _plans(grid: flags.GridArguments) -> list[Plan]:
+    protocol = expand.protocol_named(grid.protocol)
+    return expand.plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
+
+
+def _dry_run(plans: Sequence[Plan], device: str) -> int:
+    """Prints the cells of a grid and what they cost in steps."""
+    if any(p.model.options or ":" in p.model.name for p in plans):
+        process.probe(device, [p.model for p in plans])
+    for p in plans:
+        t = p.recipe.train
+        tokens = t.steps * t.batch * p.length
+        print(f"{p.task} × {p.model}, length {p.length:,}, seed {p.seeds[0]}: {t.steps:,} steps of {t.batch} "
+              f"({tokens:.2g} tokens)")  # fmt: skip
+    print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
+    return 0
+
+
+def _run_here(
+    args: flags.RunArguments, plans: Sequence[Plan], keys: Collection[str] | None, leader: Leader | None = None
+) -> int:
+    """Trains a grid on this machine, and on those whose runs follow `leader`."""
+    options = args.options
+    device, mixer_options = process.probe(options.device, [p.model for p in plans])
+    slots, device = scheduler.divide(device, options.devices, 1 if leader else args.jobs)
+    processes = leader.job.processes if leader else 1
+    cells = expand.cells(plans, device, mixer_options, options, _print_line, processes)
+    # Slurm may have said which process this is, and not a flag.
+    extra = [f"--processes={processes}", f"--process={leader.job.process}"] if leader else []
+    cells = _save_run(args, cells, keys, extra)
+    return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
+
+
+def _save_run(
+    args: flags.RunArguments | flags.BenchArguments,
+    cells: list[Cell],
+    keys: Collection[str] | None,
+    extra: Sequence[str] = (),
+) -> list[Cell]:
+    """Keeps in the results folder that the cells were requested; or picks those with `keys`, which were before."""
+    if keys is not None:
+        return [cell for cell in cells if cell.key in keys]
+    results = args.options.results
+    verb = "bench" if isinstance(args, flags.BenchArguments) else "run"
+    try:
+        runs.save(results, verb, [*_given(args, "results", "rerun"), *extra], cells)
+    except OSError as error:
+        raise cannot_write(results, error) from None
+    return cells
+
+
+def _given(args: flags.RunArguments | flags.BenchArguments, *left_out: str) -> list[str]:
+    """The flags of the command line as arguments, without those named."""
+    return [argument for name, argument in args.given if name not in left_out]
+
+
+def _run_cells(
+    args: flags.RunArguments,
+    options: RunOptions,
+    cells: list[Cell],
+    slots: Sequence[scheduler.Slot],
+    run_cell: scheduler.RunCell,
+) -> int:
+    console = Console()
+    pending = cells if options.reruns_finished else unfinished(cells, options.results)
+    done = 0 if pending is cells else sum(is_finished(options.results, cell) for cell in cells)
+    note = f", {done} already done (--rerun repeats them)" if done else ""
+    accelerator = cells[0].accelerator if cells else "this machine"
+    console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False)
+    counts = scheduler.run_cells(pending, options, console, slots, run_cell)
+    clean_up(cells, options.results)
+    if counts.get("interrupted"):
+        console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
+    return report.leaderboard(flags.ReportArguments((options.results,), out=args.out, plots=False))
+
+
+def _submit_to_slurm(args: flags.RunArguments, plans: Sequence[Plan]) -> int:
+    """Prepares the data here and submits one Slurm job per cell."""
+    options = args.options
+    process.probe("cpu", [p.model for p in plans])
+    given = _given(args, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
+    given += [f"--data={options.data.resolve()}"]
+    assert options.sources
+    given += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
+    lines = slurm.commands(plans, options.vmap_seeds == "on", given)
+    settings = slurm.settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
+    expand.prepare_data(plans, options.data, options.sources, _print_line)
+    folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
+    jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
+    note = f"python run.py status --results={options.results} prints how far they are"
+    print(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}; {note}")
+    return 0
+
+
+def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> int:
+    """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
+    from lra.report import write  # pandas takes a second to import
+
+    options = args.options
+    plans = _plans(args.grid)
+    _make_results(options.results)
+    device, mixer_options = process.probe(options.device, [p.model for p in plans])
+    cells = _save_run(args, expand.cells(plans, device, mixer_options, options, _print_line), keys)
+    pending = cells
+    if not options.reruns_finished:
+        pending = [c for c in cells if not is_finished(options.results, c, options.timeout_minutes)]
+    scheduler.run_cells(pending, options, Console(), scheduler.in_turns(args.jobs))
+    clean_up(cells, options.results)
+    try:
+        text, problems = write.write_efficiency([options.results], args.out)
+    except OSError as error:
+        raise UsageError(f"cannot write --out={args.out}: {error.strerror}") from None
+    for problem in problems:
+        print(f"run.py bench: {one_line(problem)}", file=sys.stderr)
+    print(f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots")
+    return 0
+
+
+def retry(args: flags.RetryArguments) -> int:
+    """Runs cells of earlier runs and benches again that ended as the flags say, from their checkpoints."""
+    commands = runs.retry_commands(args.results, args.statuses)
+    for verb, arguments, keys in commands:
+        program, arguments = f"run.py {verb}", [*arguments, f"--results={args.results}"]
+        if verb == "bench":
+            values, _ = flags.parse(flags.define_bench, program, arguments)
+            bench(flags.bench_arguments(values, repeat=True), keys)
+        else:
+            values, _ = flags.parse(flags.define_run, program, arguments)
+            run(flags.run_arguments(values, repeat=True), keys)
+    if not commands:
+        print(f"nothing to retry in {args.results}")
+    return 0
+
+
+def _make_results(results: Path) -> None:
+    try:
+        make_folder(results)
+    except OSError as error:
+        raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)

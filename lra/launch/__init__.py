@@ -1,0 +1,1 @@
+"""Running cells: starts workers, never imports them."""

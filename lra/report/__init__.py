@@ -1,0 +1,1 @@
+"""Reading results: tables, page and figures as a pure function of records."""

@@ -1,0 +1,1 @@
+"""The results folder: the only package that knows its paths and file formats."""

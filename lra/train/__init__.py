@@ -1,0 +1,1 @@
+"""Inside a worker: the only package of `lra` that imports JAX."""

@@ -1,0 +1,224 @@
+"""Floating-point operations of a function, counted on its jaxpr with every loop's trips.
+
+The compiler's own cost analysis counts a loop's body once, whatever its number of trips, and knows nothing of a
+kernel it calls: attention in tiles would look almost free. Here a scan's body counts as often as it runs.
+
+What counts, n being elements:
+
+- `dot_general`: 2 a multiply-add; convolutions the same over the kernel's window;
+- `fft` over N points: 5 N log₂ N a complex transform, half of it where one side is real (Cooley & Tukey's radix 2);
+- arithmetic and transcendental functions of floating-point numbers: 1 an output element;
+- sums, products, maxima and cumulative sums of them: 1 an input element; scatter-add: 1 an update's element;
+- cuDNN's attention, T queries on S keys, heads of width K: 2 products of 2·T·S·K a head forwards, 5 backwards;
+- `cond`: its dearest branch. `shard_map`: its body on every device of the mesh.
+
+Integers, comparisons, selections, conversions, random bits and moving data count 0. A `while` whose number of
+trips cannot be read off the program, and kernels that do not say what they cost, make the count NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+ELEMENTWISE = {
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "complex",
+    "conj", "cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor",
+    "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul", "neg", "nextafter", "pow", "rem",
+    "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh",
+}  # fmt: skip
+REDUCTIONS = {
+    "reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "cumsum", "cumprod", "cummax", "cummin",
+    "cumlogsumexp",
+}  # fmt: skip
+UNKNOWN = {
+    "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd", "qr",
+    "householder_product",
+}  # fmt: skip
+"""What no rule here covers."""
+
+
+def count(function: Callable[..., Any], *args: Any) -> float:
+    """Floating-point operations of `function(*args)` as written, before the compiler's optimisation.
+
+    The arguments' shapes are used and nothing is computed. NaN where the program holds what cannot be counted.
+    """
+    return _sum(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _sum(jaxpr: Jaxpr) -> float:
+    return math.fsum(map(_equation, jaxpr.eqns))
+
+
+def _equation(eqn: JaxprEqn) -> float:
+    name, params = eqn.primitive.name, eqn.params
+    if name in ELEMENTWISE:
+        return _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
+    if name in REDUCTIONS:
+        return _size(eqn.invars[0]) if _floating(eqn.invars[0]) else 0
+    if name in COUNTED:
+        return COUNTED[name](eqn)
+    if name in UNKNOWN:
+        return math.nan
+    if name == "pallas_call":  # a kernel's loops may depend on data: it says itself what it costs
+        return math.nan if params["cost_estimate"] is None else float(params["cost_estimate"].flops)
+    if name == "scan":
+        return float(params["length"]) * _sum(params["jaxpr"].jaxpr)
+    if name == "while":
+        return trips(eqn) * (_sum(params["body_jaxpr"].jaxpr) + _sum(params["cond_jaxpr"].jaxpr))
+    if name == "cond":
+        branches = [_sum(branch.jaxpr) for branch in params["branches"]]
+        return math.nan if any(map(math.isnan, branches)) else max(branches)
+    inner = math.fsum(map(_sum, bodies(params)))
+    return inner * params["mesh"].size if name == "shard_map" else inner
+
+
+def bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """The programs that a call (jit, custom derivatives, rematerialisation) runs."""
+    for value in params.values():
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
+
+
+def _size(variable: Any) -> int:
+    return math.prod(_shape(variable))
+
+
+def _floating(variable: Any) -> bool:
+    return bool(jnp.issubdtype(variable.aval.dtype, jnp.inexact))
+
+
+def _dot(eqn: JaxprEqn) -> float:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = _shape(eqn.invars[0])
+    return 2.0 * _size(eqn.outvars[0]) * math.prod(left[i] for i in contracted)
+
+
+def _convolution(eqn: JaxprEqn) -> float:
+    numbers, kernel = eqn.params["dimension_numbers"], _shape(eqn.invars[1])
+    _, inputs, *window = numbers.rhs_spec  # a kernel's input axis holds the channels of one group alone
+    return 2.0 * _size(eqn.outvars[0]) * math.prod(kernel[i] for i in (inputs, *window))
+
+
+def _fft(eqn: JaxprEqn) -> float:
+    lengths = eqn.params["fft_lengths"]
+    points = math.prod(lengths)
+    real = eqn.invars[0] if _is_real(eqn.invars[0]) else eqn.outvars[0]
+    share = 0.5 if _is_real(real) else 1.0
+    transforms = _size(real) / points
+    return share * transforms * 5 * points * math.log2(max(points, 1))
+
+
+def _is_real(variable: Any) -> bool:
+    return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
+
+
+def _scatter(eqn: JaxprEqn) -> float:
+    return _size(eqn.invars[2]) if _floating(eqn.invars[2]) else 0
+
+
+def _window(eqn: JaxprEqn) -> float:
+    return float(_size(eqn.outvars[0])) * math.prod(eqn.params["window_dimensions"])
+
+
+def _cudnn(products: int) -> Callable[[JaxprEqn], float]:
+    def counted(eqn: JaxprEqn) -> float:
+        query, key = map(_shape, eqn.invars[:2])
+        positions, heads = (2, 1) if eqn.params["layout"] else (1, 2)  # BNTH is 1, BTNH is 0
+        return 2.0 * products * query[0] * query[heads] * query[positions] * key[positions] * query[3]
+
+    return counted
+
+
+COUNTED: dict[str, Callable[[JaxprEqn], float]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "fft": _fft,
+    "scatter-add": _scatter,
+    "scatter_add": _scatter,
+    "scatter-mul": _scatter,
+    "scatter_mul": _scatter,
+    "reduce_window_sum": _window,
+    "reduce_window_max": _window,
+    "dot_product_attention_fwd_wrapper": _cudnn(2),
+    "dot_product_attention_bwd_wrapper": _cudnn(5),
+}
+
+
+def trips(eqn: JaxprEqn) -> float:
+    """How often a `while` runs, where it is a `fori_loop` whose bounds are constants; else NaN."""
+    condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
+    skip = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+    if len(condition.eqns) != 1 or condition.eqns[0].primitive.name != "lt" or eqn.params["cond_nconsts"]:
+        return math.nan
+    places = {v: i for i, v in enumerate(condition.invars)}
+    sides = [places.get(v) if not isinstance(v, Literal) else None for v in condition.eqns[0].invars]
+    if None in sides:
+        return math.nan
+    start, stop = (eqn.invars[skip + i] for i in sides if i is not None)
+    counter, limit = (body.invars[eqn.params["body_nconsts"] + i] for i in sides if i is not None)
+    raised = [e for e in body.eqns if e.outvars[0] is body.outvars[sides[0]] and e.primitive.name == "add"]
+    by_one = (
+        len(raised) == 1
+        and raised[0].invars[0] is counter
+        and isinstance(raised[0].invars[1], Literal)
+        and raised[0].invars[1].val == 1
+        and body.outvars[sides[1]] is limit
+    )
+    if not (by_one and isinstance(start, Literal) and isinstance(stop, Literal)):
+        return math.nan
+    return float(max(0, stop.val - start.val))
+
+
+PEAKS: tuple[tuple[str, float | None, float], ...] = (
+    (r"V100-SXM", None, 15.7),  # NVIDIA V100 datasheet; no bfloat16, and no TF32
+    (r"V100-PCIE", None, 14.0),
+    (r"\bT4\b", None, 8.1),  # NVIDIA T4 datasheet
+    (r"A100", 312, 156),  # NVIDIA A100 datasheet
+    (r"\bA10\b", 125, 62.5),  # NVIDIA A10 datasheet
+    (r"\bL4\b", 121, 60),  # NVIDIA L4 datasheet, half of its figures with sparsity
+    (r"\bL40S\b", 362, 183),  # NVIDIA L40S datasheet, half of its figures with sparsity
+    (r"RTX 3090$", 71, 35.6),  # NVIDIA Ampere GA102 whitepaper, sums in float32
+    (r"RTX 4090$", 165.2, 82.6),  # NVIDIA Ada whitepaper, sums in float32
+    (r"H[12]00 NVL", 835.5, 417.5),  # NVIDIA H100 and H200 datasheets, half of their figures with sparsity
+    (r"H100 PCIe", 756, 378),  # NVIDIA H100 datasheet
+    (r"H[12]00", 989.4, 494.7),  # the SXM boards: NVIDIA H100 and H200 datasheets
+    (r"\bB200", 2250, 1125),  # NVIDIA HGX B200 datasheet, an eighth of its eight GPUs, without sparsity
+    (r"TPU v3", 61.5, 61.5),  # Google Cloud's TPU documentation, as all below: half a chip is a device
+    (r"TPU v4$", 275, 275),
+    (r"TPU v5 ?(lite|e)", 197, 197),
+    (r"TPU v5(p|$)", 459, 459),
+    (r"TPU v6 ?(lite|e)", 918, 918),
+)
+"""Pattern in the device's kind, and its dense peak in bfloat16 and in float32, in 10¹² operations a second.
+
+'float32' is what JAX's default precision makes of it in matrix products: TF32 on NVIDIA GPUs since Ampere, bfloat16
+on TPUs. None where the device has no fast path for the type. The first pattern that is found counts.
+"""
+
+
+def peak(kind: str, precision: str) -> float | None:
+    """Operations a second that a device of this kind (`device_kind`) can do at most; None where not known."""
+    for pattern, half, single in PEAKS:
+        if re.search(pattern, kind):
+            tera = half if precision == "bfloat16" else single
+            return None if tera is None else tera * 1e12
+    return None
+
+
+def mfu(flops: float | None, steps_per_second: float, kind: str, precision: str, devices: int = 1) -> float | None:
+    """The share of the devices' peak that training reaches, as a fraction; None where a part of it is not known."""
+    most = peak(kind, precision)
+    return None if most is None or flops is None else flops * steps_per_second / (most * devices)

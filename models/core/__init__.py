@@ -1,0 +1,1 @@
+"""The encoder around every mixer, and what mixers share."""

@@ -1,0 +1,161 @@
+"""What several mixers and the encoder share: dropout and projections.
+
+Precision: parameters are float32 and are cast at the edge of the training step, so a layer computes in its
+input's type; what must stay float32 (softmax, norms, Fourier transforms) says so where it is computed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BatchRngs(nnx.Rngs):
+    """Random keys for a part of a batch: the documents from number `first` of the whole batch on.
+
+    What a layer draws for each document through `batch_bits` depends on the document's number in the whole batch
+    alone. A batch that is split over devices or into micro-batches so meets the draws that it would meet whole.
+    """
+
+    def __init__(self, key: jax.Array, first: jax.Array | int = 0):
+        super().__init__(dropout=key)
+        self.first = nnx.data(first)
+
+
+def batch_bits(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """Random uint32 of `shape`, whose first axis is the documents of a batch (see `BatchRngs`)."""
+    return random_bits(rngs.dropout(), shape, first_document(rngs))
+
+
+def first_document(rngs: nnx.Rngs) -> jax.Array | int:
+    """The number of the first document that `rngs` draws for; 0 where it is the whole batch's."""
+    return rngs.first if isinstance(rngs, BatchRngs) else 0
+
+
+def random_bits(key: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0) -> jax.Array:
+    """Random uint32 of `shape`, for dropout masks: a keyed hash of each element's number.
+
+    Elements are numbered as if `first` rows of the first axis came before. Two rounds of a 32-bit mixer (lowbias32
+    of Wellons' hash prospector) with a word of the key before each. It fuses into the operation that uses it, and
+    took under a third of the time of JAX's own generator on CPU; it is no generator for anything finer than masks.
+    At most 2³² elements.
+    """
+    words = jax.random.bits(key, (2,), jnp.uint32)
+    x = jax.lax.iota(jnp.uint32, math.prod(shape))
+    x = x + jnp.asarray(first, jnp.uint32) * jnp.uint32(math.prod(shape[1:]))
+    for word in words:
+        x = x ^ word
+        x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+        x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+        x = x ^ (x >> 16)
+    return x.reshape(shape)
+
+
+def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = False) -> jax.Array:
+    """Inverted dropout (Srivastava et al. 2014): zeroes each element with probability `rate`.
+
+    Identity when `rngs` is None (evaluation) or `rate` is 0. The first axis of x is the documents of a batch,
+    unless x is `shared` by them all.
+    """
+    if rngs is None or rate == 0:
+        return x
+    keep = (random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)) >= jnp.uint32(
+        round(rate * 2**32)
+    )
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows of `table` [V, D] for token ids of any shape: [..., D].
+
+    On accelerators the gradient is a product with the tokens as one-hot rows: a scatter-add would sum thousands of
+    rows in the table's type, bfloat16 in training, and on a GPU in an order that changes from run to run. A
+    vocabulary of bytes makes the product cheap.
+    """
+    if jax.default_backend() == "cpu":
+        return jnp.take(table.astype(jnp.float32), tokens, axis=0).astype(table.dtype)
+    return _embed(table, tokens)
+
+
+@jax.custom_vjp
+def _embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return jnp.take(table, tokens, axis=0)
+
+
+def _embed_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _embed(table, tokens), (jnp.zeros((table.shape[0], 0), table.dtype), tokens)
+
+
+def _embed_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None]:
+    like, tokens = saved
+    rows = jax.nn.one_hot(tokens.ravel(), like.shape[0], dtype=g.dtype)
+    flat = g.reshape(-1, g.shape[-1])
+    total = jnp.einsum("nv,nd->vd", rows, flat, precision="highest", preferred_element_type=jnp.float32)
+    return total.astype(like.dtype), None
+
+
+_embed.defvjp(_embed_forward, _embed_backward)
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[B, L, H·K] → [B, L, H, K]."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    """[B, L, H, K] → [B, L, H·K]."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+class Constant(nnx.Variable):
+    """An array a mixer needs and nothing trains: random features, blocks. Drawn from `rngs` when built."""
+
+
+class Projections(nnx.Module):
+    """Projections into heads' queries, keys and values, and the one back; without bias, as in the benchmark.
+
+    Args:
+        dim: the model's width D.
+        heads: H.
+        qkv: the width of all heads together, H·K; `dim` where it is None.
+    """
+
+    def __init__(self, dim: int, heads: int, qkv: int | None, *, rngs: nnx.Rngs):
+        qkv = dim if qkv is None else qkv
+        if heads < 1 or qkv % heads:
+            raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
+        self.heads = heads
+        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, L, D] → queries, keys and values, [B, L, H, K] each."""
+        q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
+        return q, k, v
+
+    def join(self, y: jax.Array) -> jax.Array:
+        """The heads' results [B, L, H, K] → [B, L, D]."""
+        joined: jax.Array = self.out(merge_heads(y))
+        return joined
+
+
+class MultiHead(Projections):
+    """Multi-head attention's projections, and the dropout of its weights."""
+
+    def __init__(self, dim: int, heads: int, qkv: int | None, dropout: float, *, rngs: nnx.Rngs):
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
+        super().__init__(dim, heads, qkv, rngs=rngs)
+        self.rate = dropout
+
+
+def at_least(least: int, **options: int) -> None:
+    """ValueError where an option is smaller than `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")

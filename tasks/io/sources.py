@@ -1,0 +1,194 @@
+"""Where a task's bytes come from: which of its sources is taken, and the checks and downloads on the way.
+
+`auto` takes the first that is there: the user's folder (`--source_dir`, $LRA_SOURCE, or `sources` in the
+data cache), a copy that TensorFlow Datasets has prepared, a download, the generator. A task that can be
+generated is generated rather than downloaded: the release is 7.7 GB, a generator takes seconds to minutes.
+`download` asks for the download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.io import download, tfds
+from tasks.io.files import Report
+from tasks.task import Absent, Archive, DataError, Task
+
+ACLIMDB = Archive(
+    "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+    84_125_825,
+    "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+    "the folder aclImdb",
+)
+CIFAR10 = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    170_052_171,
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "the folder cifar-10-batches-bin",
+)
+LRA_RELEASE = Archive(
+    "https://storage.googleapis.com/long-range-arena/lra_release.gz", unpacked="the folder lra_release"
+)
+
+GENERATED = "listops, pathfinder and pathx need no download: --source=generate makes them"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source that was resolved."""
+
+    source: str
+    """What `Request.source` becomes."""
+    identity: dict[str, Any]
+    """What of it is part of the cache's key."""
+
+
+def resolve(
+    task: Task,
+    source: str,
+    cache: Path,
+    *,
+    source_dir: Path | None = None,
+    allow_unverified: bool = False,
+    report: Report,
+) -> Found:
+    """The source to read: 'auto', 'generate', 'tfds', 'download', or a path.
+
+    Raises:
+        DataError: there is none; the line says what is missing, where to get it and where to put it.
+    """
+    if source == "generate":
+        if "generate" not in task.sources:
+            raise DataError(f"{task.name} cannot be generated: its sources are {_offered(task)}")
+        return Found("generate", {"kind": "generate"})
+    if source == "tfds":
+        if "tfds" not in task.sources:
+            raise DataError(f"{task.name} is not in TensorFlow Datasets: its sources are {_offered(task)}")
+        return _tfds(task, cache, source_dir, allow_unverified, report)
+    if source == "download":
+        if task.archive is None:
+            raise DataError(f"{task.name} has no download: its sources are {_offered(task)}")
+        return _folder(task, _downloaded(task, cache, allow_unverified, report))
+    if source != "auto":
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise DataError(
+                f"no source '{source}': give auto, generate, tfds, download or a path of a folder or archive"
+            )
+        return _folder(task, path)
+    return _auto(task, cache, source_dir, allow_unverified, report)
+
+
+def _auto(task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report) -> Found:
+    if task.inputs is not None:
+        for place in _places(cache, source_dir):
+            try:
+                return _folder(task, place)
+            except Absent:
+                continue
+    if "tfds" in task.sources and tfds.installed():
+        copy = tfds.prepared(task.tfds, tfds.folders(cache, allow_unverified))
+        if copy is not None:
+            return _copy(copy)
+    if "generate" in task.sources:
+        return Found("generate", {"kind": "generate"})
+    return _folder(task, _downloaded(task, cache, allow_unverified, report))
+
+
+def _places(cache: Path, source_dir: Path | None) -> list[Path]:
+    """The user's folders. One that was named has to exist; the cache's own need not."""
+    named = source_dir or os.environ.get("LRA_SOURCE")
+    if named and not Path(named).expanduser().is_dir():
+        raise DataError(f"the source folder {named} does not exist")
+    places = [Path(named).expanduser()] if named else []
+    return [place for place in (*places, cache / "sources") if place.is_dir()]
+
+
+def _folder(task: Task, path: Path) -> Found:
+    if task.inputs is None:
+        raise DataError(f"{task.name} cannot be read from a folder: its sources are {_offered(task)}")
+    path = path.resolve()
+    try:
+        files = task.inputs(path)
+    except Absent:
+        copy = tfds.prepared(task.tfds, [path]) if task.tfds else None
+        if copy is None:
+            raise
+        return _copy(copy)
+    if len(files) == 1 and files[0].is_file():
+        path = files[0]  # an archive that lies in the folder
+    listing = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        listing.update(f"{file}\n{stat.st_size}\n{stat.st_mtime_ns}\n".encode())
+    return Found(str(path), {"kind": "folder", "path": str(path), "files": listing.hexdigest()})
+
+
+def _copy(folder: Path) -> Found:
+    stamp = (folder / "dataset_info.json").stat().st_mtime_ns
+    return Found(str(folder), {"kind": "tfds", "path": str(folder), "files": str(stamp)})
+
+
+def _tfds(task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report) -> Found:
+    places = _places(cache, source_dir)
+    places += [place / "TFDS" for place in places]  # as the benchmark's archive unpacks
+    copy = tfds.prepared(task.tfds, [*places, *tfds.folders(cache, allow_unverified)])
+    if copy is not None:
+        return _copy(copy)
+    if task.archive is None or task.archive is LRA_RELEASE:
+        raise DataError(
+            f"{task.name}: no prepared copy of {task.tfds} was found; put its folder into "
+            f"{cache / 'sources'}, or name the folder that holds it with --source_dir"
+        )
+    if not tfds.installed():
+        raise DataError(tfds.MISSING)
+    local = [place / task.archive.name for place in places if (place / task.archive.name).is_file()]
+    path = local[0] if local else _downloaded(task, cache, allow_unverified, report)
+    return _copy(tfds.build(task.tfds, path, task.archive, cache, allow_unverified, report))
+
+
+def _downloaded(task: Task, cache: Path, allow_unverified: bool, report: Report) -> Path:
+    archive = task.archive
+    assert archive is not None
+    try:
+        return download.fetch(archive, cache / "sources", allow_unverified, report)
+    except download.Unreachable as error:
+        raise DataError(
+            f"{task.name}: {archive.name} is missing and {error}; fetch {archive.url} and put it (or "
+            f"{archive.unpacked}) into {cache / 'sources'}, or name the folder that holds it with "
+            f"--source_dir. {GENERATED}"
+        ) from None
+
+
+def _offered(task: Task) -> str:
+    kinds = ["a folder or archive" if kind == "folder" else kind for kind in task.sources]
+    return ", ".join([*kinds, "download"] if task.archive else kinds)
+
+
+def find(path: Path, roots: Sequence[str], parts: Sequence[str], archive: Archive, task: str) -> list[Path]:
+    """A task's data at `path`: the files or folders it consists of, one for each of `parts`, or the archive.
+
+    Looked for: `parts` in `path` itself or in one of `roots` below it, else the archive in `path`. A path
+    that is a file is taken for the archive.
+
+    Raises:
+        Absent: nothing of it is there.
+        DataError: a part of it is there, and a part is missing.
+    """
+    if path.is_file():
+        return [path]
+    for root in (path, *(path / root for root in roots)):
+        there = [part for part in parts if (root / part).exists()]
+        if len(there) == len(parts):
+            return [root / part for part in parts]
+        if there:
+            missing = next(part for part in parts if part not in there)
+            raise DataError(f"{root} has {there[0]} but no {missing}: the copy is incomplete")
+    if (path / archive.name).is_file():
+        return [path / archive.name]
+    raise Absent(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} are looked for in it")

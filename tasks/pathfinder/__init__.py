@@ -1,0 +1,1 @@
+"""Pathfinder and Path-X: pictures drawn as the original generator draws them."""

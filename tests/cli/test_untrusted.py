@@ -1,0 +1,94 @@
+"""What others have written runs nothing, leaves its place nowhere, and is text wherever it is shown."""
+
+import ast
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from lra.cli import report
+from lra.report import figures, leaderboard, show, tables, write
+from lra.report.latex import escape, latex
+from lra.report.selection import ALL
+from tests.helpers.records import measurement, record
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [file for part in ("lra", "tasks", "models", "configs") for file in sorted((ROOT / part).rglob("*.py"))]
+FORBIDDEN = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml", "zipfile"}
+
+NASTY = "a|b\\|c`<script>alert(1)</script>\n\n# head ![x](http://e/) [y](javascript:z) \x1b[2J\u2028&amp;</td>$\\frac$"
+
+
+@pytest.mark.parametrize("file", [*FILES, ROOT / "run.py"], ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_unpickles_evaluates_or_extracts(file):
+    """Only `--models=module:Class` runs what a user names (models/core/factory.py)."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not {name.partition(".")[0] for name in names} & FORBIDDEN
+        if isinstance(node, ast.Call):
+            words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "os.system", "os.popen")
+            assert not called.endswith((".extractall", ".extract")) and "shell" not in words
+            if called.endswith("np.load"):
+                assert words.get("allow_pickle") == "False"
+
+
+def nasty(**more):
+    """A record whose every text is hostile."""
+    made = record(
+        NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], protocol=NASTY, task=f"listops{NASTY}", **more
+    )
+    return made | {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "error": NASTY, "log": [NASTY]}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    monkeypatch.setattr("tests.helpers.records.recipe", lambda *arguments: {"train": {"steps": 3}})
+    return leaderboard.build([nasty(), nasty(seed=1, status="oom"), record("fnet")])
+
+
+def test_markdown_shows_text_as_it_stands(made):
+    shown = MarkdownIt("commonmark").enable("table").render(tables.markdown(made))
+    assert not re.search(r"<(?!/?(?:h2|p|table|thead|tbody|tr|th|td|strong|ul|li)\b)", shown)
+    rows = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", shown, re.DOTALL)]
+    shown_tables = re.findall(r"<table>.*?</table>", shown, re.DOTALL)
+    assert len(shown_tables) >= 3 and len({len(row) for row in rows}) <= len(shown_tables)
+    told = html.unescape(shown)
+    assert "a|b\\|c`<script>alert(1)</script>" in told and "](javascript:z)" in told
+
+
+def test_latex_escapes_everything(made):
+    told = escape(NASTY)
+    commands = set(re.findall(r"\\[a-zA-Z]+\{\}|\\.", told))
+    assert commands <= {r"\textbackslash{}", r"\textbar{}", r"\textless{}", r"\textgreater{}", r"\#", r"\&", r"\$"}
+    assert "\n" not in told and "\x1b" not in told
+    text = latex(made)
+    assert told in text and "\\frac" not in text and "\x1b" not in text
+
+
+def test_a_terminal_obeys_no_record(made, tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "a.json").write_text(json.dumps(nasty()))
+    (tmp_path / "records" / "b\x1b[2J.json").write_text("{}")
+    assert report.leaderboard([tmp_path], tmp_path / "out", ALL, plots=False) == 0
+    print(show.show(nasty()))
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err and "\\x1b[2J" in told.out and "\\x1b[2J" in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_figures_draw_any_name(made, tmp_path):
+    figures.draw(made, tmp_path / "plots")
+    assert len(list((tmp_path / "plots").glob("*.svg"))) >= 1
+    (tmp_path / "bench").mkdir()
+    measured = measurement(NASTY, overrides=[NASTY])
+    measured["cell"]["accelerator"] = NASTY
+    (tmp_path / "bench" / "a.json").write_text(json.dumps(measured))
+    write.write_efficiency([tmp_path], tmp_path / "out")
+    assert list((tmp_path / "out" / "plots").glob("*.svg"))

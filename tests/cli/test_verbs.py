@@ -1,0 +1,75 @@
+"""leaderboard, show and compare as a user calls them, on hand-made records and without JAX."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lra.results import records
+from tests.helpers.records import record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments, cwd):
+    program = "import run, sys; code = run.run_process(run.__doc__); assert 'jax' not in sys.modules; sys.exit(code)"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Two results folders: three good records, one cut off, and one cell that both have."""
+    for folder, name, made in (
+        ("a", "listops-fnet", record(score=0.4)), ("a", "listops-luna", record("luna", score=0.5, key="luna")),
+        ("b", "text-fnet", record("fnet", "text", 0.7, length=4000)),
+        ("b", "listops-luna", record("luna", score=0.5, key="luna")),
+    ):  # fmt: skip
+        records.write(tmp_path / folder / "records" / f"{name}.json", made)
+    (tmp_path / "b" / "records" / "cut.json").write_text("{")
+    return tmp_path
+
+
+def test_leaderboard_merges_folders_names_problems_and_writes_all_files(place):
+    done = call("leaderboard", "--results=a,b", "--out=out", cwd=place)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == 2 and all(line.startswith("run.py leaderboard: ") for line in told)
+    assert "duplicate: a/records/listops-luna.json" in told[0] and "left out: b/records/cut.json" in told[1]
+    assert "40.00 ± 2.15 (1 seed)" in done.stdout and "text@4000" in done.stdout
+    assert {f.name for f in (place / "out").iterdir()} == {
+        "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html", "cells.csv", "plots",
+    }  # fmt: skip
+    assert list((place / "out" / "plots").glob("*.svg"))
+
+
+def test_leaderboard_filters(place):
+    done = call("leaderboard", "--results=a,b", "--models=luna", "--tasks=listops", "--noplots", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "luna" in done.stdout and "| fnet" not in done.stdout and "text@4000" not in done.stdout
+    wrong = call("leaderboard", "--results=a,b", "--models=lunna", cwd=place)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "did you mean 'luna'?" in wrong.stderr
+
+
+def test_show_and_compare(place):
+    shown = call("show", "listops-fnet", "--results=a", cwd=place)
+    assert shown.returncode == 0 and "listops × fnet, length 2,000, protocol lra: ok" in shown.stdout
+    compared = call("compare", "luna", "fnet", "--results=a,b", cwd=place)
+    assert compared.returncode == 0, compared.stderr
+    assert "+10.00" in compared.stdout and "luna ahead" in compared.stdout
+
+
+def test_many_problems_are_counted(place):
+    for number in range(30):
+        (place / "b" / "records" / f"cut{number}.json").write_text("{")
+    done = call("leaderboard", "--results=b", "--noplots", cwd=place)
+    assert done.returncode == 0 and done.stderr.count("\n") == 21 and "and 11 more such lines" in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(place):
+    (place / "out").write_text("a file")
+    done = call("leaderboard", "--results=a", "--noplots", "--out=out", cwd=place)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "cannot write --out=out" in done.stderr

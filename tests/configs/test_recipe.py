@@ -1,0 +1,75 @@
+"""Overrides: typed, checked, and every wrong one told with the nearest right name."""
+
+import dataclasses
+
+import pytest
+
+from configs import PROTOCOLS
+from configs.recipe import Recipe, RecipeError, check, from_dict, override
+from tasks import TASKS
+from tasks.listops import Rules
+
+BASE = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=Rules())
+
+
+def test_fields_of_every_type_can_be_set():
+    changed = override(
+        BASE,
+        [
+            "optimizer.learning_rate=1e-3",
+            "train.steps=2e3",
+            "encoder.pool=mean",
+            "data.max_depth=5",
+            "train.steps=7",
+        ],
+    )
+    assert changed.optimizer.learning_rate == 1e-3
+    assert changed.train.steps == 7 and isinstance(changed.train.steps, int)
+    assert changed.encoder.pool == "mean" and changed.data.max_depth == 5
+    assert BASE.train.steps == 5000
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.stepz=3", "did you mean 'train.steps'"),
+        ("train.steps", "section.field=value"),
+        ("train.steps=3.5", "takes a int"),
+        ("train.steps=many", "takes a int"),
+        ("train.steps=0", "at least 1"),
+        ("train.steps=1e400", "takes a int"),
+        ("optimizer.learning_rate=nan", "takes a float"),
+        ("encoder.pool=meen", "did you mean 'mean'"),
+        ("encoder.heads=3", "multiple of encoder.heads"),
+        ("encoder.dropout=1", "less than 1"),
+        ("optimizer.b1=2", "b1"),
+        ("train.steps=9007199254740993e3", "takes a int"),
+        *(
+            (f"{name}=3", "unknown setting")
+            for name in ("train.__class__", "data.__dict__", "data", "mixer", "mixer.0", "train.steps.real", ".steps")
+        ),
+        ("../train.steps=3", "unknown setting"),
+        ("encoder=3", "unknown setting"),
+        ("train.batch=1e9", "2³²"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(setting, words):
+    with pytest.raises(RecipeError, match=words.replace("(", r"\(")) as told:
+        override(BASE, [setting])
+    assert "\n" not in str(told.value)
+
+
+def test_a_recipe_survives_the_way_through_json():
+    assert from_dict(Recipe, dataclasses.asdict(dataclasses.replace(BASE, data=None))) == dataclasses.replace(
+        BASE, data=None
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
+def test_every_protocol_has_a_valid_recipe_for_each_of_its_tasks(protocol):
+    from models import MIXERS
+
+    for task in protocol.tasks:
+        assert task in TASKS
+        for model in MIXERS:
+            check(protocol.recipe(task, model))

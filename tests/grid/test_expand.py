@@ -1,0 +1,132 @@
+"""The grid: models as words, protocols as published, keys that tell cells apart."""
+
+import dataclasses
+
+import pytest
+
+from configs import PROTOCOLS
+from lra.errors import UsageError
+from lra.grid import expand
+from lra.grid.cell import ModelSpec, split_seeds
+from models import MIXERS
+
+FNET = ("fnet",)
+
+
+def words(text: str) -> list[str]:
+    return [str(model) for model in expand.parse_models(text.split(","), tuple(MIXERS))]
+
+
+def test_an_option_belongs_to_the_model_before_it():
+    assert words("performer:features=64,kernel=softmax,fnet") == ["performer:features=64,kernel=softmax", "fnet"]
+    assert words("performer:kernel=softmax,features=64") == ["performer:features=64,kernel=softmax"]
+    assert words("a.b:C:depth=2,fnet,x:Y") == ["a.b:C:depth=2", "fnet", "x:Y"]
+    assert words("all") == list(MIXERS)
+    assert words("fnet,fnet") == ["fnet"]
+
+
+def test_seeds_and_lengths_make_cells():
+    made = expand.plans(PROTOCOLS["lra"], ["listops"], ["fnet", "transformer"], [1000, 2000], [0, 1, 2], [])
+    assert len(made) == 12 and len(set(made)) == 12
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "expected"),
+    [
+        ("listops", "fnet", (512, 8, 4, 512, 1024, "cls")),
+        ("text", "performer", (256, 4, 4, 256, 1024, "cls")),
+        ("retrieval", "luna", (128, 4, 4, 128, 512, "cls")),
+        ("image", "transformer", (128, 8, 1, 64, 128, "cls")),
+        ("image", "local", (128, 2, 1, 64, 128, "mean")),
+        ("image", "longformer", (128, 4, 4, 64, 128, "mean")),
+        ("image", "reformer", (64, 8, 4, 32, 64, "cls")),
+        ("image", "sinkhorn", (32, 1, 1, 32, 64, "cls")),
+        ("pathfinder", "transformer", (32, 4, 4, 16, 32, "mean")),
+        ("pathfinder", "performer", (128, 8, 1, 64, 128, "mean")),
+        ("pathfinder", "linear_transformer", (128, 2, 1, 64, 128, "mean")),
+        ("pathx", "fnet", (32, 2, 1, 16, 32, "mean")),
+    ],
+)
+def test_the_lra_protocol_has_the_released_shapes(task, model, expected):
+    e = PROTOCOLS["lra"].recipe(task, model).encoder
+    assert (e.dim, e.heads, e.layers, e.qkv, e.mlp, e.pool) == expected
+
+
+def test_the_lra_protocol_has_the_released_budgets():
+    budgets = {
+        task: (r.train.batch, r.train.steps, r.optimizer.learning_rate, r.schedule.warmup)
+        for task in PROTOCOLS["lra"].tasks
+        for r in [PROTOCOLS["lra"].recipe(task, "transformer")]
+    }
+    assert budgets == {
+        "listops": (32, 5_000, 0.05, 1_000),
+        "text": (32, 20_000, 0.05, 8_000),
+        "retrieval": (32, 5_000, 0.05, 8_000),
+        "image": (256, 175 * 200, 5e-4, 175),
+        "pathfinder": (512, 312 * 200, 1e-3, 312),
+        "pathx": (64, 2_500 * 200, 1e-3, 2_500),
+    }
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_s_mixer_options_exist(name):
+    from models.core.factory import mixer_factory
+
+    protocol = PROTOCOLS[name]
+    for task in protocol.tasks:
+        for model in MIXERS:
+            mixer_factory(model, dict(protocol.recipe(task, model).mixer))
+
+
+def test_a_task_without_a_recipe_and_a_wrong_name_are_told():
+    with pytest.raises(UsageError, match="no recipe for task listops_short"):
+        expand.plans(PROTOCOLS["lra"], ["listops_short"], FNET, [], [], [])
+    with pytest.raises(UsageError, match="did you mean 'pathx'"):
+        expand.plans(PROTOCOLS["lra"], ["pathxx"], FNET, [], [], [])
+
+
+def test_the_key_changes_with_everything_that_decides_the_result(monkeypatch):
+    plan = expand.plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
+    device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
+    base = expand.make_cell(plan, None, device)
+    assert base.plan.recipe.train.precision == "bfloat16"
+    assert expand.make_cell(plan, None, device).key == base.key
+    recipe = dataclasses.replace(plan.recipe, mixer=(("method", "matmul"),))
+    others = [
+        dataclasses.replace(plan, seeds=(1,)),
+        dataclasses.replace(plan, length=1000),
+        dataclasses.replace(plan, recipe=recipe),
+        dataclasses.replace(plan, model=ModelSpec("luna")),
+    ]
+    keys = {base.key, *(expand.make_cell(p, None, device).key for p in others)}
+    keys.add(expand.make_cell(plan, None, device | {"kind": "NVIDIA A100"}).key)
+    keys.add(expand.make_cell(plan, None, device, used=2).key)
+    keys.add(expand.make_cell(plan, None, device, bounds={"max_batch": True}).key)
+    assert len(keys) == 8
+
+
+def test_seeds_train_together_where_asked_or_where_steps_are_small():
+    made = expand.plans(PROTOCOLS["quick"], [], FNET, [], [0, 1, 5], [])
+    gpu, cpu = {"platform": "gpu"}, {"platform": "cpu"}
+    assert [p.seeds for p in expand.group_seeds(made, "on", cpu)] == [(0, 1, 5)]
+    assert [p.seeds for p in expand.group_seeds(made, "auto", gpu)] == [(0, 1, 5)]
+    assert [p.seeds for p in expand.group_seeds(made, "auto", cpu)] == [(0,), (1,), (5,)]
+    assert [p.seeds for p in expand.group_seeds(made, "off", gpu)] == [(0,), (1,), (5,)]
+    large = expand.plans(PROTOCOLS["lra"], ["text"], FNET, [], [0, 1], [])
+    assert len(expand.group_seeds(large, "auto", gpu)) == 2
+    both = expand.plans(PROTOCOLS["quick"], ["text", "image"], FNET, [], [0, 1], [])
+    assert [(p.task, p.seeds) for p in expand.group_seeds(both, "on", gpu)] == [("text", (0, 1)), ("image", (0, 1))]
+    (cell,) = [expand.make_cell(p, None, gpu | {"kind": "x", "count": 1}) for p in expand.group_seeds(made, "on", gpu)]
+    alone = [expand.make_cell(p, None, gpu | {"kind": "x", "count": 1}) for p in made]
+    assert split_seeds(cell) == alone
+
+
+def test_devices_must_be_there_and_divide_the_batch():
+    plan = expand.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.batch=30", "train.accumulate=5"])[0]
+    device = {"platform": "gpu", "kind": "x", "count": 4}
+    assert expand.make_cell(plan, None, device, used=3).accelerator == "3 × x"
+    for used, words in ((8, "1 to 4 devices"), (0, "1 to 4 devices"), (4, "multiple of devices")):
+        with pytest.raises(UsageError, match=words):
+            expand.make_cell(plan, None, device, used=used)
+    with pytest.raises(UsageError, match=r"multiple of train\.accumulate"):
+        expand.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])

@@ -1,0 +1,214 @@
+"""Readers of what others have written, as functions of bytes that fail on any error but the one clear line.
+
+tests/cli/test_fuzz.py feeds them from hypothesis, tests/fuzz.py from atheris.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from configs import PROTOCOLS
+from configs.recipe import Recipe, override
+from lra.errors import UsageError, one_line
+from lra.grid import expand
+from lra.report import html_page, latex, leaderboard, show, tables
+from lra.results import load, records, runs
+from lra.results.lease import Leases
+from tasks import listops, retrieval
+from tasks.io import safe_pickle
+from tasks.pathfinder.task import task
+from tasks.task import DataError
+from tests.helpers.records import record
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+def _file(name: str, data: bytes) -> Path:
+    file = Path(_folder().name, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+@contextlib.contextmanager
+def _one_line(*kinds: type[Exception]) -> Iterator[None]:
+    """Lets an error of these kinds pass if it says something."""
+    try:
+        yield
+    except kinds as error:
+        assert one_line(error)
+
+
+def show_records(data: bytes) -> None:
+    """A record's file: named in one line, or shown in every way beside another.
+
+    What does not begin with '{' says how a whole record is changed (`edited`).
+    """
+    file = _file("records/a.json", data if data[:1] == b"{" else json.dumps(edited(data)).encode())
+    _file("records/b.json", _other())
+    found, lines = load.load_records([Path(_folder().name)])
+    assert len(found) + len(lines) == 2 and any(r["cell"]["model"] == "luna" for r in found)
+    assert all(map(one_line, lines))
+    with _one_line(ValueError):
+        records.checked(file)
+    if lines:
+        return
+    built = leaderboard.build(found)
+    texts = [tables.to_markdown(built), latex.latex(built), html_page.page(built, found), tables.cells_csv(found)]
+    texts += [tables.frame(built).to_csv(), *map(show.show, found)]
+    with _one_line(UsageError):
+        texts.append(show.compare(found, found[0]["cell"]["model"], "luna"))
+    for text in texts:
+        text.encode()
+    assert all("luna" in text for text in texts[:5])
+
+
+JUNK: list[Any] = [
+    None, True, 0, -1, 1e400, 1e308, 10**18, 10**40, "", "x", "\n", "$\\frac$", "<script>|\\|", "\x1b[2J", "\ud800",
+    [], {}, [None], [1], ["x"], [["x", 1]], {"a": 1}, {"a": {"b": [1]}}, {"": None}, {"step": 1, "train_loss": 1e400},
+]  # fmt: skip
+
+
+def edited(data: bytes) -> Any:
+    """A whole record with changes."""
+    made: Any = json.loads(_other()) | {"key": "edited", "overrides": ["train.steps=3"], "log": ["a line"]}
+    made["cell"] |= {"model": "fnet", "mixer": "fnet"}
+    return changed(made, data)
+
+
+def changed(made: Any, data: bytes) -> Any:
+    """Nested parts with changes: of each three bytes, two say where, and one what stands there from then on."""
+    for first, second, what in zip(*[iter(data[:30])] * 3, strict=False):
+        places = list(_places(made))
+        if not places:
+            break
+        part, name = places[(256 * first + second) % len(places)]
+        if what == 255:
+            del part[name]
+        else:
+            part[name] = copy.deepcopy(JUNK[what % len(JUNK)])
+    return made
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every part of a nested value, as what holds it and its name there."""
+    for name in list(value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
+        yield value, name
+        yield from _places(value[name])
+
+
+@functools.cache
+def _other() -> bytes:
+    return json.dumps(record("luna", score=0.4)).encode()
+
+
+@functools.cache
+def _whole() -> bytes:
+    """A grid, and the record and the lease of its one cell."""
+    numbers = {"length": 8, "seeds": [0], "steps": 9, "batch": 4}
+    cell = {"name": "c", "key": "k", "lease": "c", "task": "t", "model": "m"} | numbers
+    made = record("m", key="k") | {"wall_seconds": 3.0, "train_speed": {"steps_per_second": 2.0}}
+    lease = {"owner": "o", "host": "h", "pid": 1, "started": "0", "machine": "m", "progress": {"step": 3}}
+    return json.dumps([{"verb": "run", "arguments": ["--models=m"], "cells": [cell]}, made, lease]).encode()
+
+
+def show_status(data: bytes) -> None:
+    """What `status`, `retry` and a run make of a results folder: a line that names a file, or rows.
+
+    The first byte says which of a grid, a record and a lease is not whole, the second whether the rest is its content
+    or says how it is changed.
+    """
+    which, how, rest = data[0] % 4 if data else 3, data[1:2] > b"\x7f", data[2:]
+    for number, name in enumerate(("grids/g.json", "records/c.json", "leases/c.1")):
+        part = json.loads(_whole())[number]
+        if number == which:
+            file = _file(f"results/{name}", rest if how else json.dumps(changed(part, rest[:30])).encode())
+        else:
+            file = _file(f"results/{name}", json.dumps(part).encode())
+    results = file.parent.parent
+    with _one_line(UsageError):
+        rows, line = runs.status(results)
+        assert all(text.isprintable() for text in [*runs.table(rows).split("\n"), line])
+        assert isinstance(runs.retry_commands(results, ["failed"]), list)
+    Leases(results / "leases").take("c")
+    for left in (results / "leases").iterdir():
+        left.unlink()
+
+
+def read_tsv(data: bytes) -> None:
+    """A file of a release, the first byte says which: read, or named in one line."""
+    kind, rest = data[:1], data[1:]
+    file = _file("file", rest)
+    with _one_line(DataError):
+        if kind < b"\x40":
+            for values, answer in listops.read_tsv(file):
+                assert 0 <= answer <= 9 and max(values, default=0) < len(listops.VOCABULARY)
+        elif kind < b"\x80":
+            for label, *texts in retrieval.read_pairs(file, kind < b"\x60", [0]):
+                assert label in (0, 1) and all(texts)
+        elif kind < b"\xa0":
+            picture = task.decode("a picture", rest, 32)
+            assert picture is None or picture.shape == (1024,)
+        elif kind < b"\xc0":
+            metadata = _file("release/metadata/1.npy", rest)
+            for name, content, label in task._described(metadata.parent.parent):
+                assert (
+                    Path(name).is_relative_to(metadata.parent.parent) and label in (0, 1) and isinstance(content, bytes)
+                )
+        else:
+            assert isinstance(safe_pickle.read(file), dict)
+
+
+def parse_overrides(data: bytes) -> None:
+    """`--set`, and the options of `--models`: a recipe of the same form, or one line."""
+    words = data.decode(errors="replace").split("\n")
+    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.Rules())
+    with _one_line(UsageError):
+        made = override(base, words)
+        assert _types(made) == _types(base)
+    with _one_line(UsageError):
+        assert all(isinstance(model.name, str) for model in expand.parse_models(words, ("fnet",)))
+
+
+def _types(recipe: Recipe) -> list[tuple[str, type]]:
+    sections = [recipe.encoder, recipe.optimizer, recipe.schedule, recipe.train, recipe.data]
+    return [(name, type(value)) for section in sections for name, value in vars(section).items()]
+
+
+TARGETS = {"records": show_records, "status": show_status, "tsv": read_tsv, "overrides": parse_overrides}
+
+
+def seeds(target: str) -> list[bytes]:
+    """What a target starts from: whole inputs, to be changed."""
+    if target == "records":
+        made = [record(), record(status="oom"), record(overrides=["train.steps=3"], log=["a line"], score=None)]
+        return [*(json.dumps(one).encode() for one in made), b"\x00\x01\x02\x00\x10\x08\x01\x07\xff"]
+    if target == "overrides":
+        lines = ["train.steps=5\nencoder.pool=mean", "optimizer.learning_rate=1e-3", "train.remat=true", "data.train=9"]
+        return [line.encode() for line in [*lines, "performer:features=64\nkernel=relu", "package.module:Class:a=1"]]
+    if target == "status":
+        return [bytes([which, 255]) + json.dumps(json.loads(_whole())[which]).encode() for which in range(3)]
+    picture = io.BytesIO()
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(picture, "PNG")
+    pickled = pickle.dumps({b"data": np.zeros((2, 3), np.uint8), b"labels": [1, 2]}, protocol=2)
+    pairs = b"1.0\tA\tB\tone text\tanother\n0\tA\tC\tone text\tthird\n"
+    return [
+        b"\x00Source\tTarget\n( ( ( [MAX 2 ) 9 ) ] )\t9\n[SM 1 2 ]\t3\n", b"\x40" + pairs, b"\x70" + pairs,
+        b"\x80" + picture.getvalue(), b"\xa0imgs/0 sample_0.png 0 1 1.0 14 4 2\n", b"\xc0" + pickled,
+    ]  # fmt: skip

@@ -1,0 +1,183 @@
+"""The parts of `--launcher=ray` that can be looked at without a cluster."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lra.errors import UsageError
+from lra.grid import expand
+from lra.grid.spec import RunOptions
+from lra.launch import ray_driver
+from lra.launch.process import WorkerContext, WorkerProcesses
+from lra.launch.progress import Display
+from lra.results import lease, provenance, records
+from lra.results.folder import record_path
+from tests.cli.test_main import ROOT
+from tests.results.test_lease import elsewhere
+
+needs_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
+
+
+def until(true, what, seconds=400):
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+    return found
+
+
+def test_a_cell_asks_for_gpus_or_for_a_machine_s_cores():
+    nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert ray_driver.needs(nodes, "auto", 2) == ray_driver.needs(nodes, "gpu", 2) == {"num_gpus": 2}
+    assert ray_driver.needs(nodes, "cpu", 1) == ray_driver.needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
+    assert ray_driver.room(nodes, {"num_gpus": 2}) == 2 and ray_driver.room(nodes, {"num_cpus": 8.0}) == 3
+    assert ray_driver.room(nodes, {"num_gpus": 8}) == 1
+    with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
+        ray_driver.needs(nodes, "gpu", 8)
+
+
+class Died(Exception):
+    pass
+
+
+class Full(Died):
+    pass
+
+
+class Cancelled(Died):
+    pass
+
+
+class Ray:
+    """Stands for Ray: a task's outcome is the next of the given ones, an error or a function that makes it."""
+
+    exceptions = SimpleNamespace(RayError=Died, OutOfMemoryError=Full, TaskCancelledError=Cancelled)
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.keys = list(outcomes), []
+
+    def remote(self, function):
+        return SimpleNamespace(options=lambda **how: SimpleNamespace(remote=self.submit))
+
+    def submit(self, plan, keys, *more):
+        self.keys.append(list(keys))
+        return self.outcomes.pop(0)
+
+    def wait(self, refs, timeout):
+        return refs, []
+
+    def get(self, ref):
+        if isinstance(ref, Exception):
+            raise ref
+        return ref()
+
+
+def cell_on(cpu):
+    (plan,) = expand.plans(expand.protocol_named("quick"), [], ["fnet"], [], [0], [])
+    cell = expand.make_cell(plan, None, {"platform": "cpu", "count": 1, "host_cpu": cpu, "host_cores": 2})
+    return dataclasses.replace(cell, entry=Path("data"))
+
+
+def ran(cell, results):
+    """The cell's outcome on a machine, whose driver has to have its lease by then."""
+
+    def outcome():
+        assert lease.newest(results / "leases", cell.name), "no lease"
+        record = provenance.initial_record(cell, RunOptions(results=results, data=results)) | {"status": "diverged"}
+        return cell, {f"records/{cell.name}.json": json.dumps(record).encode()}
+
+    return outcome
+
+
+def run(ray, cell, results):
+    """The cell's record; all leases are free again."""
+    cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
+    cluster.ray, cluster.needs, cluster.sources, cluster.board = ray, {"num_cpus": 1.0}, {}, None
+    cluster.leases = lease.Leases(results / "leases")
+    cluster.plans = {ray_driver._what(cell.plan): cell.plan}
+    with Display(Console(quiet=True)) as display, lease.Leases(results / "leases").take(cell.name) as ours:
+        place = WorkerContext(ours, WorkerProcesses(), display, {})
+        return cluster.run(cell, "1/1", RunOptions(results=results, data=results), place)
+
+
+def test_a_machine_of_another_kind_makes_it_another_cell_with_its_own_lease(tmp_path, monkeypatch):
+    ours, other = cell_on("A"), cell_on("B")
+    assert ours.key != other.key
+    ray = Ray(lambda: (other, {}), ran(other, tmp_path))
+    assert run(ray, ours, tmp_path)["key"] == other.key
+    assert ray.keys == [[ours.key], [ours.key, other.key]]
+    assert [file.stem for file in (tmp_path / "records").iterdir()] == [other.name]
+    assert not list((tmp_path / "leases").iterdir())
+
+    # There it is done by now; it is not run again.
+    assert run(ray := Ray(lambda: (other, {})), ours, tmp_path)["key"] == other.key and not ray.outcomes
+
+    # A run is at it there: the cell is submitted again until it lands here, or that run has ended.
+    monkeypatch.setattr(ray_driver, "_SECONDS_BETWEEN_TRIES", 0.01)
+    theirs = elsewhere(tmp_path / "leases", other.name)
+    ray = Ray(lambda: (other, {}), lambda: (other, {}), ran(ours, tmp_path))
+    assert run(ray, ours, tmp_path)["key"] == ours.key
+    theirs.release()
+
+
+@pytest.mark.parametrize(("error", "status"), [(Died("worker gone"), "failed"), (Full("memory"), "oom")])
+def test_what_ray_gives_up_has_a_record(error, status, tmp_path):
+    cell = cell_on("A")
+    assert run(Ray(error), cell, tmp_path)["status"] == status
+    record = records.checked(record_path(tmp_path, cell))
+    assert record["status"] == status and record["error"] == f"{type(error).__name__}: {error}"
+
+
+IN_IT = """
+import shutil, sys
+from pathlib import Path
+from lra.launch.ray_worker import alone
+
+with alone(Path(sys.argv[1])) as folder:
+    print(folder.is_dir(), flush=True)
+    sys.stdin.read()
+    shutil.rmtree(folder)
+"""
+
+
+@needs_linux
+def test_two_tries_on_one_machine_are_never_in_the_cell_s_folder_at_once(tmp_path):
+    """As when a machine that Ray takes for dead lives on: who comes second waits for the end of the first."""
+    for end in ("is killed", "deletes the folder"):
+        with contextlib.ExitStack() as started:
+            two = []
+            for number in range(2):
+                command = [sys.executable, "-c", IN_IT, str(tmp_path / "cell")]
+                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+                two.append(started.enter_context(subprocess.Popen(command, cwd=ROOT, **pipes)))
+                if number == 0:
+                    assert two[0].stdout.readline() == "True\n"
+            lock = tmp_path / "cell" / "lock"
+            until(lambda: lock in opened(two[1].pid), lambda: two[1].poll())  # noqa: B023
+            assert not select.select([two[1].stdout], [], [], 1)[0]
+            if end == "is killed":
+                two[0].kill()
+            else:
+                two[0].stdin.close()
+            assert two[1].stdout.readline() == "True\n"
+            two[1].stdin.close()
+        assert not (tmp_path / "cell").exists()
+
+
+def opened(pid):
+    """The files that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(Path(os.readlink(link)))
+    return found

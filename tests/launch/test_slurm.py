@@ -1,0 +1,69 @@
+"""`--launcher=slurm`: a command a cell, submitted as one array job."""
+
+import importlib.util
+import json
+import os
+import stat
+
+import pytest
+
+from lra.errors import UsageError
+from lra.grid import expand
+from lra.launch import slurm
+from tests.cli.test_main import TINY, cli, places, record_files
+
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"
+)
+
+
+def plans(models, seeds):
+    return expand.plans(expand.protocol_named("quick"), [], models, [], seeds, [])
+
+
+def test_each_cell_has_a_command_of_its_own():
+    some = plans(["performer", "features=8", "fnet"], [0, 1])
+    lines = slurm.commands(some, False, ["--tasks=all", "--set=train.steps=6"])
+    assert len(lines) == 4 and all("--set=train.steps=6" in line and "--launcher=local" in line for line in lines)
+    assert [line[-3] for line in lines] == ["--seeds=0", "--seeds=1"] * 2
+    assert all(line.index("--tasks=all") < line.index("--tasks=listops_short") for line in lines)
+    assert "--models=performer:features=8" in lines[0]
+    assert [line[-3] for line in slurm.commands(some, True, [])] == ["--seeds=0,1"] * 2
+
+
+def test_parameters_of_slurm_are_names_and_values():
+    assert slurm.settings(["slurm_partition=gpu", "timeout_min=60"]) == {"slurm_partition": "gpu", "timeout_min": 60}
+    with pytest.raises(UsageError, match="--slurm takes name=value"):
+        slurm.settings(["partition"])
+
+
+@needs_submitit
+def test_submitted_commands_leave_records(tmp_path):
+    lines = slurm.commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
+    for job in slurm.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
+        job.wait()
+        assert job.exception() is None
+    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"]
+
+
+@needs_submitit
+def test_a_grid_is_one_array_job(tmp_path):
+    """With stand-ins for Slurm's commands, which keep the script that they get."""
+    for name, text in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 42")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    slurm = ["--launcher=slurm", "--slurm=slurm_partition=gpu", "--slurm=timeout_min=90", "--jobs=2"]
+    done = cli(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path), env=env)
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / "script").read_text()
+    assert "--array=0-2%2" in script and "--partition=gpu" in script and "--time=90" in script
+    assert "3 jobs: 42_0 to 42_2" in done.stdout and not record_files(tmp_path)
+    wrong = cli(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path), env=env)
+    assert wrong.returncode == 2 and "partitoin" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+@needs_submitit
+def test_where_there_is_no_slurm_it_is_told(tmp_path):
+    done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
+    assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,152 @@
+"""efficiency.csv, its table and its figures, from hand-made records."""
+
+import math
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+from lra.report import efficiency, figures, write
+from lra.results import records
+from tests.helpers.records import measurement
+
+
+def rows(board, **wanted):
+    for name, value in wanted.items():
+        board = board[board[name] == value]
+    return board
+
+
+def written(tmp_path, found):
+    for number, made in enumerate(found):
+        records.write(tmp_path / "bench" / f"{number}.json", made)
+    text, problems = write.write_efficiency([tmp_path], tmp_path / "out")
+    return text, problems, pd.read_csv(tmp_path / "out" / "efficiency.csv")
+
+
+def test_the_speed_up_is_over_the_transformer_at_the_same_setting():
+    found = [
+        measurement("transformer", speed=2.0),
+        measurement("fnet", speed=8.0),
+        measurement("fnet", speed=9.0, batch=8),
+        measurement("fnet", speed=9.0, length=2048),
+        measurement("transformer", length=4096, status="oom"),
+        measurement("fnet", speed=1.0, length=4096),
+    ]
+    board = efficiency.table(found)
+    column = "training speed-up vs transformer"
+    assert rows(board, model="transformer", length=1024)[column].item() == 1
+    assert rows(board, model="fnet", length=1024, batch=4)[column].item() == 4
+    assert rows(board, length=1024, model="fnet", batch=4)["inference speed-up vs transformer"].item() == 4
+    for lonely in ({"batch": 8}, {"length": 2048}, {"length": 4096}):
+        assert rows(board, **lonely)[column].isna().all()
+
+
+@pytest.mark.parametrize("field", ["protocol", "accelerator", "task"])
+def test_another_protocol_accelerator_or_task_is_no_baseline(field):
+    found = [measurement("transformer"), measurement("fnet")]
+    found[0]["cell"][field] = "another"
+    assert efficiency.table(found)["training speed-up vs transformer"].dropna().tolist() == [1]
+
+
+def test_every_figure_of_a_record_is_in_its_row(tmp_path):
+    made = measurement(
+        mfu=0.25, energy_per_step_joules=3.5, flops_per_step=2e9, flops_compiler=1e9, compile_seconds=4.0,
+        parameters=123, memory_limit_bytes=2**30,
+    )  # fmt: skip
+    _, _, board = written(tmp_path, [made, measurement("reformer", status="timeout")])
+    row = rows(board, model="fnet").iloc[0]
+    told = {
+        "training steps/s": 8, "training examples/s": 32, "training tokens/s": 32 * 1024, "inference steps/s": 24,
+        "inference examples/s": 96, "MFU": 0.25, "energy J/step": 3.5, "FLOPs a step": 2e9,
+        "FLOPs a step, compiler": 1e9, "compile s": 4, "compiled bytes": 102_400_000, "host peak bytes": 10**9,
+        "parameters": 123, "memory limit bytes": 2**30, "batch": 4, "devices": 1,
+    }  # fmt: skip
+    assert {name: row[name] for name in told} == told
+    assert math.isnan(row["device peak bytes"]) and math.isnan(row["max batch"])
+    lost = rows(board, model="reformer").iloc[0]
+    assert lost["status"] == "timeout" and lost["error"] == "it went wrong" and math.isnan(lost["training steps/s"])
+
+
+def test_the_table_shows_what_there_is(tmp_path):
+    text, problems, _ = written(tmp_path, [measurement("transformer", speed=2.0), measurement("fnet", status="oom")])
+    header, _, first, second = text.splitlines()
+    assert problems == []
+    assert "× transformer" in header and "compiled MB" in header
+    assert "MFU" not in header and "J/step" not in header and "device MB" not in header
+    assert "oom" in first and "–" in first and "1.00" in second and "102" in second
+
+
+def test_no_measurements_and_files_that_cannot_be_read_are_told(tmp_path):
+    assert efficiency.to_markdown(efficiency.table([])) == "No measurements yet.\n"
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "broken.json").write_text("{")
+    text, problems, board = written(tmp_path, [])
+    assert text == "No measurements yet.\n" and len(problems) == 1 and len(board) == 0
+
+
+def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(tmp_path):
+    found = [measurement("transformer", 256, 4.0), measurement("fnet", 256), measurement("fnet", 512, status="oom")]
+    others = [measurement("fnet", 256, batch=64)]
+    others += [measurement("fnet", n, batch=b, max_batch=True) for n, b in ((256, 90), (512, 40))]
+    written(tmp_path / "all", found + others)
+    folder = tmp_path / "all" / "out" / "plots"
+    stems = {"text-batch_4", "text-batch_64", "text-largest_batch"}
+    assert {f.name for f in folder.iterdir()} == {
+        f"{stem}-efficiency_quick-float32-CPU.{kind}" for stem in stems for kind in figures.FORMATS
+    }
+    written(tmp_path / "some", found)
+    again = list((tmp_path / "some" / "out" / "plots").iterdir())
+    assert len(again) == 3 and all(f.read_bytes() == (folder / f.name).read_bytes() for f in again)
+    assert (folder / "text-batch_4-efficiency_quick-float32-CPU.png").read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(folder / "text-batch_4-efficiency_quick-float32-CPU.svg").getroot().tag.endswith("svg")
+
+
+def drawn(found):
+    """The axes of the one figure of some records, by their title, and the legend's words."""
+    board = efficiency.table(found)
+    figure, _ = figures.draw_efficiency(board, figures.styles(board["model"]))
+    return {axes.get_title(loc="left"): axes for axes in figure.axes}, [t.get_text() for t in figure.legends[0].texts]
+
+
+def test_a_line_a_model_with_the_measured_values():
+    axes, legend = drawn([measurement(m, n, s) for m, n, s in (
+        ("transformer", 256, 4.0), ("transformer", 512, 1.0), ("fnet", 512, 6.0), ("fnet", 256, 8.0))])  # fmt: skip
+    assert legend == ["fnet", "transformer"]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes["training steps/s"].lines]
+    assert sorted(lines) == [([256, 512], [4, 1]), ([256, 512], [8, 6])]
+    speedup = axes["training speed ÷ Transformer's"]
+    assert sorted(list(line.get_ydata()) for line in speedup.lines) == [[1, 1], [2, 6]]
+    assert [list(line.get_ydata()) for line in axes["memory planned by the compiler (GB)"].lines] == [
+        pytest.approx([0.0256, 0.0512])
+    ] * 2
+
+
+def test_memory_is_the_device_s_where_there_is_one_and_never_mixed():
+    peak = {"device_peak_bytes": 5 * 10**9, "compiled_bytes": 10**9, "host_peak_bytes": 10**9}
+    axes, _ = drawn([measurement("fnet", 256, memory=peak), measurement("transformer", 256)])
+    panel = axes["device memory, peak (GB)"]
+    assert [list(line.get_ydata()) for line in panel.lines if len(line.get_ydata())] == [[5.0]]
+
+
+def test_what_ran_out_of_memory_or_time_is_marked_and_said():
+    axes, legend = drawn([
+        measurement("fnet", 256), measurement("fnet", 512, status="oom"), measurement("fnet", 1024, status="oom"),
+        measurement("luna", 256), measurement("luna", 1024, status="timeout"), measurement("local", 256, status="oom"),
+    ])  # fmt: skip
+    assert set(legend) == {
+        "fnet (oom at 512)", "luna (timeout at 1,024)", "local (oom at 256)", "out of memory", "out of time"
+    }  # fmt: skip
+    lines = axes["training steps/s"].lines
+    marks = [(line.get_marker(), line.get_xdata()[0]) for line in lines if line.get_marker() in ("x", "+")]
+    assert [marker for marker, _ in marks] == ["x", "+"]
+    assert 256 < marks[0][1] < 512 and 256 < marks[1][1] < 1024
+
+
+def test_models_look_different_in_colour_and_in_grey_and_keep_their_looks():
+    names = [f"model{i:02}" for i in range(20)]
+    found = figures.styles([*names, "transformer"])
+    assert len({(s.color, s.marker) for s in found.values()}) == 21
+    assert len({(s.marker, str(s.dashes)) for s in found.values()}) == 21
+    assert figures.styles(reversed(names))["model07"] == found["model07"]
+    assert found["transformer"].color == "#000000"

@@ -1,0 +1,100 @@
+"""Apples to apples: the rule, and the closed count of the Transformer's parameters against the real module's."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from configs import PROTOCOLS
+from lra.report import fairness
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
+from tasks import TASKS
+from tests.helpers.records import record
+
+
+@pytest.mark.parametrize("protocol", ["lra", "lra_paper", "small", "quick"])
+@pytest.mark.parametrize("task", ["listops", "text", "retrieval", "image", "pathfinder", "pathx", "listops_short"])
+def test_the_transformer_s_parameters_are_counted_as_the_module_has_them(protocol, task):
+    if task not in PROTOCOLS[protocol].tasks:
+        pytest.skip("the protocol has no such task")
+    recipe, known, length = PROTOCOLS[protocol].recipe(task, "transformer"), TASKS[task], 96
+    e = recipe.encoder
+    factory = mixer_factory("transformer", {}, heads=e.heads, qkv=e.qkv, dropout=0.0, layers=e.layers)
+    module = nnx.eval_shape(
+        lambda: Encoder(
+            factory, vocab=known.vocab, classes=known.classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp,
+            pool=e.pool, positions=e.positions, pair_head=e.pair_head, pair=known.pair, rngs=nnx.Rngs(0),
+        )
+    )  # fmt: skip
+    count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert fairness.transformer_parameters(recipe, known.vocab, known.classes, known.pair, length) == count
+
+
+def test_the_official_text_transformer_s_count():
+    recipe = PROTOCOLS["lra"].recipe("text", "transformer")
+    assert fairness.transformer_parameters(recipe, 260, 2, False, 1000) == 3_487_490
+
+
+def test_the_protocol_s_own_recipe_is_unchanged():
+    for model in ("transformer", "performer", "nobody:Knows"):
+        assert fairness.changes(record(model)) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "told"),
+    [
+        ("train", "steps", 9, ["train.steps=9"]),
+        ("encoder", "dropout", 0.2, ["encoder.dropout=0.2"]),
+        ("data", "max_depth", 5, ["data.max_depth=5"]),
+        ("train", "precision", "bfloat16", []),
+        ("train", "accumulate", 4, []),
+        ("train", "remat", True, []),
+        ("train", "unheard_of", 1, ["train.unheard_of=1"]),
+    ],
+)
+def test_settings_of_how_it_is_computed_change_nothing_and_all_others_do(section, field, value, told):
+    made = record()
+    made["recipe"][section][field] = value
+    assert fairness.changes(made) == told
+
+
+def test_a_field_that_an_older_version_did_not_have_stands_at_its_default():
+    made = record()
+    del made["recipe"]["encoder"]["reversible"]
+    assert fairness.changes(made) == []
+    del made["recipe"]["encoder"]["layers"]
+    assert fairness.changes(made) == ["encoder.layers is not set"]
+
+
+def test_a_mixer_s_options_are_a_change_unless_the_protocol_sets_them():
+    made = record("performer:features=64", mixer="performer")
+    made["recipe"]["mixer"] = [["features", 64]]
+    assert fairness.changes(made) == ["mixer.features=64"]
+    own = record("linformer", "text")
+    assert own["recipe"]["mixer"] == [["rank", 32]] and fairness.changes(own) == []
+    own["recipe"]["mixer"] = []
+    assert fairness.changes(own) == ["mixer.rank is not set"]
+
+
+def test_ten_percent_more_parameters_are_allowed():
+    recipe = PROTOCOLS["lra"].recipe("listops", "transformer")
+    base = fairness.transformer_parameters(recipe, TASKS["listops"].vocab, 10, False, 2000)
+    assert fairness.excess(record(parameters=int(1.1 * base))) == []
+    (line,) = fairness.excess(record(parameters=int(1.12 * base)))
+    assert line == "listops: 1.12 × the Transformer's parameters"
+    assert fairness.excess(record(parameters=None)) == []
+
+
+def test_what_is_not_known_here_is_free_for_all():
+    assert fairness.changes(record(protocol="theirs")) == ["no recipe of protocol theirs for listops is known here"]
+    assert fairness.excess(record(protocol="theirs")) == []
+    assert fairness.changes(record() | {"cell": record()["cell"] | {"task": "chess"}}) == [
+        "no recipe of protocol lra for chess is known here"
+    ]
+
+
+def test_the_recipe_s_sections_are_those_the_rule_knows():
+    names = {field.name for field in dataclasses.fields(PROTOCOLS["lra"].recipe("text", "fnet"))}
+    assert names == {"encoder", "optimizer", "schedule", "train", "data", "mixer"}

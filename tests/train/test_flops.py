@@ -1,0 +1,165 @@
+"""FLOPs: against the compiler where it can count, against closed forms, and loops with all their trips."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from configs.quick import recipe
+from configs.recipe import Recipe
+from lra.train import flops
+from lra.train.benchmark import random_splits
+from lra.train.data import DeviceData
+from lra.train.step import Program
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
+
+
+def arrays(*shapes, dtype=jnp.float32):
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+
+
+def step_of(model: str, length: int, dropout: float = 0.0):
+    """A training step of the quick recipe, and its arguments."""
+    made: Recipe = recipe("text", model)
+    made = dataclasses.replace(made, train=dataclasses.replace(made.train, batch=2, precision="float32"))
+    make = mixer_factory(model, dict(made.mixer), heads=4, qkv=64, dropout=dropout, layers=1)
+    module = Encoder(make, vocab=257, classes=2, length=length, dim=64, layers=1, mlp=64, rate=dropout,
+                     rngs=nnx.Rngs(0))  # fmt: skip
+    program = Program([module], made, 2, 1, [0], jax.devices()[:1])
+    data = DeviceData(random_splits(257, 2, False, length, 2), program.sharding).data["train"]
+    return partial(program.chunk, steps=1), (program.init(), program.rest, data)
+
+
+@pytest.mark.parametrize("model", ["transformer_naive", "linformer", "linear_mixing"])
+def test_a_program_without_loops_counts_as_the_compiler_counts_it(model):
+    step, arguments = step_of(model, 256)
+    compiler = jax.jit(step).lower(*arguments).cost_analysis()["flops"]
+    assert flops.count(step, *arguments) == pytest.approx(compiler, rel=0.02)
+
+
+def test_the_compiler_counts_a_loop_once_and_we_every_trip():
+    def looped(x):
+        return jax.lax.scan(lambda c, _: (c @ c, None), x, length=10)[0]
+
+    (x,) = arrays((32, 32))
+    product = 2 * 32**3
+    assert jax.jit(looped).lower(x).cost_analysis()["flops"] < 2 * product
+    assert flops.count(looped, x) == 10 * product
+
+
+def test_attention_in_tiles_counts_its_seven_products_for_the_six_of_the_naive_one():
+    """Long enough that products of L×L outweigh the rest; tiles make the scores again when going backwards."""
+    length, width, batch = 2048, 64, 2  # the CLS token included, so that no tile is padded
+    counted = {}
+    for model in ("transformer", "transformer_naive"):
+        step, arguments = step_of(model, length - 1)
+        jaxpr = jax.make_jaxpr(step)(*arguments).jaxpr
+        counted[model] = matmuls(jaxpr)
+    product = 2 * batch * length**2 * width
+    assert counted["transformer"] - counted["transformer_naive"] == pytest.approx(product, rel=0.01)
+    assert counted["transformer_naive"] > 6 * product
+
+
+def matmuls(jaxpr) -> float:
+    """Matrix products alone, by a walk of its own."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (left, _), _ = eqn.params["dimension_numbers"]
+            inner = math.prod(eqn.invars[0].aval.shape[i] for i in left)
+            total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        for value in eqn.params.values():
+            inside = getattr(value, "jaxpr", value)
+            if hasattr(inside, "eqns"):
+                total += times * matmuls(inside)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (lambda a, b: jnp.einsum("bij,bjk->bik", a, b), [(3, 4, 5), (3, 5, 6)], 2 * 3 * 4 * 5 * 6),
+        (lambda a, b: jnp.sum(jnp.exp(a) + b), [(7, 8), (7, 8)], 3 * 56),
+        (lambda a: jnp.max(a, 1), [(7, 8)], 56),
+        (lambda a: jnp.where(a > 0, a, 0).astype(jnp.bfloat16).T, [(7, 8)], 0),
+        (lambda a: jnp.argsort(a), [(64,)], 0),
+        (lambda a: jnp.cumsum(a), [(64,)], 64),
+        (lambda a: jnp.fft.rfft(a), [(3, 16)], 3 * 5 * 16 * 4 / 2),
+        (lambda a: jnp.zeros(9).at[jnp.arange(4)].add(a), [(4,)], 4),
+        (lambda a: jax.lax.cond(True, lambda x: x @ x, lambda x: x, a), [(4, 4)], 2 * 4**3),
+        (lambda a: jax.checkpoint(jax.jit(lambda x: x @ x))(a), [(4, 4)], 2 * 4**3),
+        (lambda a: jax.lax.fori_loop(0, 5, lambda i, c: c @ c, a), [(4, 4)], 5 * 2 * 4**3),
+        (lambda a: jax.lax.fori_loop(0, jnp.int32(5), lambda i, c: c @ c, a), [(4, 4)], 5 * 2 * 4**3),
+        (lambda a: jax.lax.map(lambda x: x @ x, a), [(6, 4, 4)], 6 * 2 * 4**3),
+    ],
+)  # fmt: skip
+def test_what_counts_how_much(function, shapes, expected):
+    assert flops.count(function, *arrays(*shapes)) == expected
+
+
+def test_a_complex_transform_counts_twice_a_real_one():
+    (x,) = arrays((3, 16), dtype=jnp.complex64)
+    assert flops.count(jnp.fft.fft, x) == 3 * 5 * 16 * 4
+
+
+def test_convolutions_count_as_the_compiler_counts_them():
+    for groups in (1, 4):
+        x, kernel = arrays((2, 4, 32), (8, 4 // groups, 5))
+
+        def convolve(x, kernel, groups=groups):
+            return jax.lax.conv_general_dilated(x, kernel, (1,), "VALID", feature_group_count=groups)
+
+        assert flops.count(convolve, x, kernel) == 2 * (2 * 8 * 28) * (4 // groups) * 5
+        assert flops.count(convolve, x, kernel) == jax.jit(convolve).lower(x, kernel).cost_analysis()["flops"]
+
+
+def test_a_loop_whose_trips_nobody_knows_has_no_count():
+    (x,) = arrays((4, 4))
+    assert math.isnan(flops.count(lambda a: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, a), x))
+    (n,) = arrays((), dtype=jnp.int32)
+    assert math.isnan(flops.count(lambda n, a: jax.lax.fori_loop(0, n, lambda i, c: c @ c, a), n, x))
+
+
+def test_a_sharded_program_counts_on_every_device():
+    mesh = jax.sharding.AbstractMesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+    mapped = jax.shard_map(lambda a: a @ a.T, mesh=mesh, in_specs=spec, out_specs=spec)
+    assert flops.count(mapped, *arrays((8, 6))) == 4 * (2 * 2 * 6 * 2)
+
+
+def test_cudnn_s_attention_counts_two_products_forwards_and_five_backwards(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+    q, k, v = arrays((2, 128, 4, 64), (2, 256, 4, 64), (2, 256, 4, 64), dtype=jnp.bfloat16)
+
+    def attend(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").astype(jnp.float32).sum()
+
+    product = 2 * (2 * 4) * 128 * 256 * 64
+    assert flops.count(attend, q, k, v) == pytest.approx(2 * product, rel=0.01)
+    assert flops.count(jax.grad(attend, (0, 1, 2)), q, k, v) == pytest.approx(7 * product, rel=0.01)
+
+
+def test_the_fused_kernel_s_attention_counts_two_products_forwards_and_seven_backwards():
+    """Of L × M × K each, for every problem; several seeds count as often."""
+    from models.core.fused_attention import attend_fused
+
+    def loss(q, k, v, mask):
+        return attend_fused(q, k, v, mask, interpret=True).sum()
+
+    q, mask = arrays((2, 128, 3, 64))[0], jax.ShapeDtypeStruct((2, 128), jnp.bool)
+    product = 2 * (2 * 3) * 128 * 128 * 64
+    forward, both = flops.count(loss, q, q, q, mask), flops.count(jax.grad(loss, (0, 1, 2)), q, q, q, mask)
+    assert forward == pytest.approx(2 * product, rel=0.01)
+    assert both == pytest.approx(9 * product, rel=0.01)
+    three = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in (q, q, q, mask)]
+    assert flops.count(jax.vmap(loss), *three) == pytest.approx(3 * forward, rel=0.01)

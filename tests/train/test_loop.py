@@ -1,0 +1,309 @@
+"""Training: order, schedules, chunks, evaluation, and a model that learns."""
+
+import dataclasses
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs.recipe import Encoder as Shape
+from configs.recipe import Optimizer, Recipe, Schedule, Train
+from lra.grid.spec import TrainOptions
+from lra.train import data
+from lra.train.data import DeviceData, gather, tokens_of
+from lra.train.loop import Hooks, TrainResult, fit
+from lra.train.optimizer import learning_rate, make_optimizer
+from lra.train.step import Program, chunk_length
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
+from tasks.task import Split, Splits
+
+RECIPE = Recipe(
+    Shape(dim=16, heads=2, layers=1, qkv=16, mlp=32, dropout=0.1, attention_dropout=0.1),
+    Optimizer(learning_rate=3e-3, eps=1e-8),
+    Schedule("constant", warmup=10),
+    Train(steps=200, batch=32, eval_every=50, precision="float32"),
+)
+
+
+def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Splits:
+    """Tokens 0 … 3 of random lengths; the class is the first token. Split sizes that no batch divides."""
+    rng = np.random.default_rng(seed)
+    total = sum(counts)
+    values = rng.integers(0, 4, (total, length)).astype(np.uint8)
+    index = np.arange(total, dtype=np.int32)[:, None]
+    cuts = np.cumsum([0, *counts])
+    splits = {
+        name: Split(index[a:b], values[a:b, 0])
+        for name, a, b in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False)
+    }
+    lengths = rng.integers(1, length + 1, total).astype(np.int32)
+    return Splits(values, lengths, splits, "made up", vocab=5, classes=4)
+
+
+def encoder(model="transformer", seed=0, shape=RECIPE.encoder):
+    make = mixer_factory(model, {}, heads=shape.heads, qkv=shape.qkv, dropout=shape.attention_dropout)
+    return Encoder(make, vocab=5, classes=4, length=8, dim=shape.dim, layers=shape.layers, mlp=shape.mlp,
+                   rate=shape.dropout, rngs=nnx.Rngs(seed))  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 997, 1024])
+def test_the_order_is_a_permutation_and_another_one_each_epoch(count):
+    drawn = np.concatenate([data.batch_indices(np.int32(s), count, count, 7, np) for s in range(3)]).reshape(3, count)
+    assert (np.sort(drawn, 1) == np.arange(count)).all()
+    if count >= 100:
+        assert not np.array_equal(drawn[0], drawn[1])
+        assert not np.array_equal(drawn[0], data.batch_indices(np.int32(0), count, count, 8, np))
+
+
+def test_batches_run_over_the_end_of_an_epoch_without_dropping_anyone():
+    drawn = np.concatenate([data.batch_indices(np.int32(s), 32, 100, 0, np) for s in range(25)]).reshape(8, 100)
+    assert (np.sort(drawn, 1) == np.arange(100)).all()
+
+
+def test_the_order_is_the_same_on_the_device():
+    for step in (0, 5, 40_000):
+        host = data.batch_indices(np.int32(step), 64, 45_001, 3, np)
+        assert np.array_equal(host, jax.jit(lambda s: data.batch_indices(s, 64, 45_001, 3, jnp))(step))
+
+
+def test_the_order_looks_random():
+    """Each place is equally likely to go anywhere, and neighbours don't stay neighbours (χ² at 5 standard errors)."""
+    n, draws, bins = 1000, 3000, 10
+    x = np.arange(n, dtype=np.uint32)
+    counts = np.zeros((bins, bins))
+    near = 0
+    for key in range(draws):
+        y = data.permute_index(x, n, data._hash(np.uint32([key])), np).astype(int)
+        np.add.at(counts, (x * bins // n, y * bins // n), 1)
+        near += (np.abs(np.diff(y)) == 1).sum()
+    expected = n * draws / bins**2
+    chi = ((counts - expected) ** 2 / expected).sum()
+    assert chi < (bins - 1) ** 2 + 5 * (2 * (bins - 1) ** 2) ** 0.5
+    # A random permutation has 2 (n − 1) / n adjacent neighbours on average, about Poisson.
+    assert abs(near / draws - 2) < 5 * (2 / draws) ** 0.5
+
+
+def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
+    hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
+    models = [encoder(model, seed) for seed in seeds]
+    return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
+
+
+def with_train(**changes) -> Recipe:
+    return dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, **changes))
+
+
+def program_of(recipe=RECIPE, seeds=(3,)) -> tuple[Program, DeviceData]:
+    program = Program([encoder(seed=s) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
+    return program, DeviceData(first_token_splits(), program.sharding)
+
+
+@pytest.mark.parametrize("steps_in_a_chunk", [2, 7, 12])
+def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
+    program, feed = program_of()
+    data = feed.data["train"]
+
+    @jax.jit
+    def step(state, number):
+        one = jax.tree.map(lambda x: x[0], (state.params, state.optimizer, program.rest))
+        rows = data.batch_indices(number, RECIPE.train.batch, 512, 3, jnp)
+        params, optimizer, told = program.step(*one, jnp.uint32(3), number, gather(data, rows))
+        params, optimizer = jax.tree.map(lambda x: x[None], (params, optimizer))
+        return type(state)(params, optimizer, number + 1), told
+
+    looped, told = program.init(), []
+    for number in range(steps_in_a_chunk):
+        looped, metrics = step(looped, jnp.int32(number))
+        told.append(metrics)
+    scanned, metrics = program.compile_chunk(program.init(), data, steps_in_a_chunk)(program.init(), program.rest, data)
+    jax.tree.map(np.testing.assert_array_equal, looped, scanned)
+    np.testing.assert_array_equal([m[0] for m in told], metrics[0][:, 0])
+
+
+def test_training_reaches_its_accuracy_from_a_fixed_seed():
+    outcome = train(model="transformer")
+    result = outcome.results[0]
+    assert outcome.status == result.status == "ok" and result.steps == 200
+    assert [point["step"] for point in result.curve] == [50, 100, 150, 200]
+    assert result.test_best > 0.95
+    assert result.curve[-1]["train_loss"] < result.curve[0]["train_loss"]
+    assert train(model="transformer").results == outcome.results
+    short = with_train(steps=10, eval_every=5)
+    assert train(short, seeds=(1,)).results[0].curve != train(short, seeds=(0,)).results[0].curve
+
+
+def test_seeds_together_learn_as_each_alone():
+    """Not bit for bit: a mapped product is summed in another order. Ten steps, so that it stays rounding."""
+    recipe = with_train(steps=10, eval_every=5)
+    both = train(recipe, (4, 9)).results
+    for result, seed in zip(both, (4, 9), strict=True):
+        alone = train(recipe, (seed,)).results[0]
+        assert_same_curves(result, alone)
+        assert (result.seed, result.best_step) == (seed, alone.best_step)
+    assert both[0].curve != both[1].curve
+
+
+def assert_same_curves(one, other, rel=1e-4):
+    assert len(one.curve) == len(other.curve) > 0
+    for a, b in zip(one.curve, other.curve, strict=True):
+        assert a == pytest.approx(b, rel=rel, abs=1e-6)
+    assert (one.test_best, one.test_last) == pytest.approx((other.test_best, other.test_last))
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 4}, {"remat": True}, {"accumulate": 8, "remat": True}])
+def test_accumulation_and_recomputation_give_the_same_numbers(changes):
+    short = {"steps": 10, "eval_every": 5}
+    assert_same_curves(train(with_train(**short, **changes)).results[0], train(with_train(**short)).results[0])
+
+
+def test_streamed_batches_give_the_same_bits():
+    recipe = with_train(steps=30, eval_every=15)
+    sent, kept = (train(recipe, (2, 5), stream=stream) for stream in ("on", "off"))
+    assert sent.streamed and not kept.streamed
+    assert sent.results == kept.results
+
+
+def test_remat_needs_less_memory():
+    shape = dataclasses.replace(RECIPE.encoder, layers=6, dim=64, qkv=64, mlp=256)
+
+    def temporaries(remat: bool) -> int:
+        recipe = dataclasses.replace(with_train(remat=remat, batch=128), encoder=shape)
+        make = mixer_factory("fnet", {})
+        model = Encoder(make, vocab=5, classes=4, length=8, dim=64, layers=6, mlp=256, remat=remat, rngs=nnx.Rngs(0))
+        program = Program([model], recipe, 512, 1, [0], jax.devices()[:1])
+        data = DeviceData(first_token_splits(), program.sharding).data["train"]
+        return program.compile_chunk(program.init(), data, 2).memory_analysis().temp_size_in_bytes
+
+    assert temporaries(True) < 0.6 * temporaries(False)
+
+
+def test_a_trace_of_one_chunk_is_written_and_changes_nothing(tmp_path):
+    recipe = with_train(steps=20, eval_every=10)
+    assert train(recipe, profile=tmp_path).results == train(recipe).results
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+def test_the_time_between_chunks_is_counted(monkeypatch):
+    """A tenth of a second lost on the host before each of the five chunks but the first."""
+    monkeypatch.setattr("lra.train.loop.chunk_length", lambda steps_between, operations, backend: 2)
+    slow = train(with_train(steps=10, eval_every=10), stop=lambda: time.sleep(0.1) or "")
+    assert 0.4 <= slow.idle_seconds < slow.loop_seconds < 60
+    assert len(slow.blocks) == 4 and len(slow.first_blocks) == 1
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone():
+    recipe = with_train(steps=20, eval_every=10)
+    models = [encoder("fnet", seed=0), encoder("fnet", seed=1)]
+    models[1].classifier.kernel[...] = jnp.full_like(models[1].classifier.kernel[...], jnp.nan)
+    outcome = fit(models, first_token_splits(), recipe, (0, 1))
+    fine, broken = outcome.results
+    assert (outcome.status, fine.status, broken.status) == ("ok", "ok", "diverged")
+    assert fine.steps == 20 and broken.steps == 1 and broken.error == "the loss was nan at step 0"
+    assert math.isnan(broken.test_best) and not broken.curve
+    assert_same_curves(fine, train(recipe).results[0])
+
+
+def test_the_best_step_is_tested_and_so_is_the_last():
+    """A rate that grows until it spoils the model: the best parameters must be earlier ones."""
+    recipe = dataclasses.replace(
+        RECIPE,
+        schedule=Schedule("constant", warmup=5_000),
+        optimizer=Optimizer(learning_rate=20.0),
+        train=dataclasses.replace(RECIPE.train, steps=400, eval_every=25),
+    )
+    outcome = train(recipe).results[0]
+    best = max(outcome.curve, key=lambda point: point["validation_accuracy"])
+    assert (outcome.best_step, outcome.validation_best) == (best["step"], best["validation_accuracy"])
+    assert outcome.best_step < 400 and outcome.test_best > outcome.test_last
+
+
+def test_evaluation_counts_every_example_once():
+    """Against accuracy and loss computed over the whole split at once; 103 examples in batches of 32."""
+    splits = first_token_splits()
+    model = encoder()
+    recipe = dataclasses.replace(RECIPE, optimizer=Optimizer(learning_rate=0.0))
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(RECIPE.train, steps=1))
+    outcome = fit([model], splits, recipe, [0]).results[0]
+    data = program_of()[1].data
+    for name, accuracy in (("validation", outcome.validation_last), ("test", outcome.test_last)):
+        batch = gather(data[name], jnp.arange(len(splits.splits[name].labels)))
+        logits, labels = model(*tokens_of(batch)), batch.labels
+        assert accuracy == pytest.approx(float((logits.argmax(-1) == labels).mean()), abs=1e-6)
+        if name == "validation":
+            loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+            assert outcome.curve[-1]["validation_loss"] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_padding_is_zero_and_values_are_shifted_by_one():
+    splits = first_token_splits()
+    ids, mask = tokens_of(gather(program_of()[1].data["test"], jnp.arange(5)))
+    rows = splits.splits["test"].index[:5]
+    np.testing.assert_array_equal(ids, splits.tokens(rows))
+    for row, length, shown, real in zip(rows[:, 0], splits.lengths[rows[:, 0]], ids[:, 0], mask[:, 0], strict=True):
+        np.testing.assert_array_equal(shown, [*(splits.values[row, :length] + 1), *[0] * (8 - length)])
+        assert real.sum() == length
+
+
+def test_a_loss_that_is_not_finite_ends_the_cell():
+    recipe = dataclasses.replace(RECIPE, optimizer=Optimizer(learning_rate=1e38, weight_decay=1e3))
+    outcome = train(recipe)
+    assert outcome.status == "diverged" and "at step" in outcome.error
+    assert 0 < outcome.results[0].steps < 200 and math.isnan(outcome.results[0].test_best)
+
+
+@pytest.mark.parametrize(
+    ("decay", "step", "expected"),
+    [
+        ("rsqrt", 0, 0.0),
+        ("rsqrt", 500, 0.05 * 0.5 / math.sqrt(1000)),
+        ("rsqrt", 1000, 0.05 / math.sqrt(1000)),
+        ("rsqrt", 4000, 0.05 / math.sqrt(4000)),
+        ("cosine", 1000, 0.05),
+        ("cosine", 3000, 0.025),
+        ("cosine", 5000, 0.0),
+        ("linear", 3000, 0.025),
+        ("constant", 3000, 0.05),
+    ],
+)
+def test_the_schedules_are_the_official_formulas(decay, step, expected):
+    rate = learning_rate(Optimizer(0.05), Schedule(decay, warmup=1000), 5000)
+    assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_the_optimizer_is_adam_with_decoupled_decay():
+    """Three steps against the update written out (Kingma & Ba 2015, algorithm 1; decay times the rate)."""
+    o = Optimizer(learning_rate=0.1, weight_decay=0.3, b1=0.8, b2=0.9, eps=1e-4)
+    optimizer = make_optimizer(dataclasses.replace(RECIPE, optimizer=o, schedule=Schedule("constant", warmup=0)))
+    x = jnp.array([1.0, -2.0])
+    state = optimizer.init(x)
+    expected, m, v = np.array([1.0, -2.0]), 0.0, 0.0
+    for t in range(1, 4):
+        g = np.array([0.5, t - 2.5])
+        update, state = optimizer.update(jnp.array(g, jnp.float32), state, x)
+        x = x + update
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        adam = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-4)
+        expected = expected - 0.1 * (adam + 0.3 * expected)
+    np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
+def test_bfloat16_trains_with_float32_parameters():
+    losses = []
+    for precision in ("bfloat16", "float32"):
+        program, feed = program_of(with_train(precision=precision))
+        chunk = program.compile_chunk(program.init(), feed.data["train"], 1)
+        state, (loss, _) = chunk(program.init(), program.rest, feed.data["train"])
+        assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+        losses.append(float(loss[0, 0]))
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05
+
+
+def test_chunks_divide_the_steps_between_validations():
+    assert chunk_length(50, 1e3, "cpu") == 50
+    assert chunk_length(50, 1e13, "cpu") == 1
+    assert chunk_length(175, 1e9, "cpu") == 25
