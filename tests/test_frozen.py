@@ -1,0 +1,142 @@
+"""What must stay while code moves: keys and names of cells, losses, contents of checkpoints, tables of old records.
+
+tests/frozen.json was written before the modules were put into packages. A change that is meant to change one of these
+says so in its commit, and writes the file anew: `python -m tests.test_frozen`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import PROTOCOLS
+from lra.grid import expand
+from lra.report.write import write_leaderboard
+from lra.train.loop import Hooks, TrainResult, fit
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
+from tasks.task import Split, Splits
+
+ROOT = Path(__file__).resolve().parent.parent
+FROZEN = Path(__file__).with_name("frozen.json")
+BEFORE = "2026-11-27"
+"""Records of results/cpu that are younger are left out."""
+DEVICES = {
+    "cpu": {"platform": "cpu", "kind": "cpu", "count": 1, "host_cpu": "a CPU", "host_cores": 2},
+    "gpu": {"platform": "gpu", "kind": "NVIDIA H100", "count": 8, "host_cpu": "a CPU", "host_cores": 2},
+}
+MIXERS = ("transformer", "fnet", "performer", "luna")
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cells_of(name: str) -> list[list[str]]:
+    """[name, key] of all cells of a protocol on two devices, each with one seed and with two that train together."""
+    protocol = PROTOCOLS[name]
+    plans = expand.plans(protocol, [*protocol.tasks, *protocol.variants], ["all"], [], [0, 1], [])
+    cells = [expand.make_cell(plan, None, device) for plan in plans for device in DEVICES.values()]
+    together = expand.group_seeds(plans, "on", DEVICES["gpu"])
+    cells += [expand.make_cell(plan, None, DEVICES["gpu"]) for plan in together]
+    return [[cell.name, cell.key] for cell in cells]
+
+
+def trained(model: str) -> tuple[TrainResult, list[str], list[str]]:
+    """Ten steps of a tiny model on random tokens: the result, and what its checkpoint holds."""
+    rng = np.random.default_rng(0)
+    values, labels = rng.integers(0, 9, (48, 24)).astype(np.uint8), rng.integers(0, 3, 48).astype(np.uint8)
+    parts = {"train": (0, 24), "validation": (24, 36), "test": (36, 48)}
+    splits = {name: Split(np.arange(a, b, dtype=np.int32)[:, None], labels[a:b]) for name, (a, b) in parts.items()}
+    data = Splits(values, np.full(48, 24, np.int32), splits, "random", vocab=10, classes=3)
+    recipe = PROTOCOLS["quick"].recipe("listops_short", model)
+    shape = dataclasses.replace(recipe.encoder, dim=16, heads=2, qkv=16, mlp=16, layers=2)
+    budget = dataclasses.replace(recipe.train, steps=10, batch=8, eval_every=5, precision="float32")
+    recipe = dataclasses.replace(recipe, encoder=shape, train=budget)
+    make_mixer = mixer_factory(model, {}, heads=2, qkv=16, dropout=0.1, layers=2)
+    module = Encoder(make_mixer, vocab=10, classes=3, length=24, dim=16, layers=2, mlp=16, rngs=nnx.Rngs(0))
+    kept = Kept()
+    result = fit([module], data, recipe, [0], None, Hooks(checkpoints=kept))  # type: ignore[arg-type]
+    return result, kept.arrays, kept.progress
+
+
+class Kept:
+    """Stands for `Checkpoints`: keeps the names that are saved."""
+
+    def due(self) -> bool:
+        return True
+
+    def restore(self, like: object) -> None:
+        return None
+
+    def save(self, step: int, arrays: object, progress: dict[str, object], wait: bool = False) -> None:
+        from lra.train.checkpoint import _named
+
+        self.arrays = [f"{name} {leaf.shape}" for name, leaf in sorted(_named(arrays).items())]
+        results = progress["results"]
+        assert isinstance(results, list)
+        self.progress = sorted([*progress, *(f"results.{name}" for name in results[0])])
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Digests of the tables of the older records of results/cpu."""
+    for kind in ("records", "bench"):
+        (folder / kind).mkdir(parents=True)
+        for file in sorted((ROOT / "results" / "cpu" / kind).glob("*.json")):
+            if json.loads(file.read_text())["created"] < BEFORE:
+                shutil.copy(file, folder / kind)
+    write_leaderboard([folder], folder / "out")
+    names = ("leaderboard.csv", "cells.csv", "efficiency.csv", "leaderboard.md", "leaderboard.tex")
+    return {name: hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() for name in names}
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return json.loads(FROZEN.read_text())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_keys_and_names_of_cells(frozen, protocol):
+    assert digest(cells_of(protocol)) == frozen["cells"][protocol]
+
+
+@pytest.mark.parametrize("model", MIXERS)
+def test_losses_and_checkpoints(frozen, model):
+    result, arrays, progress = trained(model)
+    before = frozen["training"][model]
+    assert arrays == before["arrays"] and progress == before["progress"]
+    (seed,) = result.results
+    # Other processors and versions of XLA round otherwise; on the same ones the losses have been equal to the bit.
+    losses = [[point["train_loss"], point["validation_loss"]] for point in seed.curve]
+    np.testing.assert_allclose(losses, before["losses"], rtol=2e-5)
+    assert sorted(dataclasses.asdict(seed)) == before["fields"]
+
+
+def test_tables_of_old_records(frozen, tmp_path):
+    assert tables(tmp_path) == frozen["tables"]
+
+
+def main() -> None:
+    """Writes tests/frozen.json anew."""
+    import tempfile
+
+    training = {}
+    for model in MIXERS:
+        result, arrays, progress = trained(model)
+        (seed,) = result.results
+        losses = [[point["train_loss"], point["validation_loss"]] for point in seed.curve]
+        training[model] = {"losses": losses, "arrays": arrays, "progress": progress,
+                           "fields": sorted(dataclasses.asdict(seed))}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        frozen = {"cells": {name: digest(cells_of(name)) for name in PROTOCOLS}, "training": training,
+                  "tables": tables(Path(folder) / "results")}  # fmt: skip
+    FROZEN.write_text(json.dumps(frozen, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
