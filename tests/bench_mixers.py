@@ -188,12 +188,12 @@ def report(results: Results, dropout: float) -> str:
         "",
         f"One mixer, forward and backward, float32, width {DIM}, {HEADS} heads, batch 1, "
         f"dropout {dropout:g}, {device}, jax {jax.__version__}. "
-        "Made by `python -m tests.bench_mixers --out=docs/efficiency.md`. "
-        "*A doubling* is the worst step from 4,096 on, *exponent* the slope over the same lengths.",
+        "Written by `python -m tests.bench_mixers --out=docs/efficiency.md`. "
+        "*Per doubling* is the largest growth from 4,096 on, *exponent* the slope over the same lengths.",
         "",
         "## Time in milliseconds (in brackets: transformer's time ÷ this one)",
         "",
-        f"| model | promised |{heads} a doubling | exponent |",
+        f"| model | promised |{heads} per doubling | exponent |",
         f"|---|---|{lines}---:|---:|",
     ]
     for spec, by_length in results.items():
@@ -207,7 +207,7 @@ def report(results: Results, dropout: float) -> str:
         "",
         "## Memory of a compiled step in MiB",
         "",
-        f"| model | promised |{heads} a doubling | exponent |",
+        f"| model | promised |{heads} per doubling | exponent |",
         f"|---|---|{lines}---:|---:|",
     ]
     for spec, by_length in results.items():

@@ -139,9 +139,9 @@ def main() -> None:
     lines = [
         "# The training loop",
         "",
-        f"Steps a second of three loops around the same step: {where}, jax {jax.__version__}, medians of {args.rounds} "
-        "rounds in turn. Made by `python -m tests.bench_training --out=docs/training.md`, whose text says what the "
-        "loops are.",
+        f"Steps per second of three loops around the same step: {where}, jax {jax.__version__}, medians of "
+        f"{args.rounds} rounds in turn. Written by `python -m tests.bench_training --out=docs/training.md`; "
+        "`tests/bench_training.py` describes the loops.",
         "",
         "| shape | model | plain | bare | ours | ours ÷ plain | ours ÷ bare | 3 × together ÷ ours |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

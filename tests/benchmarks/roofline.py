@@ -121,12 +121,12 @@ def page(device: str, results: str) -> str:
     """The page, in Markdown."""
     seconds, most = measured(results), (peak(device, "bfloat16") or 0) / 1e12
     text = (
-        f"Made by `python -m tests.benchmarks.roofline --results={results} --out=docs/roofline.md`, from shapes alone: "
-        f"a training step of protocol `lra` in bfloat16, on one {device} ({most:.0f} × 10¹² operations and "
-        f"{BANDWIDTH[device] / 1e12:.2g} × 10¹² bytes a second, by its maker). The floor is the longer of the times "
-        "that operations and bytes need. Bytes are those of products, transforms, gathers, sorts and kernels, as if "
-        "all that is elementwise cost nothing, so that no program comes near it. In brackets: expected, by the "
-        "median share of the floor that the measured models of the same table reach."
+        f"Written by `python -m tests.benchmarks.roofline --results={results} --out=docs/roofline.md`, computed from "
+        f"shapes alone: a training step of protocol `lra` in bfloat16, on one {device} ({most:.0f} × 10¹² operations "
+        f"and {BANDWIDTH[device] / 1e12:.2g} × 10¹² bytes per second, by its maker). The floor is the longer of the "
+        "times that operations and bytes need. Bytes are those of products, transforms, gathers, sorts and kernels; "
+        "elementwise work is counted as free, so no program comes near the floor. In brackets: the expected time, "
+        "from the median share of the floor among the measured models of the same table."
     )
     lines = ["# What the device could do, and what it does", "", text]
     for task, length in SHAPES:

@@ -49,7 +49,7 @@ def page(
     lines = [
         "# Scale",
         "",
-        f"Made by `python -m tests.scale --out=docs/scale.md` on {machine}, which had other work to do.",
+        f"Written by `python -m tests.scale --out=docs/scale.md` on {machine}, which had other work to do.",
         "",
         *_launcher(simulated),
         *_grid(counted, works, seeds),
@@ -66,15 +66,15 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
         "## The launcher",
         "",
         "Stand-in cells: planning, the grid's file, leases, the schedule, records with "
-        f"{POINTS} points of a curve and `status` are the suite's own, on a local disk, and only a cell's process is "
-        "left out. Seconds of the slowest run; where there are two, each looks at every cell, and each cell is done "
-        "once. `processor` is what a run's process computes; the rest of the time it waits for the disk, which syncs "
-        "each record, and for the other work of the machine. `growth` is what it computes "
-        "for the last tenth of the cells over the first tenth: well above 1, if a cell cost the more the more there "
-        "are.",
+        f"{POINTS}-point curves and `status` are the suite's own, on a local disk; only the cells' processes are "
+        "left out. Seconds of the slowest run; with two runs, each looks at every cell, and each cell is run "
+        "once. `processor` is the CPU time of a run's process; the rest of the time it waits for the disk, which syncs "
+        "each record, and for the machine's other work. `growth` is the CPU time "
+        "for the last tenth of the cells over that for the first tenth: it would be well above 1 if the cost of a cell "
+        "grew with their number.",
         "",
-        "| cells | slots | runs | planning | leases, schedule, records | ms a cell | processor, ms a cell | growth | "
-        "`status` | start again, all done |",
+        "| cells | slots | runs | planning | leases, schedule, records | ms per cell | processor, ms per cell | "
+        "growth | `status` | start again, all done |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
@@ -88,9 +88,8 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
     return [
         *lines,
         "",
-        f"So {first.cells:,} cells need {first.slowest('processor'):.0f} s of one processor for all leases and records."
-        " To start a cell's process takes seconds (docs/training.md): that, not the launcher, is what short cells wait "
-        "for.",
+        f"So {first.cells:,} cells need {first.slowest('processor'):.0f} s of CPU time for all leases and records."
+        " Starting a cell's process takes seconds: short cells wait for that, not for the launcher.",
         "",
     ]
 
@@ -102,8 +101,8 @@ def _grid(counted: Sequence[Work], works: Sequence[Work], seeds: int) -> list[st
         "## The whole benchmark",
         "",
         f"{models} models × {len(tasks)} tasks × {seeds} seeds of protocol `lra`: {models * len(tasks) * seeds} cells. "
-        "Operations of training, validations and tests, counted on the programs that a cell compiles "
-        "(`lra/train/flops.py`), in 10¹⁵ a cell.",
+        "Operations of training, validation and test, counted on the programs that a cell compiles "
+        "(`lra/train/flops.py`), in 10¹⁵ per cell.",
         "",
         "| task | length | steps | least | median | most | all seeds and models |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -134,8 +133,8 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
         return [
             f"### On {name}, measured",
             "",
-            f"{known} of {len(counted)} kinds of cells have steps a second in the records; the others are taken to run "
-            f"at the median of the records, {median(rates) / 1e12:.3g} × 10¹² operations a second.",
+            f"{known} of {len(counted)} kinds of cells have steps per second in the records; the rest are assumed to "
+            f"run at the median of the records, {median(rates) / 1e12:.3g} × 10¹² operations per second.",
             "",
             *_table([("measured", at_rate(counted, seeds, median(rates), speeds))]),
         ]
@@ -150,11 +149,11 @@ def _cost(counted: Sequence[Work], seeds: int, device: str, measured: tuple[str,
         "",
         "**Few cells have been measured on a GPU (docs/gpu.md): this is an estimate.** It rests on the operations "
         "above and on a share of the "
-        f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² a second, by its maker) that is assumed, the same for "
-        "all cells. Large products reach the upper shares. Narrow models, FFTs and gathers may stay below the lowest: "
-        f"{narrow:.0%} of the operations are Path-X's, in models of 32 channels with heads of 8, so that the first "
+        f"device's peak in bfloat16 ({most / 1e12:,.0f} × 10¹² per second, by its maker) that is assumed to be the "
+        "same for all cells. Large products reach the upper shares. Narrow models, FFTs and gathers may stay below the "
+        f"lowest: {narrow:.0%} of the operations are Path-X's, in models of 32 channels with heads of 8, so the first "
         "line is no upper bound. Data, start and compilation are left out. Once a device has records, `--results` "
-        "puts them in the place of the assumption.",
+        "uses them instead of the assumption.",
         "",
         *_table(times),
     ]
@@ -175,9 +174,9 @@ def _table(times: Sequence[tuple[str, Times]]) -> list[str]:
     return [
         *lines,
         "",
-        "The longest cells go first, each to the next free device. A cell is not split here (`--devices` can). What "
-        f"bounds the end on {last} devices is {bound}: beyond {math.ceil(one.total / one.longest)} devices, more of "
-        "them bring nothing.",
+        "The longest cells go first, each to the next free device. A cell is not split here (`--devices` can). On "
+        f"{last} devices the end is set by {bound}; more than {math.ceil(one.total / one.longest)} devices bring "
+        "no gain.",
         "",
     ]
 
@@ -192,8 +191,9 @@ def _here(counted: Sequence[Work], seeds: int, here: tuple[str, Speeds, list[flo
         f"### On {name}",
         "",
         f"The {len(rates)} records in `results/cpu`, of the `quick` protocol, show {rates[0] / 1e9:.3g} to "
-        f"{rates[-1] / 1e9:.3g} × 10⁹ operations a second, {median(rates) / 1e9:.3g} in the median. At that rate the "
-        f"whole benchmark would take {middle:,.0f} years ({fastest:,.0f} to {slowest:,.0f}): it is for accelerators.",
+        f"{rates[-1] / 1e9:.3g} × 10⁹ operations per second, with a median of {median(rates) / 1e9:.3g}. At that rate "
+        f"the whole benchmark would take {middle:,.0f} years ({fastest:,.0f} to {slowest:,.0f}): it is for "
+        "accelerators.",
         "",
     ]
 
@@ -203,10 +203,10 @@ def _sizes(sizes: Mapping[str, int]) -> list[str]:
         "## Memory and disk of a cell",
         "",
         "Measured while one FNet of the `quick` protocol trains (2 layers, 64 wide). A checkpoint holds the parameters,"
-        " the best ones and Adam's two moments: 16 bytes a parameter, 56 MB for the 3.5 million of Text's Transformer. "
-        "The newest two are kept while a cell trains, and deleted when it is done.",
+        " the best ones and Adam's two moments: 16 bytes per parameter, 56 MB for the 3.5 million of Text's "
+        "Transformer. The newest two are kept while a cell trains, and deleted when it is done.",
         "",
-        "| what | |",
+        "| item | size |",
         "|---|---:|",
         *(f"| {name} | {bytes_in_words(size)} |" for name, size in sizes.items()),
         "",

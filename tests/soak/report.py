@@ -41,37 +41,37 @@ def page(told: Told, command: str, machine: str, grid: str) -> str:
     lines = [
         "# The soak",
         "",
-        f"A grid of small cells ({grid}) is run while its processes are killed at random moments; each time the same "
-        "command is started again, at times twice on one folder. When a grid is finished, another begins in empty "
+        f"A grid of small cells ({grid}) runs while its processes are killed at random moments; each time the same "
+        "command is started again, sometimes twice on one folder. When a grid is finished, another starts with empty "
         "folders, data and compilation cache included, until all faults have been injected. Half of the moments are "
-        "drawn from the clock, half follow what is seen on disk: a cell's process, a checkpoint, a record.",
+        "drawn by time, half follow an event seen on disk: a cell's process, a checkpoint, a record.",
         "",
         f"    {command}",
         "",
         f"on {machine}, which had other work to do: **{whole} faults, {_verdict(told)}**",
         "",
-        "After each grid it is checked that every cell has one whole record; that accuracies, learning curves, losses, "
-        "recipe and data are those of an undisturbed run **to the bit**; that no process is left, no lease, no "
-        "checkpoint, no temporary file; and after each run, that its exit code is one that its fault explains and that "
-        "it printed no traceback.",
+        "After each grid it is checked that every cell has one complete record; that accuracies, learning curves, "
+        "losses, recipe and data equal those of an undisturbed run **to the bit**; and that no process, lease, "
+        "checkpoint or temporary file is left. After each run it is checked that its fault explains its exit code "
+        "and that it printed no traceback.",
         "",
         "| fault | times |",
         "|---|---:|",
         *(f"| {kind} | {count} |" for kind, count in sorted(told.faults.items(), key=lambda pair: -pair[1])),
         "",
-        "| what the run was at, as far as can be seen from outside | times |",
+        "| what the run was doing, as seen from outside | times |",
         "|---|---:|",
         *(f"| {phase} | {told.phases[phase]} |" for phase in PHASES),
         "",
-        "| | |",
+        "| total | |",
         "|---|---:|",
         f"| faults while two runs shared the folder | {told.shared} |",
         f"| grids finished | {told.grids} |",
         f"| cells finished | {told.cells} |",
         f"| starts of `run.py` | {told.starts} |",
-        f"| times a cell went on from a checkpoint | {told.resumed} |",
+        f"| times a cell resumed from a checkpoint | {told.resumed} |",
         f"| steps trained in these cells | {told.steps:,} |",
-        f"| steps done twice, by the heartbeats (five a second) | {told.lost:,} |",
+        f"| steps done twice, by the heartbeats (five per second) | {told.lost:,} |",
         f"| wall time of an undisturbed grid | {told.undisturbed_seconds:.0f} s |",
         f"| wall time of the soak | {told.seconds / 60:.0f} min |",
         "",
