@@ -14,8 +14,8 @@ from pathlib import Path
 from lra.grid.cell import Cell
 from lra.grid.spec import RunOptions, TrainOptions, WorkerSpec
 from lra.launch import max_batch
-from lra.launch.multihost_leader import Leader, end_soon
-from lra.launch.process import LeaseLost, Stopped, Watchdog, WorkerContext, end, environment, exit_reason
+from lra.launch.multihost_leader import Leader, kill_soon
+from lra.launch.process import LeaseLost, Stopped, Watchdog, WorkerContext, kill_tree, environment, exit_reason
 from lra.launch.progress import CellProgress
 from lra.results import records
 from lra.results.folder import cannot_write, record_path
@@ -92,17 +92,17 @@ def _run_worker(
     before, lost = records.stamp(path), ""
     with (
         CellProgress(context.display, label, cell.plan.recipe.train.steps) as progress,
-        leader.cell(spec, context.children.stopping) if leader else contextlib.nullcontext(spec) as own_spec,
-        context.children.started(
+        leader.cell(spec, context.workers.stopping) if leader else contextlib.nullcontext(spec) as own_spec,
+        context.workers.started(
             json.dumps(own_spec.to_json()), environment(options.device) | dict(context.env), log
         ) as worker,
     ):
-        watchdog = Watchdog(lambda: end(worker), options.timeout_minutes, options.stall_minutes)
-        context.lease.on_lost = lambda: end(worker)
+        watchdog = Watchdog(lambda: kill_tree(worker), options.timeout_minutes, options.stall_minutes)
+        context.lease.on_lost = lambda: kill_tree(worker)
         if context.lease.lost.is_set():  # before the callback was set
-            end(worker)
+            kill_tree(worker)
         if leader:
-            leader.watch(lambda: end_soon(worker))
+            leader.watch(lambda: kill_soon(worker))
         try:
             _follow(worker, watchdog, progress, context)
             code = worker.wait()
@@ -116,7 +116,7 @@ def _run_worker(
         return _explained(path, leader)
     if code == 0 and written:
         return records.read(path)
-    if context.children.stopping.is_set():
+    if context.workers.stopping.is_set():
         raise Stopped
     record = spec.record | {
         "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
@@ -127,8 +127,8 @@ def _run_worker(
         record |= {"status": leader.lost_status, "error": lost}
     elif leader and leader.lost:  # noticed later, so perhaps because our worker had ended
         record["error"] += f"; {leader.lost}"
-    if watchdog.struck:
-        record |= {"status": "timeout", "error": watchdog.struck}
+    if watchdog.reason:
+        record |= {"status": "timeout", "error": watchdog.reason}
     records.write(path, record)
     return record
 
@@ -168,7 +168,7 @@ def _follow(
 ) -> None:
     """Passes a worker's progress on until its output ends."""
     for line in worker.stdout or ():
-        watchdog.sign()
+        watchdog.heartbeat()
         message = json.loads(line)
         progress.update(message)
         shown = {name: message[name] for name in _SHOWN if name in message}

@@ -32,7 +32,7 @@ def search(cell: Cell, run: Callable[[Cell], Record]) -> Record:
 
     train = cell.plan.recipe.train
     try:
-        batch = largest(train.batch, fits, (2**32 - 1) // train.steps)
+        batch = find_largest(train.batch, fits, (2**32 - 1) // train.steps)
     except _Failed:
         batch = 0
     record = run(_at(cell, batch or trials[-1]["batch"], {}))
@@ -46,7 +46,7 @@ def _at(cell: Cell, batch: int, more: dict[str, Any]) -> Cell:
     return dataclasses.replace(cell, plan=plan, bounds={**cell.bounds, **more})
 
 
-def largest(start: int, fits: Callable[[int], bool], most: int) -> int:
+def find_largest(start: int, fits: Callable[[int], bool], most: int) -> int:
     """The largest number that fits, to within an eighth of it; 0 where 1 does not.
 
     From `start` by doubling, or by halving where `start` does not fit, then by bisection. None above `most` is tried.

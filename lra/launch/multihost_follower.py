@@ -15,7 +15,7 @@ from pathlib import Path
 from lra.errors import UsageError
 from lra.grid.spec import WorkerSpec
 from lra.launch.multihost import SECONDS_BETWEEN_LOOKS, SECONDS_TO_END, HostGroup, JsonConnection, Message, fingerprint
-from lra.launch.process import Stopped, WorkerProcesses, end, exit_reason
+from lra.launch.process import Stopped, WorkerProcesses, kill_tree, exit_reason
 from tasks.io.cache import describe
 
 _SECONDS_TO_CONNECT = 5.0
@@ -39,8 +39,8 @@ class Follower:
         env: Mapping[str, str],
         tell: Callable[[str], None],
     ):
-        self.job, self.commit, self.data, self.results, self.env, self.tell = job, commit, data, results, env, tell
-        self.children = WorkerProcesses()
+        self.group, self.commit, self.data, self.results, self.env, self.tell = job, commit, data, results, env, tell
+        self.workers = WorkerProcesses()
 
     def run(self) -> None:
         """Takes part in cells until the leader says that all are done.
@@ -48,13 +48,13 @@ class Follower:
         Raises:
             UsageError: there was no leader for too long, or it does not take this process.
         """
-        self.tell(f"process {self.job.process} of {self.job.processes} follows {self.job.coordinator}")
+        self.tell(f"process {self.group.process} of {self.group.processes} follows {self.group.coordinator}")
         last, refused = time.monotonic(), ""
-        while time.monotonic() - last < 60 * self.job.wait_minutes:
+        while time.monotonic() - last < 60 * self.group.wait_minutes:
             with contextlib.suppress(OSError):
-                line = JsonConnection(socket.create_connection(self.job.address, _SECONDS_TO_CONNECT))
-                hello = {"process": self.job.process, "host": platform.node()}
-                line.send(hello | {"same": fingerprint(self.job, self.commit)})
+                line = JsonConnection(socket.create_connection(self.group.address, _SECONDS_TO_CONNECT))
+                hello = {"process": self.group.process, "host": platform.node()}
+                line.send(hello | {"same": fingerprint(self.group, self.commit)})
                 try:
                     ended = self._follow(line)
                 finally:
@@ -63,12 +63,12 @@ class Follower:
                     return
                 refused = ended.get("refused", "")
                 if ended.get("for_good"):
-                    raise UsageError(f"--process={self.job.process}: {refused}")
+                    raise UsageError(f"--process={self.group.process}: {refused}")
                 if not refused:
                     last = time.monotonic()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         why = refused or "start the same command there with --process=0"
-        raise UsageError(f"no leader at {self.job.coordinator} for {self.job.wait_minutes:g} minutes: {why}")
+        raise UsageError(f"no leader at {self.group.coordinator} for {self.group.wait_minutes:g} minutes: {why}")
 
     def _follow(self, line: JsonConnection) -> Message:
         """Follows one leader; its last word, or nothing where it is gone."""
@@ -84,7 +84,7 @@ class Follower:
                     return message
             return {}
         except KeyboardInterrupt:
-            self.children.stop()  # it saves, together with the others
+            self.workers.stop()  # it saves, together with the others
             if part is not None:
                 part.over.wait()
             raise
@@ -105,7 +105,7 @@ class FollowerCell:
         """Gives the process so long to end by itself, and returns when it has ended."""
         if not self.over.wait(seconds):
             self.ending.set()
-            self.follower.children.kill()
+            self.follower.workers.kill()
             self.over.wait()
 
     def _run(self, spec: WorkerSpec) -> None:
@@ -122,7 +122,7 @@ class FollowerCell:
         """Runs the process, and returns its status and error."""
         follower, name = self.follower, Path(spec.path).stem
         follower.tell(f"at {name}")
-        log = follower.results / "logs" / f"{name}.process{follower.job.process}.log"
+        log = follower.results / "logs" / f"{name}.process{follower.group.process}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         # Checkpoints, traces and logs are the leader's to write.
         train = dataclasses.replace(spec.train, checkpoints=None, profile=None, tensorboard=None, wandb=None)
@@ -133,9 +133,9 @@ class FollowerCell:
             train=train,
         )
         how: Message = {}
-        with follower.children.started(json.dumps(own_spec.to_json()), follower.env, log) as child:
+        with follower.workers.started(json.dumps(own_spec.to_json()), follower.env, log) as child:
             if self.ending.is_set():  # before there was a process to end
-                end(child)
+                kill_tree(child)
             for printed in child.stdout or ():
                 how = json.loads(printed).get("ended", how)
             code = child.wait()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from lra.errors import UsageError
 from lra.grid.spec import ProcessGroup, WorkerSpec
 from lra.launch.multihost import SECONDS_BETWEEN_LOOKS, SECONDS_TO_END, HostGroup, JsonConnection, Message, fingerprint
-from lra.launch.process import Stopped, end
+from lra.launch.process import Stopped, kill_tree
 
 _SECONDS_BEFORE_TELLING = 5.0
 _SECONDS_AT_THE_END = 15.0
@@ -48,9 +48,9 @@ class Leader:
     """
 
     def __init__(self, job: HostGroup, commit: str | None, tell: Callable[[str], None]):
-        self.job, self.tell, self.commit = job, tell, commit
+        self.group, self.tell, self.commit = job, tell, commit
         self.changed = threading.Condition()
-        self.members: dict[int, FollowerHandle] = {}
+        self.followers: dict[int, FollowerHandle] = {}
         self.seen: set[int] = set()
         self.at_cell = False
         self.lost, self.lost_status = "", "failed"
@@ -80,7 +80,7 @@ class Leader:
                 if "ended" in message:
                     self._ended(member, message["ended"])
             with self.changed:
-                del self.members[member.process]
+                del self.followers[member.process]
                 self.changed.notify_all()
                 if member.busy:
                     self._lose(f"{member} is gone")
@@ -88,7 +88,7 @@ class Leader:
 
     def _admit(self, hello: Message, line: JsonConnection) -> FollowerHandle | None:
         """The member that says hello; one that cannot take part is told why."""
-        process, theirs, ours = hello.get("process"), hello.get("same"), fingerprint(self.job, self.commit)
+        process, theirs, ours = hello.get("process"), hello.get("same"), fingerprint(self.group, self.commit)
         if type(process) is not int or process < 1 or not isinstance(theirs, dict):
             return None
         others = [f"{name} {theirs.get(name)} here, {own} at the leader" for name, own in ours.items()
@@ -97,10 +97,10 @@ class Leader:
             line.send({"refused": ", ".join(others), "for_good": True})
             return None
         with self.changed:
-            if process in self.members:
-                line.send({"refused": f"{self.members[process]} is already there", "for_good": False})
+            if process in self.followers:
+                line.send({"refused": f"{self.followers[process]} is already there", "for_good": False})
                 return None
-            member = self.members[process] = FollowerHandle(process, str(hello.get("host")), line)
+            member = self.followers[process] = FollowerHandle(process, str(hello.get("host")), line)
             self.seen.add(process)
             self.changed.notify_all()
         return member
@@ -137,26 +137,26 @@ class Leader:
         self._gather(stopping)
         with socket.create_server(("", 0)) as free:
             port = free.getsockname()[1]
-        host = self.job.coordinator.rpartition(":")[0]
+        host = self.group.coordinator.rpartition(":")[0]
 
         def part(process: int) -> WorkerSpec:
             group = ProcessGroup(
-                address=f"{host}:{port}", processes=self.job.processes, process=process, devices=spec.train.devices
+                address=f"{host}:{port}", processes=self.group.processes, process=process, devices=spec.train.devices
             )
             return dataclasses.replace(spec, group=group)
 
         with self.changed:
             self.at_cell, self.lost, self.lost_status, self.on_lost = True, "", "failed", lambda: None
-            for member in self.members.values():
+            for member in self.followers.values():
                 member.busy = True
                 member.line.send({"cell": part(member.process).to_json()})
-            if len(self.members) < self.job.processes - 1:
+            if len(self.followers) < self.group.processes - 1:
                 self._lose("a process has gone")
         try:
             yield dataclasses.replace(part(0), started=time.time())
         finally:
             with self.changed:
-                for member in self.members.values():
+                for member in self.followers.values():
                     member.line.send({"over": True})
                 self.changed.wait_for(self._idle, SECONDS_TO_END + _SECONDS_TO_TELL)
                 self.at_cell = False
@@ -165,16 +165,16 @@ class Leader:
         began, told = time.monotonic(), False
         while True:
             with self.changed:
-                ready = {process for process, member in self.members.items() if not member.busy}
-                missing = sorted(set(range(1, self.job.processes)) - ready)
+                ready = {process for process, member in self.followers.items() if not member.busy}
+                missing = sorted(set(range(1, self.group.processes)) - ready)
                 if not missing:
                     return
                 self.changed.wait(SECONDS_BETWEEN_LOOKS)
-            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.job.processes}"
+            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.group.processes}"
             if stopping.is_set():
                 raise Stopped
-            if time.monotonic() - began > 60 * self.job.wait_minutes:
-                minutes = f"{self.job.wait_minutes:g} minutes"
+            if time.monotonic() - began > 60 * self.group.wait_minutes:
+                minutes = f"{self.group.wait_minutes:g} minutes"
                 raise UsageError(f"{names} did not come in {minutes}: start the same command there with its --process")
             if not told and time.monotonic() - began > _SECONDS_BEFORE_TELLING:
                 told = True
@@ -184,16 +184,16 @@ class Leader:
         """Tells all others that there is nothing more to do."""
         with self.changed:
             self.changed.wait_for(self._settled, _SECONDS_AT_THE_END)
-            for member in self.members.values():
+            for member in self.followers.values():
                 member.line.send({"done": True})
 
     def _idle(self) -> bool:
         """Whether no other's part of a cell may still run."""
-        return not any(member.busy for member in self.members.values())
+        return not any(member.busy for member in self.followers.values())
 
     def _settled(self) -> bool:
         """Whether all others have come, and none is at a cell."""
-        return len(self.seen) == self.job.processes - 1 and self._idle()
+        return len(self.seen) == self.group.processes - 1 and self._idle()
 
     def __enter__(self) -> Leader:
         return self
@@ -201,16 +201,16 @@ class Leader:
     def __exit__(self, *_: object) -> None:
         self.server.close()
         with self.changed:
-            for member in self.members.values():
+            for member in self.followers.values():
                 member.line.close()
 
 
-def end_soon(child: subprocess.Popen[bytes]) -> None:
+def kill_soon(child: subprocess.Popen[bytes]) -> None:
     """Ends a cell's process if it has not ended by itself after a while."""
 
     def late() -> None:
         if child.poll() is None:
-            end(child)
+            kill_tree(child)
 
     timer = threading.Timer(SECONDS_TO_END, late)
     timer.daemon = True

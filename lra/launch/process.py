@@ -70,7 +70,7 @@ class WorkerProcesses:
                 child.stdin.flush()
             yield child
         finally:
-            end(child)
+            kill_tree(child)
             child.wait()
             pump.join()
             with self.lock:
@@ -93,10 +93,10 @@ class WorkerProcesses:
         """Ends all at once."""
         with self.lock:
             for child in self.running:
-                end(child)
+                kill_tree(child)
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def kill_tree(child: subprocess.Popen[bytes]) -> None:
     """Kills a process and those it started, which would hold its pipes open."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ class WorkerContext:
     """Where a cell runs and who looks on."""
 
     lease: Lease
-    children: WorkerProcesses
+    workers: WorkerProcesses
     display: Display
     env: Mapping[str, str]
     """What its process needs to know of its device."""
@@ -146,14 +146,14 @@ class Watchdog:
 
     def __init__(self, end: Callable[[], None], minutes: float | None, silent_minutes: float | None):
         self.end, self.minutes, self.silent_minutes = end, minutes, silent_minutes
-        self.struck = ""
+        self.reason = ""
         """Why the process was ended."""
         self.started = self.heard = time.monotonic()
         self.over = threading.Event()
         if minutes is not None or silent_minutes is not None:
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def sign(self) -> None:
+    def heartbeat(self) -> None:
         """The process gave a sign of life."""
         self.heard = time.monotonic()
 
@@ -174,7 +174,7 @@ class Watchdog:
         while (left := self._soonest()[0] - time.monotonic()) > 0:
             if self.over.wait(left):
                 return
-        self.struck = self._soonest()[1]
+        self.reason = self._soonest()[1]
         self.end()
 
 

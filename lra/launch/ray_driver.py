@@ -58,15 +58,15 @@ class Cluster:
     def __enter__(self) -> Cluster:
         ray, terminated = self.ray, signal.getsignal(signal.SIGTERM)
         try:
-            _answers(self.address)
+            _require_listener(self.address)
             code = {"working_dir": str(ROOT), "excludes": _NO_CODE}
             ray.init(address=self.address, runtime_env=code, log_to_driver=False, logging_level="error")
         except (OSError, RuntimeError, ValueError) as error:
-            raise UsageError(f"--ray_address={self.address}: {_line(error)}") from None
+            raise UsageError(f"--ray_address={self.address}: {_first_line(error)}") from None
         signal.signal(signal.SIGTERM, terminated)  # Ray has set its own, which would let no cell save
         try:
             self.nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self.needs = needs(self.nodes, self.options.device, self.options.devices)
+            self.needs = resources_per_cell(self.nodes, self.options.device, self.options.devices)
         except BaseException:
             ray.shutdown()
             raise
@@ -87,7 +87,7 @@ class Cluster:
             UsageError: as `grid.cell`, or no machine could tell.
             tasks.DataError: no source has the data there, or they are damaged.
         """
-        self.plans = {_what(plan): plan for plan in plans}
+        self.plans = {_plan_id(plan): plan for plan in plans}
         try:
             ref = self._task(ray_worker.cells).remote(list(plans), self.options)
             cells: list[Cell] = self.ray.get(ref)
@@ -95,12 +95,12 @@ class Cluster:
             cause = getattr(error, "cause", None)
             if isinstance(cause, UsageError | DataError):
                 raise cause from None
-            raise UsageError(f"--launcher=ray: {_line(error)}") from None
+            raise UsageError(f"--launcher=ray: {_first_line(error)}") from None
         return cells
 
     def slots(self, jobs: int | None) -> list[Slot]:
         """A slot for each cell that has room in the cluster as it is now, at most so many `jobs`."""
-        places = room(self.nodes, self.needs)
+        places = capacity(self.nodes, self.needs)
         return [Slot()] * min(places, jobs or places)
 
     def run(self, cell: Cell, number: str, options: RunOptions, context: WorkerContext) -> records.Record:
@@ -120,8 +120,8 @@ class Cluster:
         return record
 
     def _run(self, cell: Cell, options: RunOptions, context: WorkerContext, label: str) -> records.Record:
-        plan = dataclasses.replace(self.plans[_what(cell.plan)], seeds=cell.plan.seeds)
-        task, held, keys = self._task(ray_worker.run), [context.lease], [cell.key]
+        plan = dataclasses.replace(self.plans[_plan_id(cell.plan)], seeds=cell.plan.seeds)
+        task, held, keys = self._task(ray_worker.run_plan), [context.lease], [cell.key]
         with ExitStack() as more:
             while True:
                 ref = task.remote(plan, keys, options, self.board)
@@ -132,14 +132,14 @@ class Cluster:
                 except self.ray.exceptions.RayError as error:
                     return self._lost(cell, options, error)
                 if found.key in keys:
-                    ray_worker.write(options.results, files)
+                    ray_worker.write_files(options.results, files)
                     if f"{records.RESULTS}/{found.name}.json" not in files:
                         raise Stopped
                     return records.read(record_path(options.results, found))
                 # Ray has chosen a machine of another kind, where this is another cell: it needs a lease of its own.
                 lease = self.leases.take(found.name)
                 if lease is None:  # a run is at it; not waited for, as that run may wait for our first lease
-                    context.children.stopping.wait(_SECONDS_BETWEEN_TRIES)
+                    context.workers.stopping.wait(_SECONDS_BETWEEN_TRIES)
                     continue
                 held.append(more.enter_context(lease))
                 keys.append(found.key)
@@ -155,7 +155,7 @@ class Cluster:
                 if any(lease.lost.is_set() for lease in held):
                     self.ray.cancel(ref, force=True)
                     raise LeaseLost
-                if context.children.stopping.is_set():
+                if context.workers.stopping.is_set():
                     if until is None:
                         self.ray.cancel(ref)
                         until = time.monotonic() + _SECONDS_TO_SAVE
@@ -180,7 +180,7 @@ class Cluster:
         """The record of a cell that Ray has given up."""
         cause = getattr(error, "cause", None) or error
         memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
-        told = {"status": "oom" if memory else "failed", "error": f"{type(cause).__name__}: {_line(cause)}"[:500]}
+        told = {"status": "oom" if memory else "failed", "error": f"{type(cause).__name__}: {_first_line(cause)}"[:500]}
         record = provenance.initial_record(cell, options.origin or provenance.current_origin()) | told
         records.write(record_path(options.results, cell), record)
         return record
@@ -189,14 +189,14 @@ class Cluster:
         return self.ray.remote(function).options(max_retries=RETRIES, **self.needs)
 
 
-def _answers(address: str | None) -> None:
+def _require_listener(address: str | None) -> None:
     """Raises `OSError` where nobody listens at host:port, which Ray would find out after minutes, and die of."""
     host, _, port = (address or "").rpartition(":")
     if port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def needs(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> dict[str, float]:
+def resources_per_cell(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> dict[str, float]:
     """What a cell asks Ray for, by Ray's names of resources. Raises `UsageError` where no machine has it."""
     gpus = max((node.get("GPU", 0) for node in nodes), default=0)
     if device == "gpu" or (device == "auto" and gpus):
@@ -206,7 +206,7 @@ def needs(nodes: Sequence[Mapping[str, float]], device: str, devices: int) -> di
     return {"num_cpus": min(node["CPU"] for node in nodes if node.get("CPU"))}
 
 
-def room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+def capacity(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
     """How many cells with these needs the nodes can run at once; at least 1."""
     ((name, need),) = needs.items()
     return max(1, sum(int(node.get(_RESOURCES[name], 0) // need) for node in nodes))
@@ -215,10 +215,10 @@ def room(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> in
 _RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 
 
-def _what(plan: Plan) -> tuple[Any, ...]:
+def _plan_id(plan: Plan) -> tuple[Any, ...]:
     """What tells a grid's plans apart but for their seeds."""
     return plan.task, str(plan.model), plan.length
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

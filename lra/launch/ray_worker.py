@@ -59,7 +59,7 @@ def cells(plans: Sequence[Plan], options: RunOptions) -> list[Cell]:
     return expand.cells(plans, device, typed, options, _silent)
 
 
-def run(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tuple[Cell, Files]:
+def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tuple[Cell, Files]:
     """Runs a plan's cell if its key is one of the `keys`, which the driver has leases of; the first names it to it.
 
     Returns the cell that the plan is on this machine, and what the run left, with paths as in a results folder.
@@ -73,7 +73,7 @@ def run(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tup
             return local.run_cell(cell, number, options, context)
 
     name = f"lra-{os.getuid()}-{cell.key[:16]}"
-    with alone(Path(tempfile.gettempdir()) / name) as folder, open(os.devnull, "w") as nowhere:
+    with exclusive_folder(Path(tempfile.gettempdir()) / name) as folder, open(os.devnull, "w") as nowhere:
         left = [cell] if options.fresh else unfinished([cell], folder)
         with contextlib.suppress(KeyboardInterrupt):  # the driver's cancel: the cell has saved, and its record says so
             scheduler.run_cells(
@@ -89,7 +89,7 @@ def run(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tup
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[Path]:
+def exclusive_folder(folder: Path) -> Iterator[Path]:
     """A folder that no other process of this machine uses meanwhile; waits for one that does.
 
     Its name is the cell's, so that a second try on the machine goes on from the checkpoint. The first may still live:
@@ -146,7 +146,7 @@ def _telling(tell: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def write(results: Path, files: Files) -> None:
+def write_files(results: Path, files: Files) -> None:
     """Writes files into a results folder, each whole or not at all. Raises `OSError`."""
     for name, content in files.items():
         write_whole(results / name, content)

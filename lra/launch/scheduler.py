@@ -41,7 +41,7 @@ class Slot:
             os.sched_setaffinity(0, self.cores)
 
 
-def divide(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Slot], dict[str, Any]]:
+def divide_device(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Slot], dict[str, Any]]:
     """Slots for so many cells at once, each with `used` devices, and the device as one cell sees it.
 
     Without a number of `jobs` there are as many as devices allow: on a CPU, one. More cells on a CPU divide its cores.
@@ -77,7 +77,7 @@ def divide(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Sl
     return bound, device | {"host_cores": share_size}
 
 
-def in_turns(jobs: int) -> list[Slot]:
+def measurement_slots(jobs: int) -> list[Slot]:
     """Slots of measurements on one device: they are made ready side by side and timed in turn (`lra.train.turns`)."""
     if jobs == 1:
         return [Slot()]
@@ -116,14 +116,14 @@ def run_cells(
             _wait(ends, options.deadline)
             if not all(end.is_set() for end in ends):
                 display.line("the time of this run is over: running cells save and stop")
-                schedule.children.stop()
+                schedule.workers.stop()
                 _wait(ends)
         except KeyboardInterrupt:
-            schedule.children.stop()
+            schedule.workers.stop()
             _wait(ends)
             raise
         finally:
-            schedule.children.kill()
+            schedule.workers.kill()
     if schedule.failure:
         raise schedule.failure
     return schedule.counts
@@ -144,9 +144,9 @@ class Schedule:
         self.options, self.display, self.run_cell = options, display, run_cell
         self.pending, self.total, self.begun = deque(cells), len(cells), 0
         self.before = {cell.name: records.stamp(record_path(options.results, cell)) for cell in cells}
-        self.leases, self.children = Leases(options.results / "leases"), WorkerProcesses()
+        self.leases, self.workers = Leases(options.results / "leases"), WorkerProcesses()
         self.lock = threading.RLock()
-        self.told_waiting = False
+        self.said_waiting = False
         self.counts: dict[str, int] = {}
         self.failure: Exception | None = None
 
@@ -157,12 +157,12 @@ class Schedule:
             while (taken := self._next()) is not None:
                 cell, lease, number = taken
                 with lease:
-                    self._run(cell, number, WorkerContext(lease, self.children, self.display, slot.env, slot.sharing))
+                    self._run(cell, number, WorkerContext(lease, self.workers, self.display, slot.env, slot.sharing))
         except Stopped:
             pass
         except Exception as failure:
             self.failure = self.failure or failure
-            self.children.stop()
+            self.workers.stop()
         finally:
             end.set()
 
@@ -192,7 +192,7 @@ class Schedule:
 
     def _next(self) -> tuple[Cell, Lease, int] | None:
         """The next cell that no other run has, with its lease and number; waits while others have all that are left."""
-        while not self.children.stopping.is_set():
+        while not self.workers.stopping.is_set():
             with self.lock:
                 taken = self._take()
                 if taken is not None or not self.pending:
@@ -249,6 +249,6 @@ class Schedule:
         return True
 
     def _tell_waiting(self) -> None:
-        if not self.told_waiting:
-            self.told_waiting = True
+        if not self.said_waiting:
+            self.said_waiting = True
             self.display.line(f"waiting for cells that other runs are at: {len(self.pending)}")

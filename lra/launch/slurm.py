@@ -16,7 +16,7 @@ from lra.grid.cell import Plan
 from lra.results.provenance import ROOT
 
 
-def commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) -> list[list[str]]:
+def build_commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) -> list[list[str]]:
     """A command line (after run.py) a cell: the run's `arguments` but for what the grid says; seeds `together` or not.
 
     A later flag stands over an earlier one, so the cell's own come last.
@@ -34,7 +34,7 @@ def commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) ->
     ]  # fmt: skip
 
 
-def settings(words: Sequence[str]) -> dict[str, int | str]:
+def parse_settings(words: Sequence[str]) -> dict[str, int | str]:
     """submitit's parameters from 'name=value'. Raises `UsageError`."""
     found: dict[str, int | str] = {}
     for word in words:

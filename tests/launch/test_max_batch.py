@@ -3,7 +3,7 @@
 import pytest
 
 from lra.grid import expand
-from lra.launch.max_batch import largest, search
+from lra.launch.max_batch import find_largest, search
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "host_cpu": "made up", "host_cores": 2, "count": 1}
 
@@ -17,15 +17,15 @@ def test_what_is_found_fits_and_an_eighth_more_does_not(start, most):
         tried.append(number)
         return number <= most
 
-    found = largest(start, fits, 2**20)
+    found = find_largest(start, fits, 2**20)
     assert found <= most < found + max(1, found / 8) + 1
     assert len(tried) == len(set(tried)) <= 24
 
 
 def test_nothing_fits_and_nothing_above_the_most_is_tried():
-    assert largest(32, lambda number: False, 2**20) == 0
+    assert find_largest(32, lambda number: False, 2**20) == 0
     tried = []
-    assert largest(32, lambda number: tried.append(number) or True, 100) == 100
+    assert find_largest(32, lambda number: tried.append(number) or True, 100) == 100
     assert tried == [32, 64, 100]
 
 

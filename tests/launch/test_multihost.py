@@ -327,7 +327,7 @@ def test_a_follower_that_does_not_belong_to_the_leader_is_told_why(tmp_path):
         first = threading.Thread(target=lambda: answers.append(follow(one, tmp_path)))
         first.start()
         with leader.changed:
-            assert leader.changed.wait_for(lambda: 1 in leader.members, 60)
+            assert leader.changed.wait_for(lambda: 1 in leader.followers, 60)
         assert "is already there" in follow(one, tmp_path)
         assert follow(one, tmp_path, "abc") == "--process=1: commit abc here, None at the leader"
         assert "processes 3 here, 2 at the leader" in follow(multihost.HostGroup(job.coordinator, 3, 1, 1.0), tmp_path)

@@ -38,12 +38,20 @@ def until(true, what, seconds=400):
 
 def test_a_cell_asks_for_gpus_or_for_a_machine_s_cores():
     nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert ray_driver.needs(nodes, "auto", 2) == ray_driver.needs(nodes, "gpu", 2) == {"num_gpus": 2}
-    assert ray_driver.needs(nodes, "cpu", 1) == ray_driver.needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
-    assert ray_driver.room(nodes, {"num_gpus": 2}) == 2 and ray_driver.room(nodes, {"num_cpus": 8.0}) == 3
-    assert ray_driver.room(nodes, {"num_gpus": 8}) == 1
+    assert (
+        ray_driver.resources_per_cell(nodes, "auto", 2)
+        == ray_driver.resources_per_cell(nodes, "gpu", 2)
+        == {"num_gpus": 2}
+    )
+    assert (
+        ray_driver.resources_per_cell(nodes, "cpu", 1)
+        == ray_driver.resources_per_cell(nodes[1:], "auto", 1)
+        == {"num_cpus": 8.0}
+    )
+    assert ray_driver.capacity(nodes, {"num_gpus": 2}) == 2 and ray_driver.capacity(nodes, {"num_cpus": 8.0}) == 3
+    assert ray_driver.capacity(nodes, {"num_gpus": 8}) == 1
     with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
-        ray_driver.needs(nodes, "gpu", 8)
+        ray_driver.resources_per_cell(nodes, "gpu", 8)
 
 
 class Died(Exception):
@@ -104,7 +112,7 @@ def run(ray, cell, results):
     cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
     cluster.ray, cluster.needs, cluster.sources, cluster.board = ray, {"num_cpus": 1.0}, {}, None
     cluster.leases = lease.Leases(results / "leases")
-    cluster.plans = {ray_driver._what(cell.plan): cell.plan}
+    cluster.plans = {ray_driver._plan_id(cell.plan): cell.plan}
     with Display(Console(quiet=True)) as display, lease.Leases(results / "leases").take(cell.name) as ours:
         place = WorkerContext(ours, WorkerProcesses(), display, {})
         return cluster.run(cell, "1/1", RunOptions(results=results, data=results), place)

@@ -9,7 +9,7 @@ from lra.errors import UsageError
 from lra.grid import expand, spec
 from lra.grid.cell import Cell
 from lra.launch import process
-from lra.launch.scheduler import Slot, divide, in_turns
+from lra.launch.scheduler import Slot, divide_device, measurement_slots
 from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
 from tests.cli.test_main import TINY, cli, places, record_files
@@ -22,7 +22,7 @@ def test_gpus_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def shares(*arguments):
-        return [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in divide(GPUS, *arguments)[0]]
+        return [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in divide_device(GPUS, *arguments)[0]]
 
     assert shares(1, None) == ["0", "1", "2", "3"]
     assert shares(2, None) == ["0,1", "2,3"]
@@ -31,28 +31,28 @@ def test_gpus_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-a")
     assert shares(1, None) == ["5", "GPU-a"]
     with pytest.raises(UsageError, match=r"--devices=3: there are 2"):
-        divide(GPUS, 3, 2)
+        divide_device(GPUS, 3, 2)
 
 
 def test_more_jobs_than_gpus_share_them_and_take_memory_as_they_need_it(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    slots, _ = divide(GPUS | {"count": 2}, 1, 4)
+    slots, _ = divide_device(GPUS | {"count": 2}, 1, 4)
     assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0", "1"]
     assert all(s.env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and s.sharing == 2 for s in slots)
-    assert all(s.sharing == 1 and len(s.env) == 1 for s in divide(GPUS, 1, 4)[0])
-    assert {s.sharing for s in in_turns(3)} == {3} and in_turns(1) == [Slot()]
+    assert all(s.sharing == 1 and len(s.env) == 1 for s in divide_device(GPUS, 1, 4)[0])
+    assert {s.sharing for s in measurement_slots(3)} == {3} and measurement_slots(1) == [Slot()]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot bind processes to cores")
 def test_cores_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 4, 5, 8, 9})
-    slots, device = divide(CPU, 1, 2)
+    slots, device = divide_device(CPU, 1, 2)
     assert [slot.cores for slot in slots] == [(1, 2, 4), (5, 8, 9)] and device["host_cores"] == 3
-    assert divide(CPU, 1, None) == divide(CPU, 1, 1) and divide(CPU, 1, None)[1] == CPU
+    assert divide_device(CPU, 1, None) == divide_device(CPU, 1, 1) and divide_device(CPU, 1, None)[1] == CPU
     with pytest.raises(UsageError, match="there are 6 cores"):
-        divide(CPU, 1, 7)
+        divide_device(CPU, 1, 7)
     with pytest.raises(UsageError, match="cannot be divided"):
-        divide({"platform": "tpu", "count": 4}, 1, 2)
+        divide_device({"platform": "tpu", "count": 4}, 1, 2)
 
 
 @pytest.mark.skipif(

@@ -23,23 +23,26 @@ def plans(models, seeds):
 
 def test_each_cell_has_a_command_of_its_own():
     some = plans(["performer", "features=8", "fnet"], [0, 1])
-    lines = slurm.commands(some, False, ["--tasks=all", "--set=train.steps=6"])
+    lines = slurm.build_commands(some, False, ["--tasks=all", "--set=train.steps=6"])
     assert len(lines) == 4 and all("--set=train.steps=6" in line and "--launcher=local" in line for line in lines)
     assert [line[-3] for line in lines] == ["--seeds=0", "--seeds=1"] * 2
     assert all(line.index("--tasks=all") < line.index("--tasks=listops_short") for line in lines)
     assert "--models=performer:features=8" in lines[0]
-    assert [line[-3] for line in slurm.commands(some, True, [])] == ["--seeds=0,1"] * 2
+    assert [line[-3] for line in slurm.build_commands(some, True, [])] == ["--seeds=0,1"] * 2
 
 
 def test_parameters_of_slurm_are_names_and_values():
-    assert slurm.settings(["slurm_partition=gpu", "timeout_min=60"]) == {"slurm_partition": "gpu", "timeout_min": 60}
+    assert slurm.parse_settings(["slurm_partition=gpu", "timeout_min=60"]) == {
+        "slurm_partition": "gpu",
+        "timeout_min": 60,
+    }
     with pytest.raises(UsageError, match="--slurm takes name=value"):
-        slurm.settings(["partition"])
+        slurm.parse_settings(["partition"])
 
 
 @needs_submitit
 def test_submitted_commands_leave_records(tmp_path):
-    lines = slurm.commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
+    lines = slurm.build_commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
     for job in slurm.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
         job.wait()
         assert job.exception() is None
