@@ -45,7 +45,7 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
         with ray_driver.Cluster(args.ray_address, options) as cluster:
             cells = cluster.cells(plans)
             cells = _save_run(args, cells, keys)
-            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run)
+            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run_cell)
     if group is None:
         return _run_here(args, plans, keys)
     commit, env = provenance.commit(), process.environment(options.device)
@@ -54,7 +54,7 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
         return 0
     with Leader(group, commit, _print_line) as leader:
         code = _run_here(args, plans, keys, leader)
-        leader.done()
+        leader.finish()
     return code
 
 

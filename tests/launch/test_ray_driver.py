@@ -75,9 +75,9 @@ class Ray:
         self.outcomes, self.keys = list(outcomes), []
 
     def remote(self, function):
-        return SimpleNamespace(options=lambda **how: SimpleNamespace(remote=self.submit))
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=self.submit))
 
-    def submit(self, plan, keys, *more):
+    def submit(self, plan, keys, *_):
         self.keys.append(list(keys))
         return self.outcomes.pop(0)
 
@@ -110,12 +110,12 @@ def ran(cell, results):
 def run(ray, cell, results):
     """The cell's record; all leases are free again."""
     cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
-    cluster.ray, cluster.needs, cluster.sources, cluster.board = ray, {"num_cpus": 1.0}, {}, None
+    cluster.ray, cluster.resources, cluster.sources, cluster.progress_actor = ray, {"num_cpus": 1.0}, {}, None
     cluster.leases = lease.Leases(results / "leases")
     cluster.plans = {ray_driver._plan_id(cell.plan): cell.plan}
     with Display(Console(quiet=True)) as display, lease.Leases(results / "leases").take(cell.name) as ours:
-        place = WorkerContext(ours, WorkerProcesses(), display, {})
-        return cluster.run(cell, "1/1", RunOptions(results=results, data=results), place)
+        context = WorkerContext(ours, WorkerProcesses(), display, {})
+        return cluster.run_cell(cell, "1/1", RunOptions(results=results, data=results), context)
 
 
 def test_a_machine_of_another_kind_makes_it_another_cell_with_its_own_lease(tmp_path, monkeypatch):
@@ -149,9 +149,9 @@ def test_what_ray_gives_up_has_a_record(error, status, tmp_path):
 IN_IT = """
 import shutil, sys
 from pathlib import Path
-from lra.launch.ray_worker import alone
+from lra.launch.ray_worker import exclusive_folder
 
-with alone(Path(sys.argv[1])) as folder:
+with exclusive_folder(Path(sys.argv[1])) as folder:
     print(folder.is_dir(), flush=True)
     sys.stdin.read()
     shutil.rmtree(folder)
