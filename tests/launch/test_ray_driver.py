@@ -1,4 +1,4 @@
-"""The parts of `--launcher=ray` that can be looked at without a cluster."""
+"""The parts of `--launcher=ray` that can be tested without a cluster."""
 
 import contextlib
 import dataclasses
@@ -67,7 +67,7 @@ class Cancelled(Died):
 
 
 class Ray:
-    """Stands for Ray: a task's outcome is the next of the given ones, an error or a function that makes it."""
+    """Replaces Ray: each task's outcome is the next of those given, an error or a function that returns it."""
 
     exceptions = SimpleNamespace(RayError=Died, OutOfMemoryError=Full, TaskCancelledError=Cancelled)
 
@@ -97,18 +97,18 @@ def cell_on(cpu):
 
 
 def ran(cell, results):
-    """The cell's outcome on a machine, whose driver has to have its lease by then."""
+    """The cell's outcome on a machine; by then its driver must have its lease."""
 
     def outcome():
         assert lease.newest(results / "leases", cell.name), "no lease"
-        record = provenance.initial_record(cell, RunOptions(results=results, data=results)) | {"status": "diverged"}
+        record = provenance.initial_record(cell, provenance.current_origin()) | {"status": "diverged"}
         return cell, {f"records/{cell.name}.json": json.dumps(record).encode()}
 
     return outcome
 
 
 def run(ray, cell, results):
-    """The cell's record; all leases are free again."""
+    """Runs a cell through the driver and returns its record."""
     cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
     cluster.ray, cluster.resources, cluster.sources, cluster.progress_actor = ray, {"num_cpus": 1.0}, {}, None
     cluster.leases = lease.Leases(results / "leases")
@@ -160,7 +160,7 @@ with exclusive_folder(Path(sys.argv[1])) as folder:
 
 @needs_linux
 def test_two_tries_on_one_machine_are_never_in_the_cell_s_folder_at_once(tmp_path):
-    """As when a machine that Ray takes for dead lives on: who comes second waits for the end of the first."""
+    """As when a machine that Ray has declared dead lives on: the second try waits for the end of the first."""
     for end in ("is killed", "deletes the folder"):
         with contextlib.ExitStack() as started:
             two = []
