@@ -1,4 +1,4 @@
-"""One cell on several hosts, which are processes of this machine here: the numbers of one, one writer, no one lost."""
+"""One cell on several hosts, here processes of this machine: same numbers as one process, one writer, faults survived."""
 
 import contextlib
 import dataclasses
@@ -98,9 +98,9 @@ def test_two_processes_give_the_losses_of_one_and_go_on_from_each_other_s_checkp
         )
         for process in (0, 1)
     ]  # fmt: skip
-    told = [process.communicate(timeout=900) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in told)
+    outputs = [process.communicate(timeout=900) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
     # Decisions and numbers are everyone's, so that no process ever waits for another in vain.
     assert all(first[name]["results"] == second[name]["results"] for name in first)
     assert first["stopped"]["status"] == second["stopped"]["status"] == "interrupted"
@@ -187,8 +187,8 @@ def test_two_runs_leave_one_record_like_that_of_one(folder):
     few = [*TINY, "--models=fnet,ff_only", "--tensorboard"]
     port = free_port()
     with run_of(folder, port, 1, *few) as follower, run_of(folder, port, 0, *few) as leader:
-        told = ended(leader)
-        assert "2 cells on CPU" in told and "in each of 2 processes" in told
+        output = ended(leader)
+        assert "2 cells on CPU" in output and "in each of 2 processes" in output
         assert ended(follower).count("\nat listops_short-") == 2
     assert {file.suffix for file in (folder / "other").rglob("*") if file.is_file()} == {".log"}
     assert len(list((folder / "results" / "tensorboard").rglob("*tfevents*"))) == 2
@@ -293,11 +293,11 @@ def test_what_is_wrong_gets_one_line_and_exit_code_2(flags, words, tmp_path):
     assert words in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_batch_that_cannot_be_shared_and_a_port_that_is_taken_are_told(folder):
+def test_a_batch_that_cannot_be_shared_and_a_port_that_is_taken_are_reported(folder):
     port = free_port()
     with run_of(folder, port, 0, *TINY, "--set=train.batch=7") as leader:
-        told = ended(leader, 2)
-    assert "train.batch (7) must be a multiple of processes × devices × train.accumulate (2 × 1 × 1)" in told
+        output = ended(leader, 2)
+    assert "train.batch (7) must be a multiple of processes × devices × train.accumulate (2 × 1 × 1)" in output
     with socket.create_server(("", port)), run_of(folder, port, 0, *TINY) as leader:
         assert "cannot listen there" in ended(leader, 2)
 
@@ -311,7 +311,7 @@ def test_slurm_says_which_process_this_is():
 
 
 def follow(group, tmp_path, commit=None) -> str:
-    """What a follower ends with; '' where the leader is done."""
+    """The error that a follower ends with; '' if the leader has finished."""
     try:
         Follower(group, commit, tmp_path, tmp_path, {}, lambda line: None).run()
     except UsageError as wrong:
