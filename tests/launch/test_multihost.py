@@ -1,4 +1,4 @@
-"""One cell on several hosts, here processes of this machine: same numbers as one process, one writer, faults survived."""
+"""One cell on several hosts, here processes of this machine: the numbers of one process, one writer, no run lost."""
 
 import contextlib
 import dataclasses
