@@ -45,7 +45,7 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
         with ray_driver.Cluster(args.ray_address, options) as cluster:
             cells = cluster.cells(plans)
             cells = _save_run(args, cells, keys)
-            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run)
+            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run_cell)
     if group is None:
         return _run_here(args, plans, keys)
     commit, env = provenance.commit(), process.environment(options.device)
@@ -54,7 +54,7 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
         return 0
     with Leader(group, commit, _print_line) as leader:
         code = _run_here(args, plans, keys, leader)
-        leader.done()
+        leader.finish()
     return code
 
 
@@ -82,11 +82,11 @@ def _run_here(
     """Trains a grid on this machine, and on those whose runs follow `leader`."""
     options = args.options
     device, mixer_options = process.probe(options.device, [p.model for p in plans])
-    slots, device = scheduler.divide(device, options.devices, 1 if leader else args.jobs)
-    processes = leader.job.processes if leader else 1
+    slots, device = scheduler.divide_device(device, options.devices, 1 if leader else args.jobs)
+    processes = leader.group.processes if leader else 1
     cells = expand.cells(plans, device, mixer_options, options, _print_line, processes)
     # Slurm may have said which process this is, and not a flag.
-    extra = [f"--processes={processes}", f"--process={leader.job.process}"] if leader else []
+    extra = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
     cells = _save_run(args, cells, keys, extra)
     return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
 
@@ -142,8 +142,8 @@ def _submit_to_slurm(args: flags.RunArguments, plans: Sequence[Plan]) -> int:
     given += [f"--data={options.data.resolve()}"]
     assert options.sources
     given += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
-    lines = slurm.commands(plans, options.vmap_seeds == "on", given)
-    settings = slurm.settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
+    lines = slurm.build_commands(plans, options.vmap_seeds == "on", given)
+    settings = slurm.parse_settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
     expand.prepare_data(plans, options.data, options.sources, _print_line)
     folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
     jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
@@ -164,7 +164,7 @@ def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> in
     pending = cells
     if not options.reruns_finished:
         pending = [c for c in cells if not is_finished(options.results, c, options.timeout_minutes)]
-    scheduler.run_cells(pending, options, Console(), scheduler.in_turns(args.jobs))
+    scheduler.run_cells(pending, options, Console(), scheduler.measurement_slots(args.jobs))
     clean_up(cells, options.results)
     try:
         text, problems = write.write_efficiency([options.results], args.out)

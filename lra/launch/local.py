@@ -1,4 +1,4 @@
-"""Runs a cell as a worker process of this machine, and sees to it that it leaves a record."""
+"""Runs one cell as a worker process on this machine and ensures that it leaves a record."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from pathlib import Path
 from lra.grid.cell import Cell
 from lra.grid.spec import RunOptions, TrainOptions, WorkerSpec
 from lra.launch import max_batch
-from lra.launch.multihost_leader import Leader, end_soon
-from lra.launch.process import LeaseLost, Stopped, Watchdog, WorkerContext, end, environment, exit_reason
+from lra.launch.multihost_leader import Leader, kill_soon
+from lra.launch.process import LeaseLost, Stopped, Watchdog, WorkerContext, environment, exit_reason, kill_tree
 from lra.launch.progress import CellProgress
 from lra.results import records
 from lra.results.folder import cannot_write, record_path
 from lra.results.provenance import current_origin, initial_record
 
+_LEASE_PROGRESS = ("step", "steps_per_second")
+"""Metrics that are written into a running cell's lease, for other runs and `status`."""
+
 
 def run_cell(
     cell: Cell, number: str, options: RunOptions, context: WorkerContext, leader: Leader | None = None
 ) -> records.Record:
-    """Runs one cell, prints how it ended, and returns its record.
+    """Runs one cell, prints its outcome, and returns its record.
 
     Args:
-        number: of the cell in the run, such as '3/12'.
-        leader: of the other processes that train the cell too.
+        number: position of the cell in the run, such as '3/12'.
+        context: the lease, run and device that the cell's process belongs to.
+        leader: leads the processes on other hosts that train the cell too; None: there are no others.
 
     Raises:
         UsageError: the results folder cannot be written: it is full or write-protected.
@@ -39,41 +43,16 @@ def run_cell(
     name = label(cell, number)
     try:
         if cell.bounds.get("max_batch"):
-            record = _largest_batch(cell, options, context, name)
+            record = _search_max_batch(cell, options, context, name)
         else:
             record = _run_worker(cell, options, context, name, leader)
     except OSError as error:
         raise cannot_write(options.results, error) from None
-    context.display.line(f"{name}: {summary(record)}")
+    context.display.print_line(f"{name}: {summary(record)}")
     return record
 
 
-def label(cell: Cell, number: str) -> str:
-    """A cell's name on a line of its own; `number` tells it from the others of a run."""
-    p = cell.plan
-    seeds = f"seed{'s' * (len(p.seeds) > 1)} {', '.join(map(str, p.seeds))}"
-    return f"[{number}] {p.task} × {p.model}, length {p.length:,}, {seeds}"
-
-
-def summary(record: records.Record) -> str:
-    """A finished cell in a few words."""
-    if record["status"] != "ok":
-        return f"{record['status']}: {record['error']}"
-    speed = record["train_speed"]
-    if not record["results"]:
-        infers = record["inference_speed"]["steps_per_second"]
-        largest = f"batch {record['recipe']['train']['batch']:,} is the largest: " if record.get("max_batch") else ""
-        return f"{largest}{speed['steps_per_second']:.3g} training steps/s, {infers:.3g} inference steps/s"
-    tests = [
-        f"{100 * result['test_best']:.2f} % at step {result['best_step']:,}"
-        if result["status"] == "ok"
-        else result["status"]
-        for result in record["results"]
-    ]
-    return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
-
-
-def _largest_batch(cell: Cell, options: RunOptions, context: WorkerContext, label: str) -> records.Record:
+def _search_max_batch(cell: Cell, options: RunOptions, context: WorkerContext, label: str) -> records.Record:
     def run(trial: Cell) -> records.Record:
         name = f"{label}, batch {trial.plan.recipe.train.batch:,}"
         return _run_worker(trial, dataclasses.replace(options, results=options.results / "trials"), context, name)
@@ -86,55 +65,57 @@ def _largest_batch(cell: Cell, options: RunOptions, context: WorkerContext, labe
 def _run_worker(
     cell: Cell, options: RunOptions, context: WorkerContext, label: str, leader: Leader | None = None
 ) -> records.Record:
+    """Runs a cell's worker to its end; returns the record that it wrote, or one that says why there is none."""
     spec, log = worker_spec(cell, options, context.sharing), options.results / "logs" / f"{cell.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     path, kills = Path(spec.path), _memory_kills()
-    before, lost = records.stamp(path), ""
+    before, early_failure = records.stamp(path), ""
     with (
         CellProgress(context.display, label, cell.plan.recipe.train.steps) as progress,
-        leader.cell(spec, context.children.stopping) if leader else contextlib.nullcontext(spec) as own_spec,
-        context.children.started(
+        leader.start_cell(spec, context.workers.stopping) if leader else contextlib.nullcontext(spec) as own_spec,
+        context.workers.start(
             json.dumps(own_spec.to_json()), environment(options.device) | dict(context.env), log
         ) as worker,
     ):
-        watchdog = Watchdog(lambda: end(worker), options.timeout_minutes, options.stall_minutes)
-        context.lease.on_lost = lambda: end(worker)
+        watchdog = Watchdog(lambda: kill_tree(worker), options.timeout_minutes, options.stall_minutes)
+        context.lease.on_lost = lambda: kill_tree(worker)
         if context.lease.lost.is_set():  # before the callback was set
-            end(worker)
+            kill_tree(worker)
         if leader:
-            leader.watch(lambda: end_soon(worker))
+            leader.watch(lambda: kill_soon(worker))
         try:
-            _follow(worker, watchdog, progress, context)
+            _relay_progress(worker, watchdog, progress, context)
             code = worker.wait()
-            lost = leader.lost if leader else ""
+            early_failure = leader.failure if leader else ""
         finally:
             watchdog.stop()
     if context.lease.lost.is_set():
         raise LeaseLost
     written = records.stamp(path) != before
     if leader and written:  # the worker can still be killed while it disconnects from the others
-        return _explained(path, leader)
+        return _with_remote_failure(path, leader)
     if code == 0 and written:
         return records.read(path)
-    if context.children.stopping.is_set():
+    if context.workers.stopping.is_set():
         raise Stopped
-    record = spec.record | {
-        "status": "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed",
-        "error": exit_reason(code) + (" and without a record" if code >= 0 else ""),
-        "log": _tail(log),
-    }
-    if leader and lost:
-        record |= {"status": leader.lost_status, "error": lost}
-    elif leader and leader.lost:  # noticed later, so perhaps because our worker had ended
-        record["error"] += f"; {leader.lost}"
-    if watchdog.struck:
-        record |= {"status": "timeout", "error": watchdog.struck}
+    status = "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed"
+    record = _failure_record(spec, status, code, log)
+    if leader and early_failure:
+        record |= {"status": leader.failure_status, "error": early_failure}
+    elif leader and leader.failure:  # noticed later, so perhaps because our worker had ended
+        record["error"] += f"; {leader.failure}"
+    if watchdog.reason:
+        record |= {"status": "timeout", "error": watchdog.reason}
     records.write(path, record)
     return record
 
 
 def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec:
-    """The cell and the options as its worker gets them; `sharing` cells may use its device at once."""
+    """Builds the description of a cell that its worker reads.
+
+    Args:
+        sharing: cells that may use its device at once.
+    """
     record = initial_record(cell, options.origin or current_origin())
     if options.timeout_minutes is not None:
         record["timeout_minutes"] = options.timeout_minutes
@@ -163,41 +144,69 @@ def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec
     )
 
 
-def _follow(
+def _relay_progress(
     worker: subprocess.Popen[bytes], watchdog: Watchdog, progress: CellProgress, context: WorkerContext
 ) -> None:
-    """Passes a worker's progress on until its output ends."""
+    """Passes a worker's messages to watchdog, display and lease until its output ends."""
     for line in worker.stdout or ():
-        watchdog.sign()
+        watchdog.heartbeat()
         message = json.loads(line)
         progress.update(message)
-        shown = {name: message[name] for name in _SHOWN if name in message}
-        context.lease.progress = {"steps": progress.steps} | shown
+        metrics = {name: message[name] for name in _LEASE_PROGRESS if name in message}
+        context.lease.progress = {"steps": progress.steps} | metrics
 
 
-def _explained(path: Path, leader: Leader) -> records.Record:
-    """A cell's record; if it failed, with the error that another process reports."""
+def _failure_record(spec: WorkerSpec, status: str, code: int, log: Path) -> records.Record:
+    """The record of a cell whose worker ended with exit code `code` and wrote none."""
+    error = exit_reason(code) + (" and without a record" if code >= 0 else "")
+    return spec.record | {"status": status, "error": error, "log": _tail(log)}
+
+
+def _with_remote_failure(path: Path, leader: Leader) -> records.Record:
+    """A cell's record; if the cell failed, with the error that another host's process reported."""
     record = records.read(path)
-    if leader.lost and record["status"] == "failed":
-        record |= {"status": leader.lost_status, "error": f"{leader.lost}; here: {record['error']}"}
+    if leader.failure and record["status"] == "failed":
+        record |= {"status": leader.failure_status, "error": f"{leader.failure}; here: {record['error']}"}
         records.write(path, record)
     return record
 
 
-_SHOWN = ("step", "steps_per_second")
-"""Progress that other runs and `status` see in a running cell's lease."""
-
-
-def _tail(log: Path, lines: int = 20, most: int = 8192) -> list[str]:
+def _tail(log: Path, lines: int = 20, max_bytes: int = 8192) -> list[str]:
+    """The last lines of a log."""
     with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - most))
+        file.seek(max(0, log.stat().st_size - max_bytes))
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
 def _memory_kills() -> int:
-    """How often the kernel has killed a process for memory since it started; 0 where it does not say."""
+    """Processes that Linux has killed since it started because memory ran out; 0 where it keeps no count."""
     try:
-        found = re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        match = re.search(r"^oom_kill (\d+)", Path("/proc/vmstat").read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(match[1]) if match else 0
+
+
+def label(cell: Cell, number: str) -> str:
+    """A cell's title on the terminal; `number`, such as '3/12', is its position in the run."""
+    plan = cell.plan
+    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    return f"[{number}] {plan.task} × {plan.model}, length {plan.length:,}, {seeds}"
+
+
+def summary(record: records.Record) -> str:
+    """A finished cell's outcome in a few words."""
+    if record["status"] != "ok":
+        return f"{record['status']}: {record['error']}"
+    speed = record["train_speed"]
+    if not record["results"]:
+        inference = record["inference_speed"]["steps_per_second"]
+        largest = f"batch {record['recipe']['train']['batch']:,} is the largest: " if record.get("max_batch") else ""
+        return f"{largest}{speed['steps_per_second']:.3g} training steps/s, {inference:.3g} inference steps/s"
+    tests = [
+        f"{100 * result['test_best']:.2f} % at step {result['best_step']:,}"
+        if result["status"] == "ok"
+        else result["status"]
+        for result in record["results"]
+    ]
+    return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"

@@ -1,4 +1,4 @@
-"""The largest batch with which a cell fits into memory, each trial in a process of its own. Imports no JAX."""
+"""Search for the largest batch with which a cell fits into memory; each trial runs in its own process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from lra.results.records import Record
 
 
 class _Failed(Exception):
-    """A trial ended for another reason than memory or time, so no larger or smaller batch can tell more."""
+    """A trial failed for a reason other than memory or time, so trying other batches is pointless."""
 
 
 def search(cell: Cell, run: Callable[[Cell], Record]) -> Record:
-    """The record of the measurement at the largest batch that fits, found from the recipe's batch.
+    """Measures a cell at the largest batch that fits, searching from its recipe's batch; returns that record.
 
-    `run` runs a cell and returns its record. The record has every trial in `trials`: batch, status, error. A trial
-    that runs out of time counts as one that does not fit. Where not even a batch of 1 fits, the record is that
-    trial's.
+    The record lists the search in `trials`: batch, status and error of each. A trial that runs out of time counts as
+    one that does not fit. If not even a batch of 1 fits, the record is that of a batch of 1.
+
+    Args:
+        run: runs a cell and returns its record.
     """
     trials: list[dict[str, Any]] = []
 
     def fits(batch: int) -> bool:
-        record = run(_at(cell, batch, {"trial": True}))
+        record = run(_with_batch(cell, batch, {"trial": True}))
         trials.append({"batch": batch, "status": record["status"], "error": record["error"]})
         if record["status"] == "failed":
             raise _Failed
@@ -32,29 +34,27 @@ def search(cell: Cell, run: Callable[[Cell], Record]) -> Record:
 
     train = cell.plan.recipe.train
     try:
-        batch = largest(train.batch, fits, (2**32 - 1) // train.steps)
+        batch = find_largest(train.batch, fits, (2**32 - 1) // train.steps)
     except _Failed:
         batch = 0
-    record = run(_at(cell, batch or trials[-1]["batch"], {}))
+    record = run(_with_batch(cell, batch or trials[-1]["batch"], {}))
     return record | {"trials": trials}
 
 
-def _at(cell: Cell, batch: int, more: dict[str, Any]) -> Cell:
-    recipe = cell.plan.recipe
-    changed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch=batch))
-    plan = dataclasses.replace(cell.plan, recipe=changed)
-    return dataclasses.replace(cell, plan=plan, bounds={**cell.bounds, **more})
+def find_largest(start: int, fits: Callable[[int], bool], limit: int) -> int:
+    """Finds the largest number that fits, to within an eighth of it; 0 if 1 does not fit.
 
+    Doubles from `start`, or halves if `start` does not fit, and then bisects. Nothing above `limit` is tried.
 
-def largest(start: int, fits: Callable[[int], bool], most: int) -> int:
-    """The largest number that fits, to within an eighth of it; 0 where 1 does not.
-
-    From `start` by doubling, or by halving where `start` does not fit, then by bisection. None above `most` is tried.
+    Args:
+        start: the first number to try.
+        fits: whether a number fits; if one does, all smaller ones do.
+        limit: the largest number to try.
     """
     low, high = 0, start
-    while low < most and fits(high):
-        low, high = high, min(2 * high, most)
-    if low >= most:
+    while low < limit and fits(high):
+        low, high = high, min(2 * high, limit)
+    if low >= limit:
         return low
     while low == 0 and high > 1:
         half = high // 2
@@ -63,3 +63,10 @@ def largest(start: int, fits: Callable[[int], bool], most: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def _with_batch(cell: Cell, batch: int, extra_bounds: dict[str, Any]) -> Cell:
+    recipe = cell.plan.recipe
+    changed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch=batch))
+    plan = dataclasses.replace(cell.plan, recipe=changed)
+    return dataclasses.replace(cell, plan=plan, bounds={**cell.bounds, **extra_bounds})

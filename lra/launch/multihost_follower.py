@@ -1,4 +1,4 @@
-"""A follower's side of cells on several hosts (lra/launch/multihost.py). Imports no JAX."""
+"""The follower's side of cells on several hosts (`lra.launch.multihost`)."""
 
 from __future__ import annotations
 
@@ -14,117 +14,122 @@ from pathlib import Path
 
 from lra.errors import UsageError
 from lra.grid.spec import WorkerSpec
-from lra.launch.multihost import SECONDS_BETWEEN_LOOKS, SECONDS_TO_END, HostGroup, JsonConnection, Message, fingerprint
-from lra.launch.process import Stopped, WorkerProcesses, end, exit_reason
+from lra.launch.multihost import POLL_SECONDS, SECONDS_TO_EXIT, HostGroup, JsonConnection, Message, fingerprint
+from lra.launch.process import Stopped, WorkerProcesses, exit_reason, kill_tree
 from tasks.io.cache import describe
 
 _SECONDS_TO_CONNECT = 5.0
 
 
 class Follower:
-    """A follower's side.
+    """Trains the leader's cells together with it, one worker process per cell.
 
     Args:
-        data: the folder of its own data cache.
-        results: where it keeps the logs of its parts of cells, and nothing else.
-        env: of the cells' processes.
+        group: the hosts; this is not process 0.
+        commit: of this code.
+        data: folder of this host's data cache.
+        results: folder for the logs of its workers, the only files it writes.
+        env: environment of the workers.
+        print_line: shows a line of text to the user.
     """
 
     def __init__(
         self,
-        job: HostGroup,
+        group: HostGroup,
         commit: str | None,
         data: Path,
         results: Path,
         env: Mapping[str, str],
-        tell: Callable[[str], None],
+        print_line: Callable[[str], None],
     ):
-        self.job, self.commit, self.data, self.results, self.env, self.tell = job, commit, data, results, env, tell
-        self.children = WorkerProcesses()
+        self.group, self.commit, self.data, self.results, self.env = group, commit, data, results, env
+        self.print_line = print_line
+        self.workers = WorkerProcesses()
 
     def run(self) -> None:
-        """Takes part in cells until the leader says that all are done.
+        """Takes part in cells until the leader has no more.
 
         Raises:
-            UsageError: there was no leader for too long, or it does not take this process.
+            UsageError: no leader appeared in time, or it does not accept this process.
         """
-        self.tell(f"process {self.job.process} of {self.job.processes} follows {self.job.coordinator}")
-        last, refused = time.monotonic(), ""
-        while time.monotonic() - last < 60 * self.job.wait_minutes:
+        group = self.group
+        self.print_line(f"process {group.process} of {group.processes} follows {group.coordinator}")
+        last_followed, refused = time.monotonic(), ""
+        while time.monotonic() - last_followed < 60 * group.wait_minutes:
             with contextlib.suppress(OSError):
-                line = JsonConnection(socket.create_connection(self.job.address, _SECONDS_TO_CONNECT))
-                hello = {"process": self.job.process, "host": platform.node()}
-                line.send(hello | {"same": fingerprint(self.job, self.commit)})
+                connection = JsonConnection(socket.create_connection(group.address, _SECONDS_TO_CONNECT))
+                hello = {"process": group.process, "host": platform.node()}
+                connection.send(hello | {"same": fingerprint(group, self.commit)})
                 try:
-                    ended = self._follow(line)
+                    last_message = self._follow(connection)
                 finally:
-                    line.close()
-                if ended.get("done"):
+                    connection.close()
+                if last_message.get("done"):
                     return
-                refused = ended.get("refused", "")
-                if ended.get("for_good"):
-                    raise UsageError(f"--process={self.job.process}: {refused}")
+                refused = last_message.get("refused", "")
+                if last_message.get("for_good"):
+                    raise UsageError(f"--process={group.process}: {refused}")
                 if not refused:
-                    last = time.monotonic()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+                    last_followed = time.monotonic()
+            time.sleep(POLL_SECONDS)
         why = refused or "start the same command there with --process=0"
-        raise UsageError(f"no leader at {self.job.coordinator} for {self.job.wait_minutes:g} minutes: {why}")
+        raise UsageError(f"no leader at {group.coordinator} for {group.wait_minutes:g} minutes: {why}")
 
-    def _follow(self, line: JsonConnection) -> Message:
-        """Follows one leader; its last word, or nothing where it is gone."""
-        part: FollowerCell | None = None
+    def _follow(self, connection: JsonConnection) -> Message:
+        """Follows one leader; returns its last message, empty if the connection was lost."""
+        cell: FollowerCell | None = None
         try:
-            for message in line.messages():
+            for message in connection.messages():
                 if "cell" in message:
-                    part = FollowerCell(self, line, WorkerSpec.from_json(message["cell"]))
+                    cell = FollowerCell(self, connection, WorkerSpec.from_json(message["cell"]))
                 elif "over" in message:
-                    if part is not None:
-                        part.end(SECONDS_TO_END)
+                    if cell is not None:
+                        cell.end(SECONDS_TO_EXIT)
                 else:
                     return message
             return {}
         except KeyboardInterrupt:
-            self.children.stop()  # it saves, together with the others
-            if part is not None:
-                part.over.wait()
+            self.workers.stop()  # all workers of the cell save together
+            if cell is not None:
+                cell.over.wait()
             raise
         finally:
-            if part is not None:
-                part.end(0.0)
+            if cell is not None:
+                cell.end(0.0)
 
 
 class FollowerCell:
-    """A follower's part of one cell, run by a thread."""
+    """A follower's part in one cell; a thread runs its worker and reports how it ended."""
 
-    def __init__(self, follower: Follower, line: JsonConnection, spec: WorkerSpec):
-        self.follower, self.line = follower, line
+    def __init__(self, follower: Follower, connection: JsonConnection, spec: WorkerSpec):
+        self.follower, self.connection = follower, connection
         self.ending, self.over = threading.Event(), threading.Event()
         threading.Thread(target=self._run, args=(spec,), daemon=True).start()
 
     def end(self, seconds: float) -> None:
-        """Gives the process so long to end by itself, and returns when it has ended."""
+        """Gives the worker some seconds to exit by itself, then kills it; returns when it has ended."""
         if not self.over.wait(seconds):
             self.ending.set()
-            self.follower.children.kill()
+            self.follower.workers.kill()
             self.over.wait()
 
     def _run(self, spec: WorkerSpec) -> None:
         try:
-            how = self._told(spec)
+            outcome = self._run_worker(spec)
         except Stopped:
-            how = {"status": "failed", "error": "it is being stopped"}
+            outcome = {"status": "failed", "error": "it is being stopped"}
         except (OSError, UsageError) as error:
-            how = {"status": "failed", "error": str(error)}
-        self.line.send({"ended": how})
+            outcome = {"status": "failed", "error": str(error)}
+        self.connection.send({"ended": outcome})
         self.over.set()
 
-    def _told(self, spec: WorkerSpec) -> Message:
-        """Runs the process, and returns its status and error."""
+    def _run_worker(self, spec: WorkerSpec) -> Message:
+        """Runs the worker; returns its status and error."""
         follower, name = self.follower, Path(spec.path).stem
-        follower.tell(f"at {name}")
-        log = follower.results / "logs" / f"{name}.process{follower.job.process}.log"
+        follower.print_line(f"at {name}")
+        log = follower.results / "logs" / f"{name}.process{follower.group.process}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        # Checkpoints, traces and logs are the leader's to write.
+        # Only the leader writes checkpoints, traces and event files.
         train = dataclasses.replace(spec.train, checkpoints=None, profile=None, tensorboard=None, wandb=None)
         own_spec = dataclasses.replace(
             spec,
@@ -132,22 +137,22 @@ class FollowerCell:
             compilation_cache=str((follower.data / "compiled").resolve()),
             train=train,
         )
-        how: Message = {}
-        with follower.children.started(json.dumps(own_spec.to_json()), follower.env, log) as child:
-            if self.ending.is_set():  # before there was a process to end
-                end(child)
-            for printed in child.stdout or ():
-                how = json.loads(printed).get("ended", how)
-            code = child.wait()
-        return how or {"error": f"{exit_reason(code)}; see {log} there"}
+        outcome: Message = {}
+        with follower.workers.start(json.dumps(own_spec.to_json()), follower.env, log) as worker:
+            if self.ending.is_set():  # before there was a worker to kill
+                kill_tree(worker)
+            for line in worker.stdout or ():
+                outcome = json.loads(line).get("ended", outcome)
+            code = worker.wait()
+        return outcome or {"error": f"{exit_reason(code)}; see {log} there"}
 
     def _entry(self, spec: WorkerSpec) -> Path:
-        """The cell's data in the cache here."""
+        """The cell's data in this host's cache; `UsageError` if they differ from the leader's."""
         entry = self.follower.data / Path(spec.entry or "").name
         try:
-            here = describe(entry)["fingerprint"]
+            fingerprint_here = describe(entry)["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError):
-            here = None
-        if here != spec.record["data"]["fingerprint"]:
+            fingerprint_here = None
+        if fingerprint_here != spec.record["data"]["fingerprint"]:
             raise UsageError(f"{entry} does not hold the leader's data: run prepare there, or share the folder")
         return entry

@@ -1,4 +1,4 @@
-"""The leader's side of cells on several hosts (lra/launch/multihost.py). Imports no JAX."""
+"""The leader's side of cells on several hosts (`lra.launch.multihost`)."""
 
 from __future__ import annotations
 
@@ -12,57 +12,122 @@ from collections.abc import Callable, Iterator
 
 from lra.errors import UsageError
 from lra.grid.spec import ProcessGroup, WorkerSpec
-from lra.launch.multihost import SECONDS_BETWEEN_LOOKS, SECONDS_TO_END, HostGroup, JsonConnection, Message, fingerprint
-from lra.launch.process import Stopped, end
+from lra.launch.multihost import POLL_SECONDS, SECONDS_TO_EXIT, HostGroup, JsonConnection, Message, fingerprint
+from lra.launch.process import Stopped, kill_tree
 
-_SECONDS_BEFORE_TELLING = 5.0
+_SECONDS_BEFORE_REPORT = 5.0
+"""Waiting for followers is reported to the user after this time."""
 _SECONDS_AT_THE_END = 15.0
-"""What a leader that is done waits for processes that have not come yet, so that they need not look for it in vain."""
-_SECONDS_TO_TELL = 5.0
-_WELL = ("ok", "diverged", "interrupted")
-"""How a part of a cell ends with which nothing was wrong."""
+"""A finished leader waits this long for followers that have not come yet, which would otherwise look for it in vain."""
+_SECONDS_TO_REPORT = 5.0
+"""Time for a follower's report of an ended worker to arrive."""
+_WITHOUT_FAILURE = ("ok", "diverged", "interrupted")
+"""Statuses of a follower's worker that do not make the cell fail."""
 
 
 @dataclasses.dataclass
 class FollowerHandle:
-    """A follower as the leader knows it."""
+    """A connected follower, as the leader sees it."""
 
     process: int
     host: str
-    line: JsonConnection
+    connection: JsonConnection
     busy: bool = False
-    """Whether its part of a cell may still run."""
+    """Whether its worker may still be running."""
 
     def __str__(self) -> str:
         return f"process {self.process} ({self.host})"
 
 
 class Leader:
-    """The leader's side; listens until it is closed.
+    """Accepts followers and trains cells together with them; listens until it is closed.
 
     Args:
-        commit: of this code; followers with another, or with other versions of packages, are not taken.
+        group: the hosts; this is process 0.
+        commit: of this code; followers with another commit or other package versions are refused.
+        print_line: shows a line of text to the user.
 
     Raises:
-        UsageError: the coordinator's port cannot be listened at.
+        UsageError: the leader cannot listen on the coordinator's port.
     """
 
-    def __init__(self, job: HostGroup, commit: str | None, tell: Callable[[str], None]):
-        self.job, self.tell, self.commit = job, tell, commit
+    def __init__(self, group: HostGroup, commit: str | None, print_line: Callable[[str], None]):
+        self.group, self.print_line, self.commit = group, print_line, commit
         self.changed = threading.Condition()
-        self.members: dict[int, FollowerHandle] = {}
+        self.followers: dict[int, FollowerHandle] = {}
         self.seen: set[int] = set()
+        """Processes that have ever connected."""
         self.at_cell = False
-        self.lost, self.lost_status = "", "failed"
-        """Why the cell that is run now, or was last, could not go on; '' where it could."""
-        self.on_lost: Callable[[], None] = lambda: None
+        self.failure, self.failure_status = "", "failed"
+        """Why the current or last cell could not continue, and the status for its record; '' if it could."""
+        self.on_failure: Callable[[], None] = lambda: None
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         try:
-            self.server = socket.create_server(("", job.address[1]), family=family, dualstack_ipv6=both)
+            self.server = socket.create_server(("", group.address[1]), family=family, dualstack_ipv6=both)
         except OSError as error:
-            raise UsageError(f"--coordinator={job.coordinator}: cannot listen there: {error.strerror}") from None
+            raise UsageError(f"--coordinator={group.coordinator}: cannot listen there: {error.strerror}") from None
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @contextlib.contextmanager
+    def start_cell(self, spec: WorkerSpec, stopping: threading.Event) -> Iterator[WorkerSpec]:
+        """Starts the followers' workers of a cell and yields the spec of the leader's own.
+
+        At the end of the `with` block the followers' workers are ended too, and `failure` says if any of them failed.
+
+        Raises:
+            UsageError: not all followers connected in time.
+            Stopped: the run is stopping.
+        """
+        self._gather(stopping)
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+        host = self.group.coordinator.rpartition(":")[0]
+
+        def spec_for(process: int) -> WorkerSpec:
+            group = ProcessGroup(
+                address=f"{host}:{port}", processes=self.group.processes, process=process, devices=spec.train.devices
+            )
+            return dataclasses.replace(spec, group=group)
+
+        with self.changed:
+            self.at_cell, self.failure, self.failure_status, self.on_failure = True, "", "failed", lambda: None
+            for follower in self.followers.values():
+                follower.busy = True
+                follower.connection.send({"cell": spec_for(follower.process).to_json()})
+            if len(self.followers) < self.group.processes - 1:
+                self._fail("a process has gone")
+        try:
+            yield dataclasses.replace(spec_for(0), started=time.time())
+        finally:
+            with self.changed:
+                for follower in self.followers.values():
+                    follower.connection.send({"over": True})
+                self.changed.wait_for(self._idle, SECONDS_TO_EXIT + _SECONDS_TO_REPORT)
+                self.at_cell = False
+
+    def watch(self, on_failure: Callable[[], None]) -> None:
+        """Calls `on_failure` when the cell cannot continue because a follower has failed."""
+        with self.changed:
+            self.on_failure = on_failure
+            if self.failure:
+                on_failure()
+
+    def finish(self) -> None:
+        """Tells all followers that there are no more cells."""
+        with self.changed:
+            self.changed.wait_for(self._settled, _SECONDS_AT_THE_END)
+            for follower in self.followers.values():
+                follower.connection.send({"done": True})
+
+    def __enter__(self) -> Leader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+        with self.changed:
+            for follower in self.followers.values():
+                follower.connection.close()
 
     def _accept(self) -> None:
         while True:
@@ -72,146 +137,89 @@ class Leader:
                 return
             threading.Thread(target=self._serve, args=(JsonConnection(connection),), daemon=True).start()
 
-    def _serve(self, line: JsonConnection) -> None:
-        messages = line.messages()
-        member = self._admit(next(messages, {}), line)
-        if member is not None:
+    def _serve(self, connection: JsonConnection) -> None:
+        messages = connection.messages()
+        follower = self._admit(next(messages, {}), connection)
+        if follower is not None:
             for message in messages:
                 if "ended" in message:
-                    self._ended(member, message["ended"])
+                    self._note_end(follower, message["ended"])
             with self.changed:
-                del self.members[member.process]
+                del self.followers[follower.process]
                 self.changed.notify_all()
-                if member.busy:
-                    self._lose(f"{member} is gone")
-        line.close()
+                if follower.busy:
+                    self._fail(f"{follower} is gone")
+        connection.close()
 
-    def _admit(self, hello: Message, line: JsonConnection) -> FollowerHandle | None:
-        """The member that says hello; one that cannot take part is told why."""
-        process, theirs, ours = hello.get("process"), hello.get("same"), fingerprint(self.job, self.commit)
+    def _admit(self, hello: Message, connection: JsonConnection) -> FollowerHandle | None:
+        """Admits the follower that says hello, or tells it why it is refused."""
+        process, theirs, ours = hello.get("process"), hello.get("same"), fingerprint(self.group, self.commit)
         if type(process) is not int or process < 1 or not isinstance(theirs, dict):
             return None
-        others = [f"{name} {theirs.get(name)} here, {own} at the leader" for name, own in ours.items()
-                  if theirs.get(name) != own]  # fmt: skip
-        if others:
-            line.send({"refused": ", ".join(others), "for_good": True})
+        differences = [f"{name} {theirs.get(name)} here, {own} at the leader" for name, own in ours.items()
+                       if theirs.get(name) != own]  # fmt: skip
+        if differences:
+            connection.send({"refused": ", ".join(differences), "for_good": True})
             return None
         with self.changed:
-            if process in self.members:
-                line.send({"refused": f"{self.members[process]} is already there", "for_good": False})
+            if process in self.followers:
+                connection.send({"refused": f"{self.followers[process]} is already there", "for_good": False})
                 return None
-            member = self.members[process] = FollowerHandle(process, str(hello.get("host")), line)
+            follower = self.followers[process] = FollowerHandle(process, str(hello.get("host")), connection)
             self.seen.add(process)
             self.changed.notify_all()
-        return member
+        return follower
 
-    def _ended(self, member: FollowerHandle, how: Message) -> None:
+    def _note_end(self, follower: FollowerHandle, outcome: Message) -> None:
         with self.changed:
-            member.busy = False
+            follower.busy = False
             self.changed.notify_all()
-            if how.get("status") not in _WELL:
-                self._lose(f"{member}: {how.get('error')}", "oom" if how.get("status") == "oom" else "failed")
+            status = outcome.get("status")
+            if status not in _WITHOUT_FAILURE:
+                self._fail(f"{follower}: {outcome.get('error')}", "oom" if status == "oom" else "failed")
 
-    def _lose(self, why: str, status: str = "failed") -> None:
-        if self.at_cell and not self.lost:
-            self.lost, self.lost_status = why, status
-            self.on_lost()
-
-    def watch(self, on_lost: Callable[[], None]) -> None:
-        """Calls `on_lost` where the cell cannot go on, since another part of it has failed."""
-        with self.changed:
-            self.on_lost = on_lost
-            if self.lost:
-                on_lost()
-
-    @contextlib.contextmanager
-    def cell(self, spec: WorkerSpec, stopping: threading.Event) -> Iterator[WorkerSpec]:
-        """The description of the leader's part of a cell; while the block runs, all others are at theirs.
-
-        At the block's end theirs are ended too, and `lost` has what went wrong with any.
-
-        Raises:
-            UsageError: not all others were there in time.
-            Stopped: the run is being stopped.
-        """
-        self._gather(stopping)
-        with socket.create_server(("", 0)) as free:
-            port = free.getsockname()[1]
-        host = self.job.coordinator.rpartition(":")[0]
-
-        def part(process: int) -> WorkerSpec:
-            group = ProcessGroup(
-                address=f"{host}:{port}", processes=self.job.processes, process=process, devices=spec.train.devices
-            )
-            return dataclasses.replace(spec, group=group)
-
-        with self.changed:
-            self.at_cell, self.lost, self.lost_status, self.on_lost = True, "", "failed", lambda: None
-            for member in self.members.values():
-                member.busy = True
-                member.line.send({"cell": part(member.process).to_json()})
-            if len(self.members) < self.job.processes - 1:
-                self._lose("a process has gone")
-        try:
-            yield dataclasses.replace(part(0), started=time.time())
-        finally:
-            with self.changed:
-                for member in self.members.values():
-                    member.line.send({"over": True})
-                self.changed.wait_for(self._idle, SECONDS_TO_END + _SECONDS_TO_TELL)
-                self.at_cell = False
+    def _fail(self, reason: str, status: str = "failed") -> None:
+        """Notes the first failure of the current cell."""
+        if self.at_cell and not self.failure:
+            self.failure, self.failure_status = reason, status
+            self.on_failure()
 
     def _gather(self, stopping: threading.Event) -> None:
-        began, told = time.monotonic(), False
+        """Waits until all followers are connected and idle."""
+        began, reported = time.monotonic(), False
         while True:
             with self.changed:
-                ready = {process for process, member in self.members.items() if not member.busy}
-                missing = sorted(set(range(1, self.job.processes)) - ready)
+                ready = {process for process, follower in self.followers.items() if not follower.busy}
+                missing = sorted(set(range(1, self.group.processes)) - ready)
                 if not missing:
                     return
-                self.changed.wait(SECONDS_BETWEEN_LOOKS)
-            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.job.processes}"
+                self.changed.wait(POLL_SECONDS)
+            names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.group.processes}"
             if stopping.is_set():
                 raise Stopped
-            if time.monotonic() - began > 60 * self.job.wait_minutes:
-                minutes = f"{self.job.wait_minutes:g} minutes"
+            if time.monotonic() - began > 60 * self.group.wait_minutes:
+                minutes = f"{self.group.wait_minutes:g} minutes"
                 raise UsageError(f"{names} did not come in {minutes}: start the same command there with its --process")
-            if not told and time.monotonic() - began > _SECONDS_BEFORE_TELLING:
-                told = True
-                self.tell(f"waiting for {names}")
-
-    def done(self) -> None:
-        """Tells all others that there is nothing more to do."""
-        with self.changed:
-            self.changed.wait_for(self._settled, _SECONDS_AT_THE_END)
-            for member in self.members.values():
-                member.line.send({"done": True})
+            if not reported and time.monotonic() - began > _SECONDS_BEFORE_REPORT:
+                reported = True
+                self.print_line(f"waiting for {names}")
 
     def _idle(self) -> bool:
-        """Whether no other's part of a cell may still run."""
-        return not any(member.busy for member in self.members.values())
+        """Whether no follower's worker can still be running."""
+        return not any(follower.busy for follower in self.followers.values())
 
     def _settled(self) -> bool:
-        """Whether all others have come, and none is at a cell."""
-        return len(self.seen) == self.job.processes - 1 and self._idle()
-
-    def __enter__(self) -> Leader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.close()
-        with self.changed:
-            for member in self.members.values():
-                member.line.close()
+        """Whether all followers have connected, and none is at a cell."""
+        return len(self.seen) == self.group.processes - 1 and self._idle()
 
 
-def end_soon(child: subprocess.Popen[bytes]) -> None:
-    """Ends a cell's process if it has not ended by itself after a while."""
+def kill_soon(worker: subprocess.Popen[bytes]) -> None:
+    """Kills a worker that has not exited by itself after `SECONDS_TO_EXIT`."""
 
-    def late() -> None:
-        if child.poll() is None:
-            end(child)
+    def kill_if_running() -> None:
+        if worker.poll() is None:
+            kill_tree(worker)
 
-    timer = threading.Timer(SECONDS_TO_END, late)
+    timer = threading.Timer(SECONDS_TO_EXIT, kill_if_running)
     timer.daemon = True
     timer.start()

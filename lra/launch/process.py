@@ -1,4 +1,4 @@
-"""Worker processes: their environment, start, log, watchdog and end; the probe of the device."""
+"""Worker processes: start, log, watchdog and end; their environment; the probe of the device."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from lra.results.lease import Lease
 from lra.results.provenance import ROOT
 
 LOG_BYTES = 2**23
-"""Most of a log's beginning that is kept; of what a cell prints after it, the end is."""
-_END_BYTES = 2**16
+"""Bytes of a log that are kept from its start; of anything printed after them, the last `_TAIL_BYTES`."""
+_TAIL_BYTES = 2**16
 _SECONDS_TO_SAVE = 60.0
 
 
 class Stopped(Exception):
-    """The run is being stopped, and the cell could not save."""
+    """The run is stopping, and the cell could not save."""
 
 
 class LeaseLost(Exception):
-    """Another run has taken the cell over, and goes on with it."""
+    """Another run has taken the cell over and continues it."""
 
 
 class WorkerProcesses:
-    """The processes that run now."""
+    """The worker processes of this run that are running now."""
 
     def __init__(self) -> None:
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -44,151 +44,157 @@ class WorkerProcesses:
         self.lock = threading.Lock()
 
     @contextlib.contextmanager
-    def started(self, spec: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """A cell's process that is told its `spec`, one line; it is gone at the block's end.
+    def start(self, spec: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Starts a worker, which is killed at the end of the `with` block if it is still running.
+
+        Args:
+            spec: one line of JSON for its standard input (`WorkerSpec`).
+            env: its environment.
+            log: file for its standard error.
 
         Raises:
-            Stopped: the run is being stopped.
+            Stopped: the run is stopping.
         """
         with self.lock:
             if self.stopping.is_set():
                 raise Stopped
             file = open(log, "wb", buffering=0)  # noqa: SIM115 (closed by the thread that writes it)
-            # A session of its own: Ctrl-C reaches the parent alone, which ends the cell.
-            child = subprocess.Popen(
+            # In its own session, so that Ctrl-C reaches only the parent, which then ends the cell.
+            worker = subprocess.Popen(
                 [sys.executable, "-m", "lra.train.worker"],
                 env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True,
             )  # fmt: skip
-            self.running.add(child)
-        assert child.stdin and child.stdout and child.stderr
-        pump = threading.Thread(target=pump_log, args=(child.stderr.fileno(), file), daemon=True)
+            self.running.add(worker)
+        assert worker.stdin and worker.stdout and worker.stderr
+        pump = threading.Thread(target=pump_log, args=(worker.stderr.fileno(), file), daemon=True)
         pump.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has ended already
-                child.stdin.write(spec.encode() + b"\n")
-                child.stdin.flush()
-            yield child
+            with contextlib.suppress(BrokenPipeError):  # it has exited already
+                worker.stdin.write(spec.encode() + b"\n")
+                worker.stdin.flush()
+            yield worker
         finally:
-            end(child)
-            child.wait()
+            kill_tree(worker)
+            worker.wait()
             pump.join()
             with self.lock:
-                self.running.remove(child)
-            for pipe in (child.stdin, child.stdout, child.stderr):
+                self.running.remove(worker)
+            for pipe in (worker.stdin, worker.stdout, worker.stderr):
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
     def stop(self) -> None:
-        """Asks all to save and end, and starts no more. Who has not ended after a minute is killed."""
+        """Starts no more workers and asks the running ones to save and exit; after a minute they are killed."""
         with self.lock:
             self.stopping.set()
-            for child in self.running:
-                child.terminate()
-        late = threading.Timer(_SECONDS_TO_SAVE, self.kill)
-        late.daemon = True
-        late.start()
+            for worker in self.running:
+                worker.terminate()
+        timer = threading.Timer(_SECONDS_TO_SAVE, self.kill)
+        timer.daemon = True
+        timer.start()
 
     def kill(self) -> None:
-        """Ends all at once."""
+        """Kills all running workers."""
         with self.lock:
-            for child in self.running:
-                end(child)
+            for worker in self.running:
+                kill_tree(worker)
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
-    """Kills a process and those it started, which would hold its pipes open."""
+@dataclasses.dataclass(frozen=True)
+class WorkerContext:
+    """What the process of one cell belongs to: lease, run, display and device."""
+
+    lease: Lease
+    workers: WorkerProcesses
+    display: Display
+    env: Mapping[str, str]
+    """Variables that select its device."""
+    sharing: int = 1
+    """Cells that may use its device at once."""
+
+
+class Watchdog:
+    """Kills a process that runs longer than `minutes`, or reports nothing for `silent_minutes`; None: no limit."""
+
+    def __init__(self, kill: Callable[[], None], minutes: float | None, silent_minutes: float | None):
+        self.kill, self.minutes, self.silent_minutes = kill, minutes, silent_minutes
+        self.reason = ""
+        """Why the process was killed; empty if it was not."""
+        self.started = self.last_heartbeat = time.monotonic()
+        self.stopped = threading.Event()
+        if minutes is not None or silent_minutes is not None:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def heartbeat(self) -> None:
+        """Notes that the process has reported progress."""
+        self.last_heartbeat = time.monotonic()
+
+    def stop(self) -> None:
+        """Stops watching: the process has ended, or will be ended in another way."""
+        self.stopped.set()
+
+    def _next_limit(self) -> tuple[float, str]:
+        """The limit that is reached first: its time and the reason to give."""
+        limits = []
+        if self.minutes is not None:
+            limits.append((self.started + 60 * self.minutes, f"stopped after {self.minutes:g} minutes"))
+        if self.silent_minutes is not None:
+            silent = f"stopped after {self.silent_minutes:g} minutes without progress"
+            limits.append((self.last_heartbeat + 60 * self.silent_minutes, silent))
+        return min(limits)
+
+    def _watch(self) -> None:
+        while (seconds_left := self._next_limit()[0] - time.monotonic()) > 0:
+            if self.stopped.wait(seconds_left):
+                return
+        self.reason = self._next_limit()[1]
+        self.kill()
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and its descendants, which would hold its pipes open."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def exit_reason(code: int) -> str:
-    """How a cell's process ended that left no record."""
+    """How the process of a cell ended that left no record, from its exit code."""
     if code < 0:
         return f"the cell's process was ended by {signal.Signals(-code).name}"
     return f"the cell's process ended with exit code {code}"
 
 
 def pump_log(pipe: int, log: BinaryIO) -> None:
-    """Writes what comes through a pipe to a file: the first `LOG_BYTES`, and the end of the rest.
+    """Copies a pipe to a log file: the first `LOG_BYTES`, then only the end of the remainder.
 
-    A file that cannot be written, as on a full disk, does not stop the process that prints.
+    A file that cannot be written, as on a full disk, does not block the process that prints.
     """
-    room, rest, printed = LOG_BYTES, b"", 0
+    bytes_left, tail, printed = LOG_BYTES, b"", 0
     with log:
-        while part := os.read(pipe, _END_BYTES):
-            printed += len(part)
+        while chunk := os.read(pipe, _TAIL_BYTES):
+            printed += len(chunk)
             with contextlib.suppress(OSError):
-                log.write(part[:room])
-            rest = (rest + part[room:])[-_END_BYTES:]
-            room = max(0, room - len(part))
+                log.write(chunk[:bytes_left])
+            tail = (tail + chunk[bytes_left:])[-_TAIL_BYTES:]
+            bytes_left = max(0, bytes_left - len(chunk))
         with contextlib.suppress(OSError):
-            if left_out := max(0, printed - LOG_BYTES - len(rest)):
+            if left_out := max(0, printed - LOG_BYTES - len(tail)):
                 log.write(f"\n[{left_out:,} bytes left out]\n".encode())
-            log.write(rest)
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkerContext:
-    """Where a cell runs and who looks on."""
-
-    lease: Lease
-    children: WorkerProcesses
-    display: Display
-    env: Mapping[str, str]
-    """What its process needs to know of its device."""
-    sharing: int = 1
-    """Cells that may be on its device at once."""
-
-
-class Watchdog:
-    """Ends a process that is still there after so many minutes, or silent for so many; None sets no limit."""
-
-    def __init__(self, end: Callable[[], None], minutes: float | None, silent_minutes: float | None):
-        self.end, self.minutes, self.silent_minutes = end, minutes, silent_minutes
-        self.struck = ""
-        """Why the process was ended."""
-        self.started = self.heard = time.monotonic()
-        self.over = threading.Event()
-        if minutes is not None or silent_minutes is not None:
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def sign(self) -> None:
-        """The process gave a sign of life."""
-        self.heard = time.monotonic()
-
-    def stop(self) -> None:
-        """The process has ended, or is going to be ended otherwise."""
-        self.over.set()
-
-    def _soonest(self) -> tuple[float, str]:
-        ends = []
-        if self.minutes is not None:
-            ends.append((self.started + 60 * self.minutes, f"stopped after {self.minutes:g} minutes"))
-        if self.silent_minutes is not None:
-            silent = f"stopped after {self.silent_minutes:g} minutes without progress"
-            ends.append((self.heard + 60 * self.silent_minutes, silent))
-        return min(ends)
-
-    def _watch(self) -> None:
-        while (left := self._soonest()[0] - time.monotonic()) > 0:
-            if self.over.wait(left):
-                return
-        self.struck = self._soonest()[1]
-        self.end()
+            log.write(tail)
 
 
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
-"""XLA's switch for GPU programs that give the same bits each time: no sums by atomic additions in any order.
+"""XLA's flag for GPU programs that give the same bits each time: no sums by atomic additions in arbitrary order.
 
-Which of several kernels is the fastest is still measured when compiling; the choice is kept in the compilation cache,
-so a run that goes on makes the same one.
+Compilation still times several kernels and picks the fastest. The choice is kept in the compilation cache, so a run
+that is resumed makes the same one.
 """
 
 
 def environment(device: str) -> dict[str, str]:
-    """The environment of a process that is to use `device`."""
+    """The environment of a process that uses `device` ('auto', 'cpu', 'gpu' or 'tpu')."""
     env = dict(os.environ)
     if device != "auto":
         env["JAX_PLATFORMS"] = PLATFORMS[device]
@@ -200,29 +206,30 @@ def environment(device: str) -> dict[str, str]:
 
 
 def probe(device: str, models: Sequence[ModelSpec]) -> tuple[dict[str, Any], dict[ModelSpec, dict[str, Any]]]:
-    """What the device is and the models' options with their types, asked of a process of its own.
+    """Asks a separate process, which imports JAX, for the device's description and each model's typed options.
 
     Raises:
         UsageError: there is no such device, a mixer cannot be imported, or an option is wrong.
     """
     models = list(dict.fromkeys(models))
-    asked = json.dumps([[model.name, dict(model.options)] for model in models])
-    answer = _ask(asked, device)
+    request = json.dumps([[model.name, dict(model.options)] for model in models])
+    answer = _describe(request, device)
     return answer["device"], dict(zip(models, answer["options"], strict=True))
 
 
 def mixer_details() -> list[dict[str, Any]]:
     """Every mixer's docstring and options."""
-    found: list[dict[str, Any]] = _ask("details", "cpu")["models"]
-    return found
+    details: list[dict[str, Any]] = _describe("details", "cpu")["models"]
+    return details
 
 
-def _ask(what: str, device: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "lra.train.describe", what]
+def _describe(request: str, device: str) -> dict[str, Any]:
+    """Runs `lra.train.describe` with `request` and returns its answer."""
+    command = [sys.executable, "-m", "lra.train.describe", request]
     done = subprocess.run(command, env=environment(device), capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"JAX finds no device for --device={device}: {last}")
+        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(f"JAX finds no device for --device={device}: {last_line}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise UsageError(answer["error"])

@@ -1,4 +1,4 @@
-"""One live line a running cell on a terminal; plain lines now and then elsewhere."""
+"""Progress display: one live line per running cell on a terminal, a plain line every 30 s otherwise."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Display:
-    """The lines of all cells that run at once; used in a `with` block."""
+    """The lines of all running cells; used as a context manager."""
 
     def __init__(self, console: Console):
         self.console = console
         self.live: Progress | None = None
         if console.is_terminal:
             self.live = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[told]}"),
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[metrics]}"),
                 TimeRemainingColumn(), console=console, transient=True,
             )  # fmt: skip
 
-    def line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Prints a line of plain text."""
         self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
@@ -41,46 +41,47 @@ class Display:
 
 
 class CellProgress:
-    """Shows how far one cell is: step, loss, validation accuracy, steps a second, time left."""
+    """Shows the progress of one cell: step, loss, validation accuracy, steps per second, time left."""
 
     def __init__(self, display: Display, label: str, steps: int):
         self.display, self.label, self.steps = display, label, steps
-        self.told: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+        """The latest value of each metric that the worker has reported."""
         self.last_line = time.monotonic()
 
     def __enter__(self) -> CellProgress:
         if self.display.live:
             name = self.label.partition(",")[0].replace("[", r"\[")
-            self.task = self.display.live.add_task(name, total=self.steps, told="starting")
+            self.task = self.display.live.add_task(name, total=self.steps, metrics="starting")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self.display.live:
             self.display.live.remove_task(self.task)
 
-    def update(self, told: dict[str, Any]) -> None:
-        """Takes what the cell's process told; a warning is a line of its own."""
-        if "warning" in told:
-            self.display.line(f"  {told['warning']}")
+    def update(self, message: dict[str, Any]) -> None:
+        """Shows a worker's message: new values of metrics, or a warning, which gets its own line."""
+        if "warning" in message:
+            self.display.print_line(f"  {message['warning']}")
             return
-        self.told |= told
+        self.metrics |= message
         if self.display.live:
-            self.display.live.update(self.task, completed=self.told["step"], told=self._text())
+            self.display.live.update(self.task, completed=self.metrics["step"], metrics=self._text())
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.display.line(f"  {self.label}: {self._text()}{self._left()}")
-
-    def _left(self) -> str:
-        """Time left of a training; a measurement ends by its clock, not at a step."""
-        if "loss" not in self.told:
-            return ""
-        return f", {(self.steps - self.told['step']) / self.told['steps_per_second']:.0f} s left"
+            self.display.print_line(f"  {self.label}: {self._text()}{self._time_left()}")
 
     def _text(self) -> str:
-        t = self.told
-        words = [f"step {t['step']:,.0f}"]
-        if "loss" in t:
-            words = [f"step {t['step']:,.0f}/{self.steps:,}", f"loss {t['loss']:.3f}"]
-        if "validation_accuracy" in t:
-            words.append(f"validation {100 * t['validation_accuracy']:.1f} %")
-        return ", ".join([*words, f"{t.get('steps_per_second', 0):.3g} steps/s"])
+        m = self.metrics
+        parts = [f"step {m['step']:,.0f}"]
+        if "loss" in m:
+            parts = [f"step {m['step']:,.0f}/{self.steps:,}", f"loss {m['loss']:.3f}"]
+        if "validation_accuracy" in m:
+            parts.append(f"validation {100 * m['validation_accuracy']:.1f} %")
+        return ", ".join([*parts, f"{m.get('steps_per_second', 0):.3g} steps/s"])
+
+    def _time_left(self) -> str:
+        """Time left in training; empty for a measurement, which ends after a time and not at a step."""
+        if "loss" not in self.metrics:
+            return ""
+        return f", {(self.steps - self.metrics['step']) / self.metrics['steps_per_second']:.0f} s left"

@@ -1,4 +1,4 @@
-"""What runs on the machines of a Ray cluster, in Ray's worker processes. Imports no JAX."""
+"""The part of the Ray launcher that runs on the cluster's machines, in Ray's worker processes."""
 
 from __future__ import annotations
 
@@ -25,76 +25,86 @@ from lra.results import records
 from lra.results.folder import unfinished
 from tasks.io.files import write_whole
 
-TELL_SECONDS = 5.0
-_SECONDS_BETWEEN_LOOKS = 0.5
-_BROUGHT_HOME = ("records/*.json", "logs/*.log", "tensorboard/**/*", "profiles/**/*")
+PROGRESS_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_COLLECTED = ("records/*.json", "logs/*.log", "tensorboard/**/*", "profiles/**/*")
+"""Files of a cell that are sent to the driver."""
 
 Files = dict[str, bytes]
-"""Contents by their paths in a results folder."""
+"""Contents by path in a results folder."""
 
 
 class ProgressActor:
-    """An actor where tasks write how far they are, and their driver reads it."""
+    """Actor through which tasks report the progress of their cells to the driver."""
 
     def __init__(self) -> None:
-        self.told: dict[str, dict[str, float]] = {}
+        self.progress: dict[str, dict[str, float]] = {}
 
     def write(self, key: str, progress: dict[str, float]) -> None:
-        """A cell's progress."""
-        self.told[key] = progress
+        """Sets a cell's progress."""
+        self.progress[key] = progress
 
     def read(self, key: str) -> dict[str, float]:
-        """A cell's progress; empty where none has been told."""
-        return self.told.get(key, {})
+        """A cell's progress; empty before the first report."""
+        return self.progress.get(key, {})
 
 
 def cells(plans: Sequence[Plan], options: RunOptions) -> list[Cell]:
-    """The cells that plans are on this machine; prepares their data.
+    """Expands plans into cells of this machine; prepares their data.
 
     Raises:
-        UsageError: this machine has not the device, or not so many; or as `expand.make_cell`.
+        UsageError: this machine does not have the devices; or as `expand.make_cell`.
         tasks.DataError: no source has the data, or they are damaged.
     """
-    device, typed = process.probe(options.device, [plan.model for plan in plans])
-    return expand.cells(plans, device, typed, options, _silent)
+    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
+    return expand.cells(plans, device, mixer_options, options, _print_nothing)
 
 
-def run(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tuple[Cell, Files]:
-    """Runs a plan's cell if its key is one of the `keys`, which the driver has leases of; the first names it to it.
+def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_actor: Any) -> tuple[Cell, Files]:
+    """Runs the cell that a plan is on this machine, unless the driver has no lease of it.
 
-    Returns the cell that the plan is on this machine, and what the run left, with paths as in a results folder.
+    Args:
+        keys: of the cells that the driver has leases of; progress is reported under the first.
+        progress_actor: handle of a `ProgressActor`.
+
+    Returns:
+        The cell, and the files that the run left, with paths as in a results folder; none if its key is not in `keys`.
     """
     (cell,) = cells([plan], dataclasses.replace(options, vmap_seeds="off"))
     if cell.key not in keys:
         return cell, {}
 
-    def told(cell: Cell, number: str, options: RunOptions, context: WorkerContext) -> records.Record:
-        with _telling(lambda: board.write.remote(keys[0], context.lease.progress)):
+    def run_and_report(cell: Cell, number: str, options: RunOptions, context: WorkerContext) -> records.Record:
+        with _every_few_seconds(lambda: progress_actor.write.remote(keys[0], context.lease.progress)):
             return local.run_cell(cell, number, options, context)
 
+    # The folder is named after the cell, so that a retry on this machine resumes from the checkpoint.
     name = f"lra-{os.getuid()}-{cell.key[:16]}"
-    with alone(Path(tempfile.gettempdir()) / name) as folder, open(os.devnull, "w") as nowhere:
-        left = [cell] if options.fresh else unfinished([cell], folder)
+    with exclusive_folder(Path(tempfile.gettempdir()) / name) as folder, open(os.devnull, "w") as nowhere:
+        pending = [cell] if options.fresh else unfinished([cell], folder)
+        options = dataclasses.replace(options, results=folder)
         with contextlib.suppress(KeyboardInterrupt):  # the driver's cancel: the cell has saved, and its record says so
-            scheduler.run_cells(
-                left, dataclasses.replace(options, results=folder), Console(file=nowhere), run_cell=told
-            )
-        found = [file for pattern in _BROUGHT_HOME for file in folder.glob(pattern) if file.is_file()]
-        files = {str(file.relative_to(folder)): file.read_bytes() for file in found}
+            scheduler.run_cells(pending, options, Console(file=nowhere), run_cell=run_and_report)
+        paths = [file for pattern in _COLLECTED for file in folder.glob(pattern) if file.is_file()]
+        files = {str(file.relative_to(folder)): file.read_bytes() for file in paths}
         if any((folder / "checkpoints").glob("*")):
-            shutil.rmtree(folder / records.RESULTS, ignore_errors=True)  # what a next try finds is not yet home
+            # A record here must not make a retry skip the cell: the driver may never receive it.
+            shutil.rmtree(folder / records.RESULTS, ignore_errors=True)
         else:
             shutil.rmtree(folder)
     return cell, files
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[Path]:
-    """A folder that no other process of this machine uses meanwhile; waits for one that does.
+def exclusive_folder(folder: Path) -> Iterator[Path]:
+    """Creates a folder that no other process on this machine uses meanwhile; waits for one that does.
 
-    Its name is the cell's, so that a second try on the machine goes on from the checkpoint. The first may still live:
-    Ray takes a machine for dead whose processes run on for a while. The kernel frees a lock when its process ends, and
-    a cell's process ends with the one that started it. Raises `PermissionError` where the folder is another user's.
+    An earlier try of the cell may still be running here, since Ray can declare a machine dead whose processes run on
+    for a while. The kernel releases a lock when the process that holds it ends, and a cell's worker ends with the
+    process that started it.
+
+    Raises:
+        PermissionError: the folder belongs to another user.
     """
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -105,23 +115,23 @@ def alone(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:  # the folder has just been deleted
             continue
         with lock:
-            while not _locked(lock):
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            if _same(lock, folder / "lock"):
+            while not _try_lock(lock):
+                time.sleep(_POLL_SECONDS)
+            if _is_at(lock, folder / "lock"):
                 yield folder
                 return
 
 
-def _locked(lock: TextIO) -> bool:
+def _try_lock(file: TextIO) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _same(file: TextIO, path: Path) -> bool:
-    """Whether a file still lies there: who had its lock may have deleted it with its folder."""
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether an open file is still at `path`: the lock's last owner may have deleted it with its folder."""
     try:
         return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
     except FileNotFoundError:
@@ -129,28 +139,28 @@ def _same(file: TextIO, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _telling(tell: Callable[[], object]) -> Iterator[None]:
-    """Calls `tell` every few seconds meanwhile."""
-    over = threading.Event()
+def _every_few_seconds(report: Callable[[], object]) -> Iterator[None]:
+    """Calls `report` every `PROGRESS_SECONDS` while the `with` block runs."""
+    done = threading.Event()
 
-    def go_on() -> None:
-        while not over.wait(TELL_SECONDS):
-            tell()
+    def repeat() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            report()
 
-    thread = threading.Thread(target=go_on, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        done.set()
         thread.join()
 
 
-def write(results: Path, files: Files) -> None:
-    """Writes files into a results folder, each whole or not at all. Raises `OSError`."""
+def write_files(results: Path, files: Files) -> None:
+    """Writes files into a results folder, each atomically. Raises `OSError`."""
     for name, content in files.items():
         write_whole(results / name, content)
 
 
-def _silent(line: str) -> None:
+def _print_nothing(line: str) -> None:
     pass

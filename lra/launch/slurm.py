@@ -1,7 +1,7 @@
-"""A grid on other machines: one command a cell; submitted to Slurm as an array job. Imports no JAX.
+"""Slurm launcher: one command per cell, submitted as one array job.
 
-What a cell's device is, only the machine that runs it can tell: each command makes its own cell, finds out whether
-that is finished, and takes its lease in the results folder, which all machines share.
+Only the machine that runs a cell knows its device, so each command expands its own cell there, checks whether it is
+finished, and takes its lease in the results folder, which all machines share.
 """
 
 from __future__ import annotations
@@ -16,42 +16,53 @@ from lra.grid.cell import Plan
 from lra.results.provenance import ROOT
 
 
-def commands(plans: Sequence[Plan], together: bool, arguments: Sequence[str]) -> list[list[str]]:
-    """A command line (after run.py) a cell: the run's `arguments` but for what the grid says; seeds `together` or not.
+def build_commands(plans: Sequence[Plan], group_seeds: bool, arguments: Sequence[str]) -> list[list[str]]:
+    """Builds one command line per cell: the words after `run.py`.
 
-    A later flag stands over an earlier one, so the cell's own come last.
+    Args:
+        group_seeds: whether seeds that differ in nothing else share a command.
+        arguments: of the whole run. A later flag overrides an earlier one, so each cell's own flags come last.
     """
-    seeds: dict[tuple[Any, ...], list[int]] = {}
+    seeds_by_cell: dict[tuple[Any, ...], list[int]] = {}
     for p in plans:
-        one = (p.task, str(p.model), p.length)
-        seeds.setdefault(one if together else (*one, p.seeds), []).extend(p.seeds)
+        key = (p.task, str(p.model), p.length)
+        seeds_by_cell.setdefault(key if group_seeds else (*key, p.seeds), []).extend(p.seeds)
     return [
         [
             "run", *arguments, f"--tasks={task}", f"--models={model}",
-            f"--lengths={length}", f"--seeds={','.join(map(str, of))}", "--launcher=local", "--jobs=1",
+            f"--lengths={length}", f"--seeds={','.join(map(str, seeds))}", "--launcher=local", "--jobs=1",
         ]
-        for (task, model, length, *_), of in seeds.items()
+        for (task, model, length, *_), seeds in seeds_by_cell.items()
     ]  # fmt: skip
 
 
-def settings(words: Sequence[str]) -> dict[str, int | str]:
-    """submitit's parameters from 'name=value'. Raises `UsageError`."""
-    found: dict[str, int | str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
+def parse_settings(assignments: Sequence[str]) -> dict[str, int | str]:
+    """Parses submitit's parameters from 'name=value'. Raises `UsageError`."""
+    settings: dict[str, int | str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not name or not equals:
-            raise UsageError(f"--slurm takes name=value, not '{word}'")
-        found[name] = int(value) if value.isdigit() else value
-    return found
+            raise UsageError(f"--slurm takes name=value, not '{assignment}'")
+        settings[name] = int(value) if value.isdigit() else value
+    return settings
 
 
 def submit(
-    lines: Sequence[Sequence[str]], folder: Path, parameters: dict[str, int | str], cluster: str = "slurm"
+    commands: Sequence[Sequence[str]], folder: Path, settings: dict[str, int | str], cluster: str = "slurm"
 ) -> list[Any]:
-    """Submits command lines as one array job; its scripts and logs lie in `folder`. Returns submitit's jobs.
+    """Submits commands as one array job.
+
+    Args:
+        commands: the words after `run.py`, one list per job.
+        folder: for submitit's scripts and logs.
+        settings: submitit's parameters.
+        cluster: submitit's name for the kind of cluster; 'local' runs the jobs here.
+
+    Returns:
+        submitit's jobs.
 
     Raises:
-        UsageError: submitit is not installed, there is no such cluster here, or it does not take the parameters.
+        UsageError: submitit is not installed, there is no such cluster here, or it rejects the settings.
     """
     try:
         import submitit
@@ -59,9 +70,9 @@ def submit(
         raise UsageError("--launcher=slurm needs submitit: pip install -e '.[cluster]'") from None
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        executor.update_parameters(name="lra", **parameters)
+        executor.update_parameters(name="lra", **settings)
         with executor.batch():
             run = [sys.executable, str(ROOT / "run.py")]
-            return [executor.submit(submitit.helpers.CommandFunction([*run, *line])) for line in lines]
+            return [executor.submit(submitit.helpers.CommandFunction([*run, *command])) for command in commands]
     except (RuntimeError, NameError, OSError, submitit.core.utils.FailedSubmissionError) as error:
         raise UsageError(f"--launcher=slurm: {str(error).splitlines()[0]}") from None

@@ -127,11 +127,11 @@ def test_a_cell_that_hangs_is_stopped(folder):
 
 def test_signs_of_life_keep_a_process_from_being_stopped():
     ended = threading.Event()
-    clock = Watchdog(ended.set, None, 0.2 / 60)
+    watchdog = Watchdog(ended.set, None, 0.2 / 60)
     for _ in range(10):
         time.sleep(0.05)
-        clock.sign()
-    assert not ended.is_set() and ended.wait(10) and "without progress" in clock.struck
+        watchdog.heartbeat()
+    assert not ended.is_set() and ended.wait(10) and "without progress" in watchdog.reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory so")

@@ -1,4 +1,4 @@
-"""One cell on several hosts, which are processes of this machine here: the numbers of one, one writer, no one lost."""
+"""One cell on several hosts, here processes of this machine: the numbers of one process, one writer, no run lost."""
 
 import contextlib
 import dataclasses
@@ -98,9 +98,9 @@ def test_two_processes_give_the_losses_of_one_and_go_on_from_each_other_s_checkp
         )
         for process in (0, 1)
     ]  # fmt: skip
-    told = [process.communicate(timeout=900) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in told)
+    outputs = [process.communicate(timeout=900) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
     # Decisions and numbers are everyone's, so that no process ever waits for another in vain.
     assert all(first[name]["results"] == second[name]["results"] for name in first)
     assert first["stopped"]["status"] == second["stopped"]["status"] == "interrupted"
@@ -187,8 +187,8 @@ def test_two_runs_leave_one_record_like_that_of_one(folder):
     few = [*TINY, "--models=fnet,ff_only", "--tensorboard"]
     port = free_port()
     with run_of(folder, port, 1, *few) as follower, run_of(folder, port, 0, *few) as leader:
-        told = ended(leader)
-        assert "2 cells on CPU" in told and "in each of 2 processes" in told
+        output = ended(leader)
+        assert "2 cells on CPU" in output and "in each of 2 processes" in output
         assert ended(follower).count("\nat listops_short-") == 2
     assert {file.suffix for file in (folder / "other").rglob("*") if file.is_file()} == {".log"}
     assert len(list((folder / "results" / "tensorboard").rglob("*tfevents*"))) == 2
@@ -293,11 +293,11 @@ def test_what_is_wrong_gets_one_line_and_exit_code_2(flags, words, tmp_path):
     assert words in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_batch_that_cannot_be_shared_and_a_port_that_is_taken_are_told(folder):
+def test_a_batch_that_cannot_be_shared_and_a_port_that_is_taken_are_reported(folder):
     port = free_port()
     with run_of(folder, port, 0, *TINY, "--set=train.batch=7") as leader:
-        told = ended(leader, 2)
-    assert "train.batch (7) must be a multiple of processes × devices × train.accumulate (2 × 1 × 1)" in told
+        output = ended(leader, 2)
+    assert "train.batch (7) must be a multiple of processes × devices × train.accumulate (2 × 1 × 1)" in output
     with socket.create_server(("", port)), run_of(folder, port, 0, *TINY) as leader:
         assert "cannot listen there" in ended(leader, 2)
 
@@ -310,41 +310,43 @@ def test_slurm_says_which_process_this_is():
     assert multihost.HostGroup("[::1]:80", 2, 0).address == ("::1", 80)
 
 
-def follow(job, tmp_path, commit=None) -> str:
-    """What a follower ends with; '' where the leader is done."""
+def follow(group, tmp_path, commit=None) -> str:
+    """The error that a follower ends with; '' if the leader has finished."""
     try:
-        Follower(job, commit, tmp_path, tmp_path, {}, lambda line: None).run()
+        Follower(group, commit, tmp_path, tmp_path, {}, lambda line: None).run()
     except UsageError as wrong:
         return str(wrong)
     return ""
 
 
 def test_a_follower_that_does_not_belong_to_the_leader_is_told_why(tmp_path):
-    job = multihost.HostGroup(f"127.0.0.1:{free_port()}", 2, 0, 0.02)
-    one = dataclasses.replace(job, process=1)
+    group = multihost.HostGroup(f"127.0.0.1:{free_port()}", 2, 0, 0.02)
+    one = dataclasses.replace(group, process=1)
     answers = []
-    with Leader(job, None, lambda line: None) as leader:
+    with Leader(group, None, lambda line: None) as leader:
         first = threading.Thread(target=lambda: answers.append(follow(one, tmp_path)))
         first.start()
         with leader.changed:
-            assert leader.changed.wait_for(lambda: 1 in leader.members, 60)
+            assert leader.changed.wait_for(lambda: 1 in leader.followers, 60)
         assert "is already there" in follow(one, tmp_path)
         assert follow(one, tmp_path, "abc") == "--process=1: commit abc here, None at the leader"
-        assert "processes 3 here, 2 at the leader" in follow(multihost.HostGroup(job.coordinator, 3, 1, 1.0), tmp_path)
-        with socket.create_connection(job.address) as stranger:
+        assert "processes 3 here, 2 at the leader" in follow(
+            multihost.HostGroup(group.coordinator, 3, 1, 1.0), tmp_path
+        )
+        with socket.create_connection(group.address) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert stranger.recv(100) == b""
-        leader.done()
+        leader.finish()
         first.join()
     assert answers == [""]
 
 
 def test_a_leader_does_not_wait_for_ever():
-    job = multihost.HostGroup(f"127.0.0.1:{free_port()}", 3, 0, 0.001)
+    group = multihost.HostGroup(f"127.0.0.1:{free_port()}", 3, 0, 0.001)
     with (
-        Leader(job, None, lambda line: None) as leader,
+        Leader(group, None, lambda line: None) as leader,
         pytest.raises(UsageError, match="processes 1, 2 of 3 did not come"),
-        leader.cell(SPEC, threading.Event()),
+        leader.start_cell(SPEC, threading.Event()),
     ):
         pass
 
@@ -355,6 +357,6 @@ def test_any_number_of_processes_has_the_same_lease_and_checkpoint():
     device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     one, two = (expand.make_cell(plan, None, device, 4, processes=n) for n in (1, 2))
     assert two.accelerator == "4 × NVIDIA H200 in each of 2 processes"
-    assert two.alone == one.alone == one != two and two.key != one.key
-    assert [cell.alone for cell in cell.split_seeds(two)] == cell.split_seeds(one)
+    assert two.single_process == one.single_process == one != two and two.key != one.key
+    assert [cell.single_process for cell in cell.split_seeds(two)] == cell.split_seeds(one)
     assert runs.cell_of(two)["lease"] == one.name != runs.cell_of(two)["name"]

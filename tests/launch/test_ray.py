@@ -1,4 +1,4 @@
-"""`--launcher=ray` on a cluster of two nodes of separate processes on this machine; nodes, workers and drivers die.
+"""`--launcher=ray` on a cluster whose two nodes are processes of this machine; nodes, workers and drivers are killed.
 
 Ray is imported by the processes that are started here, never by this one.
 """
@@ -36,12 +36,12 @@ MARK = "LRA_TEST_OF_RAY"
 
 def processes(mark):
     """The living processes with the mark in their environment: process id → command line."""
-    found = {}
+    living = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    return found
+                living[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return living
 
 
 def parent_of(pid):
@@ -51,7 +51,7 @@ def parent_of(pid):
 
 
 def locked_by(pid):
-    """The folder of a cell that a process has the lock of."""
+    """The cell folder whose lock a process holds."""
     with contextlib.suppress(OSError):
         for open_file in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
@@ -79,22 +79,22 @@ class Node:
 
     def below(self, pid=None):
         """Its processes, without `ray start` itself."""
-        every, found = processes(self.env[MARK]), {}
-        for one in every:
-            above = one
-            while above in every and above != (pid or self.process.pid):
-                above = parent_of(above)
-            if above == (pid or self.process.pid) != one:
-                found[one] = every[one]
-        return found
+        root, living, descendants = pid or self.process.pid, processes(self.env[MARK]), {}
+        for process in living:
+            ancestor = process
+            while ancestor in living and ancestor != root:
+                ancestor = parent_of(ancestor)
+            if ancestor == root != process:
+                descendants[process] = living[process]
+        return descendants
 
     def cells(self):
         """The processes of its cells that run now: process id → the folder that the cell works in."""
-        found = {}
+        folders = {}
         for pid, line in self.below().items():
             if "lra.train.worker" in line and (folder := locked_by(parent_of(pid))) is not None:
-                found[pid] = folder
-        return found
+                folders[pid] = folder
+        return folders
 
     def cell_with_checkpoint(self, driver, after=0):
         """The process and the folder of a cell that has saved after a step, once there is one."""
@@ -177,8 +177,8 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster():
     # Ray's sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as folder, Cluster(folder) as made:
-        yield made
+    with tempfile.TemporaryDirectory(prefix="lra", dir="/tmp") as folder, Cluster(folder) as started:
+        yield started
 
 
 def ends_well(driver):
@@ -198,10 +198,10 @@ def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_los
     for pid in [*second.below(), second.process.pid]:
         os.kill(pid, signal.SIGKILL)
     assert ends_well(driver).count(": test ") == 2
-    made = [json.loads(file.read_text()) for file in record_files(tmp_path)]
-    assert [record["status"] for record in made] == ["ok"] * 2
+    saved = [json.loads(file.read_text()) for file in record_files(tmp_path)]
+    assert [record["status"] for record in saved] == ["ok"] * 2
     # Both nodes are of one machine, so the second tries have found the checkpoints.
-    assert [record["resumed"] for record in made] == [1] * 2
+    assert [record["resumed"] for record in saved] == [1] * 2
     assert not list((tmp_path / "results" / "leases").iterdir()) and not folder.exists()
 
 
@@ -245,6 +245,6 @@ def test_a_driver_and_a_local_run_share_the_cells(cluster, tmp_path):
 
 
 @needs_ray
-def test_where_there_is_no_cluster_it_is_told(tmp_path):
+def test_a_missing_cluster_is_reported_in_one_line(tmp_path):
     done = cli(*TINY, "--launcher=ray", f"--ray_address=127.0.0.1:{free_port()}", *places(tmp_path))
     assert done.returncode == 2 and "--ray_address=127.0.0.1" in done.stderr and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The parts of `--launcher=ray` that can be looked at without a cluster."""
+"""The parts of `--launcher=ray` that can be tested without a cluster."""
 
 import contextlib
 import dataclasses
@@ -38,12 +38,20 @@ def until(true, what, seconds=400):
 
 def test_a_cell_asks_for_gpus_or_for_a_machine_s_cores():
     nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert ray_driver.needs(nodes, "auto", 2) == ray_driver.needs(nodes, "gpu", 2) == {"num_gpus": 2}
-    assert ray_driver.needs(nodes, "cpu", 1) == ray_driver.needs(nodes[1:], "auto", 1) == {"num_cpus": 8.0}
-    assert ray_driver.room(nodes, {"num_gpus": 2}) == 2 and ray_driver.room(nodes, {"num_cpus": 8.0}) == 3
-    assert ray_driver.room(nodes, {"num_gpus": 8}) == 1
+    assert (
+        ray_driver.resources_per_cell(nodes, "auto", 2)
+        == ray_driver.resources_per_cell(nodes, "gpu", 2)
+        == {"num_gpus": 2}
+    )
+    assert (
+        ray_driver.resources_per_cell(nodes, "cpu", 1)
+        == ray_driver.resources_per_cell(nodes[1:], "auto", 1)
+        == {"num_cpus": 8.0}
+    )
+    assert ray_driver.capacity(nodes, {"num_gpus": 2}) == 2 and ray_driver.capacity(nodes, {"num_cpus": 8.0}) == 3
+    assert ray_driver.capacity(nodes, {"num_gpus": 8}) == 1
     with pytest.raises(UsageError, match="no machine of the cluster has 8 GPUs"):
-        ray_driver.needs(nodes, "gpu", 8)
+        ray_driver.resources_per_cell(nodes, "gpu", 8)
 
 
 class Died(Exception):
@@ -59,7 +67,7 @@ class Cancelled(Died):
 
 
 class Ray:
-    """Stands for Ray: a task's outcome is the next of the given ones, an error or a function that makes it."""
+    """Replaces Ray: each task's outcome is the next of those given, an error or a function that returns it."""
 
     exceptions = SimpleNamespace(RayError=Died, OutOfMemoryError=Full, TaskCancelledError=Cancelled)
 
@@ -67,9 +75,9 @@ class Ray:
         self.outcomes, self.keys = list(outcomes), []
 
     def remote(self, function):
-        return SimpleNamespace(options=lambda **how: SimpleNamespace(remote=self.submit))
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=self.submit))
 
-    def submit(self, plan, keys, *more):
+    def submit(self, plan, keys, *_):
         self.keys.append(list(keys))
         return self.outcomes.pop(0)
 
@@ -89,25 +97,25 @@ def cell_on(cpu):
 
 
 def ran(cell, results):
-    """The cell's outcome on a machine, whose driver has to have its lease by then."""
+    """The cell's outcome on a machine; by then its driver must have its lease."""
 
     def outcome():
         assert lease.newest(results / "leases", cell.name), "no lease"
-        record = provenance.initial_record(cell, RunOptions(results=results, data=results)) | {"status": "diverged"}
+        record = provenance.initial_record(cell, provenance.current_origin()) | {"status": "diverged"}
         return cell, {f"records/{cell.name}.json": json.dumps(record).encode()}
 
     return outcome
 
 
 def run(ray, cell, results):
-    """The cell's record; all leases are free again."""
+    """Runs a cell through the driver and returns its record."""
     cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
-    cluster.ray, cluster.needs, cluster.sources, cluster.board = ray, {"num_cpus": 1.0}, {}, None
+    cluster.ray, cluster.resources, cluster.sources, cluster.progress_actor = ray, {"num_cpus": 1.0}, {}, None
     cluster.leases = lease.Leases(results / "leases")
-    cluster.plans = {ray_driver._what(cell.plan): cell.plan}
+    cluster.plans = {ray_driver._plan_id(cell.plan): cell.plan}
     with Display(Console(quiet=True)) as display, lease.Leases(results / "leases").take(cell.name) as ours:
-        place = WorkerContext(ours, WorkerProcesses(), display, {})
-        return cluster.run(cell, "1/1", RunOptions(results=results, data=results), place)
+        context = WorkerContext(ours, WorkerProcesses(), display, {})
+        return cluster.run_cell(cell, "1/1", RunOptions(results=results, data=results), context)
 
 
 def test_a_machine_of_another_kind_makes_it_another_cell_with_its_own_lease(tmp_path, monkeypatch):
@@ -141,9 +149,9 @@ def test_what_ray_gives_up_has_a_record(error, status, tmp_path):
 IN_IT = """
 import shutil, sys
 from pathlib import Path
-from lra.launch.ray_worker import alone
+from lra.launch.ray_worker import exclusive_folder
 
-with alone(Path(sys.argv[1])) as folder:
+with exclusive_folder(Path(sys.argv[1])) as folder:
     print(folder.is_dir(), flush=True)
     sys.stdin.read()
     shutil.rmtree(folder)
@@ -152,7 +160,7 @@ with alone(Path(sys.argv[1])) as folder:
 
 @needs_linux
 def test_two_tries_on_one_machine_are_never_in_the_cell_s_folder_at_once(tmp_path):
-    """As when a machine that Ray takes for dead lives on: who comes second waits for the end of the first."""
+    """As when a machine that Ray has declared dead lives on: the second try waits for the end of the first."""
     for end in ("is killed", "deletes the folder"):
         with contextlib.ExitStack() as started:
             two = []

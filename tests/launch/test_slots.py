@@ -1,4 +1,4 @@
-"""`--jobs`: cells at once, each with devices or cores of its own."""
+"""`--jobs`: concurrent cells, each with its own devices or cores."""
 
 import json
 import os
@@ -6,10 +6,10 @@ import os
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import expand, spec
+from lra.grid import expand
 from lra.grid.cell import Cell
 from lra.launch import process
-from lra.launch.scheduler import Slot, divide, in_turns
+from lra.launch.scheduler import Slot, divide_device, measurement_slots
 from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
 from tests.cli.test_main import TINY, cli, places, record_files
@@ -22,7 +22,7 @@ def test_gpus_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def shares(*arguments):
-        return [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in divide(GPUS, *arguments)[0]]
+        return [slot.env.get("CUDA_VISIBLE_DEVICES") for slot in divide_device(GPUS, *arguments)[0]]
 
     assert shares(1, None) == ["0", "1", "2", "3"]
     assert shares(2, None) == ["0,1", "2,3"]
@@ -31,28 +31,28 @@ def test_gpus_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-a")
     assert shares(1, None) == ["5", "GPU-a"]
     with pytest.raises(UsageError, match=r"--devices=3: there are 2"):
-        divide(GPUS, 3, 2)
+        divide_device(GPUS, 3, 2)
 
 
 def test_more_jobs_than_gpus_share_them_and_take_memory_as_they_need_it(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    slots, _ = divide(GPUS | {"count": 2}, 1, 4)
+    slots, _ = divide_device(GPUS | {"count": 2}, 1, 4)
     assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0", "1"]
     assert all(s.env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" and s.sharing == 2 for s in slots)
-    assert all(s.sharing == 1 and len(s.env) == 1 for s in divide(GPUS, 1, 4)[0])
-    assert {s.sharing for s in in_turns(3)} == {3} and in_turns(1) == [Slot()]
+    assert all(s.sharing == 1 and len(s.env) == 1 for s in divide_device(GPUS, 1, 4)[0])
+    assert {s.sharing for s in measurement_slots(3)} == {3} and measurement_slots(1) == [Slot()]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot bind processes to cores")
 def test_cores_are_shared_out_among_the_jobs(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 4, 5, 8, 9})
-    slots, device = divide(CPU, 1, 2)
+    slots, device = divide_device(CPU, 1, 2)
     assert [slot.cores for slot in slots] == [(1, 2, 4), (5, 8, 9)] and device["host_cores"] == 3
-    assert divide(CPU, 1, None) == divide(CPU, 1, 1) and divide(CPU, 1, None)[1] == CPU
+    assert divide_device(CPU, 1, None) == divide_device(CPU, 1, 1) and divide_device(CPU, 1, None)[1] == CPU
     with pytest.raises(UsageError, match="there are 6 cores"):
-        divide(CPU, 1, 7)
+        divide_device(CPU, 1, 7)
     with pytest.raises(UsageError, match="cannot be divided"):
-        divide({"platform": "tpu", "count": 4}, 1, 2)
+        divide_device({"platform": "tpu", "count": 4}, 1, 2)
 
 
 @pytest.mark.skipif(
@@ -61,10 +61,10 @@ def test_cores_are_shared_out_among_the_jobs(monkeypatch):
 def test_two_jobs_run_at_once_with_half_the_cores_each(tmp_path):
     done = cli(*TINY, "--models=ff_only", "--seeds=0,1", "--jobs=2", *places(tmp_path))
     assert done.returncode == 0, done.stderr
-    found = [json.loads(f.read_text()) for f in record_files(tmp_path)]
+    results = [json.loads(f.read_text()) for f in record_files(tmp_path)]
     half = len(os.sched_getaffinity(0)) // 2
-    assert [(r["status"], r["device"]["host_cores"]) for r in found] == [("ok", half)] * 2
-    assert all(r["cell"]["accelerator"].endswith(f" {half} cores") for r in found)
+    assert [(r["status"], r["device"]["host_cores"]) for r in results] == [("ok", half)] * 2
+    assert all(r["cell"]["accelerator"].endswith(f" {half} cores") for r in results)
     assert done.stdout.count(": test ") == 2
 
 
@@ -74,18 +74,18 @@ def test_the_time_of_a_whole_run_ends_it_and_the_next_goes_on(tmp_path):
     assert over.returncode == 0, over.stderr
     assert "the time of this run is over" in over.stdout
     assert not any(json.loads(file.read_text())["status"] == "ok" for file in record_files(tmp_path))
-    rest = cli(*cells, "--total_minutes=60")
-    assert rest.returncode == 0 and "is over" not in rest.stdout
+    resumed = cli(*cells, "--total_minutes=60")
+    assert resumed.returncode == 0 and "is over" not in resumed.stdout
     assert [json.loads(file.read_text())["status"] for file in record_files(tmp_path)] == ["ok", "ok"]
 
 
 @pytest.fixture
 def shared(tmp_path):
-    """A cell's record with speeds, its place, and the cell."""
+    """A cell, its record with speeds, and the record's path."""
     plans = expand.plans(expand.protocol_named("quick"), ["listops_short"], ["fnet"], [], [0], [])
     data = {"source": "here", "fingerprint": "f", "counts": {}, "majority": {}, "notes": [], "task_version": "1"}
     cell = Cell(plans[0], tmp_path, data, "NVIDIA H200", "key")
-    record = provenance.initial_record(cell, spec.RunOptions(results=tmp_path, data=tmp_path))
+    record = provenance.initial_record(cell, provenance.current_origin())
     path = record_path(tmp_path, cell)
     path.parent.mkdir(parents=True)
     record |= {"train_speed": {"steps_per_second": 3.0}, "memory": {"device_peak_bytes": 5}}
@@ -131,9 +131,9 @@ def test_measurements_in_turns_are_whole_but_for_the_time_to_compile(tmp_path):
     cells = ["--models=transformer,ff_only", "--lengths=16", "--batch=1", "--device=cpu", "--jobs=2"]
     done = cli("bench", *small, *cells, *places(tmp_path))
     assert done.returncode == 0, done.stderr
-    found = [json.loads(file.read_text()) for file in sorted((tmp_path / "results" / "bench").glob("*.json"))]
-    assert [r["status"] for r in found] == ["ok", "ok"]
-    assert [r.get("attention_kernels") for r in found] == [None, ["blocks"]]
-    for r in found:
+    results = [json.loads(file.read_text()) for file in sorted((tmp_path / "results" / "bench").glob("*.json"))]
+    assert [r["status"] for r in results] == ["ok", "ok"]
+    assert [r.get("attention_kernels") for r in results] == [None, ["blocks"]]
+    for r in results:
         assert r["compile_seconds"] is None and "sharing" not in r
         assert r["train_speed"]["blocks"] >= 5 and r["device"]["platform"] == "cpu"

@@ -1,4 +1,4 @@
-"""`--launcher=slurm`: a command a cell, submitted as one array job."""
+"""`--launcher=slurm`: one command per cell, submitted as one array job."""
 
 import importlib.util
 import json
@@ -21,25 +21,28 @@ def plans(models, seeds):
     return expand.plans(expand.protocol_named("quick"), [], models, [], seeds, [])
 
 
-def test_each_cell_has_a_command_of_its_own():
-    some = plans(["performer", "features=8", "fnet"], [0, 1])
-    lines = slurm.commands(some, False, ["--tasks=all", "--set=train.steps=6"])
+def test_each_cell_has_its_own_command():
+    grid = plans(["performer", "features=8", "fnet"], [0, 1])
+    lines = slurm.build_commands(grid, False, ["--tasks=all", "--set=train.steps=6"])
     assert len(lines) == 4 and all("--set=train.steps=6" in line and "--launcher=local" in line for line in lines)
     assert [line[-3] for line in lines] == ["--seeds=0", "--seeds=1"] * 2
     assert all(line.index("--tasks=all") < line.index("--tasks=listops_short") for line in lines)
     assert "--models=performer:features=8" in lines[0]
-    assert [line[-3] for line in slurm.commands(some, True, [])] == ["--seeds=0,1"] * 2
+    assert [line[-3] for line in slurm.build_commands(grid, True, [])] == ["--seeds=0,1"] * 2
 
 
 def test_parameters_of_slurm_are_names_and_values():
-    assert slurm.settings(["slurm_partition=gpu", "timeout_min=60"]) == {"slurm_partition": "gpu", "timeout_min": 60}
+    assert slurm.parse_settings(["slurm_partition=gpu", "timeout_min=60"]) == {
+        "slurm_partition": "gpu",
+        "timeout_min": 60,
+    }
     with pytest.raises(UsageError, match="--slurm takes name=value"):
-        slurm.settings(["partition"])
+        slurm.parse_settings(["partition"])
 
 
 @needs_submitit
 def test_submitted_commands_leave_records(tmp_path):
-    lines = slurm.commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
+    lines = slurm.build_commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
     for job in slurm.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
         job.wait()
         assert job.exception() is None
@@ -64,6 +67,6 @@ def test_a_grid_is_one_array_job(tmp_path):
 
 
 @needs_submitit
-def test_where_there_is_no_slurm_it_is_told(tmp_path):
+def test_a_missing_slurm_is_reported_in_one_line(tmp_path):
     done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
