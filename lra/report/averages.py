@@ -28,7 +28,7 @@ class Rule:
     missing: Literal["none", "fifty", "zero"] = "none"
     """none: no average. fifty: 50 for a failure on two classes. zero: 0 for one column, failed or not run."""
 
-    def of(self, estimates: Mapping[str, Estimate | None], failed: Mapping[str, bool]) -> Estimate | None:
+    def average(self, estimates: Mapping[str, Estimate | None], failed: Mapping[str, bool]) -> Estimate | None:
         """The average of a row's columns, or None where the rule gives none."""
         parts: list[Estimate | float] = []
         for name in self.columns:
@@ -44,23 +44,23 @@ class Rule:
         return average(parts) if any(isinstance(part, Estimate) for part in parts) else None
 
 
-def rules(columns: Sequence[str]) -> list[Rule]:
+def rules_for(columns: Sequence[str]) -> list[Rule]:
     """The averages that a set of columns allows; none for a single column."""
     if set(_SIX[:5]) <= set(columns):
-        found = [Rule(f"average of 5, Path-X left out ({_listed(_SIX[:5])})", _SIX[:5])]
+        found = [Rule(f"average of 5, Path-X left out ({_join(_SIX[:5])})", _SIX[:5])]
         if _SIX[5] in columns:
             found += [
-                Rule(f"average of 6, a failure as 50 ({_listed(_SIX)})", _SIX, "fifty"),
-                Rule(f"average of 6, a missing one as 0 ({_listed(_SIX)})", _SIX, "zero"),
+                Rule(f"average of 6, a failure as 50 ({_join(_SIX)})", _SIX, "fifty"),
+                Rule(f"average of 6, a missing one as 0 ({_join(_SIX)})", _SIX, "zero"),
             ]
         return found
-    return [Rule(f"average ({_listed(columns)})", tuple(columns))] if len(columns) > 1 else []
+    return [Rule(f"average ({_join(columns)})", tuple(columns))] if len(columns) > 1 else []
 
 
-def order(task: str) -> tuple[int, str]:
+def task_order(task: str) -> tuple[int, str]:
     """Sorts tasks in the paper's order, others after them."""
     return (list(LENGTHS).index(task) if task in LENGTHS else len(LENGTHS), task)
 
 
-def _listed(columns: Sequence[str]) -> str:
+def _join(columns: Sequence[str]) -> str:
     return ", ".join(columns)

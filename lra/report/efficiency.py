@@ -57,21 +57,21 @@ SPEEDUPS = {
     "training speed-up vs transformer": "training steps/s",
     "inference speed-up vs transformer": "inference steps/s",
 }
-_WORDS = {"model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit",
+_TEXT_COLUMNS = {"model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit",
           "created"}  # fmt: skip
 
 
-def table(found: Sequence[records.Record]) -> pd.DataFrame:
+def to_frame(found: Sequence[records.Record]) -> pd.DataFrame:
     """A row a measured cell with the columns of `COLUMNS`, and its speed over the Transformer's at the same setting.
 
     'searched' says that the largest batch was looked for; 'max batch' is then what was found. A speed-up is empty where
     the Transformer has not been measured at the same task, length, batch, precision, protocol, overrides and
     accelerator.
     """
-    rows = [{column: _at(record, path) for column, path in COLUMNS.items()} for record in found]
+    rows = [{column: _lookup(record, path) for column, path in COLUMNS.items()} for record in found]
     board = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in board:
-        if column not in _WORDS:
+        if column not in _TEXT_COLUMNS:
             board[column] = board[column].astype(float)
     board["overrides"] = [" ".join(words) for words in board["overrides"]]
     board["searched"] = board["searched"].fillna(0) > 0
@@ -87,7 +87,7 @@ def table(found: Sequence[records.Record]) -> pd.DataFrame:
     return board.sort_values(by, kind="stable", ignore_index=True)
 
 
-def _at(record: records.Record, path: str) -> Any:
+def _lookup(record: records.Record, path: str) -> Any:
     value: Any = record
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -114,5 +114,5 @@ def to_markdown(board: pd.DataFrame) -> str:
     }
     for title, (column, form, unit) in columns.items():
         if board[column].notna().any():
-            shown[title] = [markdown.number(None if pd.isna(v) else v, form, unit) for v in board[column]]
+            shown[title] = [markdown.format_number(None if pd.isna(v) else v, form, unit) for v in board[column]]
     return markdown.from_frame(shown)

@@ -19,12 +19,12 @@ from lra.results import records
 from tasks import TASKS
 
 APPLES, FREE = "apples to apples", "free for all"
-HOW = frozenset({"train.precision", "train.accumulate", "train.remat"})
+EXECUTION = frozenset({"train.precision", "train.accumulate", "train.remat"})
 """Settings of how a cell is computed; they leave what is computed as it was."""
-MORE_PARAMETERS = 1.10
+PARAMETER_LIMIT = 1.10
 
 
-def changes(record: records.Record) -> list[str]:
+def recipe_changes(record: records.Record) -> list[str]:
     """What a record's recipe has that its protocol's does not, as 'section.field=value'; empty where nothing."""
     cell = record["cell"]
     model = cell.get("mixer", cell["model"])
@@ -37,7 +37,7 @@ def changes(record: records.Record) -> list[str]:
     default = _defaults()
     theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or default.get(k) == v)}
     changed = []
-    for name in sorted({*ours, *theirs} - HOW):
+    for name in sorted({*ours, *theirs} - EXECUTION):
         if name not in ours:
             changed.append(f"{name} is not set")
         elif name not in theirs or ours[name] != theirs[name]:
@@ -45,14 +45,14 @@ def changes(record: records.Record) -> list[str]:
     return changed
 
 
-def excess(record: records.Record) -> list[str]:
+def excess_parameters(record: records.Record) -> list[str]:
     """One line where a record's model has too many more parameters than its Transformer."""
     cell, parameters = record["cell"], record.get("parameters")
     try:
         most = _transformer(cell["protocol"], cell["task"], cell["length"])
     except KeyError:
         return []
-    if not parameters or parameters <= MORE_PARAMETERS * most:
+    if not parameters or parameters <= PARAMETER_LIMIT * most:
         return []
     return [f"{cell['task']}: {parameters / most:.2f} × the Transformer's parameters"]
 

@@ -31,9 +31,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 is the Transformer's, its yellow too pale for lines."""
 _MARKERS = ("s", "^", "D", "v", "P", "d", "<", "X", ">", "p", "h")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-_FAILURES = {"oom": "x", "timeout": "+", "failed": "1"}
+_FAILURE_MARKERS = {"oom": "x", "timeout": "+", "failed": "1"}
 """Statuses without figures, and the marker at a line's end that says so."""
-_GROUP = ["task", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes", "searched"]
+_GROUP_BY = ["task", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes", "searched"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Style:
                 "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.5}  # fmt: skip
 
 
-def styles(models: Iterable[str]) -> dict[str, Style]:
+def assign_styles(models: Iterable[str]) -> dict[str, Style]:
     """A style for each model: the Transformer's is black, the others' follow from the order of their names."""
     found = {}
     for number, model in enumerate(sorted(set(models) - {"transformer"})):
@@ -59,7 +59,7 @@ def styles(models: Iterable[str]) -> dict[str, Style]:
     return found | {"transformer": Style("#000000", "o", "-")}
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Writes the figure in every format, each whole or not at all; equal figures give equal files."""
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "lra"}):
@@ -69,22 +69,22 @@ def save(figure: Figure, folder: Path, name: str) -> None:
             write_whole(folder / f"{name}.{kind}", drawn.getvalue())
 
 
-def file_name(words: Iterable[Any]) -> str:
+def to_file_name(words: Iterable[Any]) -> str:
     """Words as a file's name."""
     return "-".join(re.sub(r"[^A-Za-z0-9_.=]+", "_", str(word)) for word in words if str(word))
 
 
-def efficiency_figures(board: pd.DataFrame, folder: Path) -> list[str]:
+def draw_all_efficiency(board: pd.DataFrame, folder: Path) -> list[str]:
     """One figure a task, batch, precision, protocol, overrides and accelerator of `lra.report.efficiency.table`.
 
     Returns: the names of the figures, without their endings.
     """
-    drawn = styles(board["model"])
+    drawn = assign_styles(board["model"])
     fixed = board["batch"].where(~board["searched"], 0)
     names = []
-    for _, group in board.groupby([*_GROUP, fixed.rename("fixed")], dropna=False, sort=True):
+    for _, group in board.groupby([*_GROUP_BY, fixed.rename("fixed")], dropna=False, sort=True):
         figure, name = draw_efficiency(group, drawn)
-        save(figure, folder, name)
+        save_figure(figure, folder, name)
         names.append(name)
     return names
 
@@ -116,7 +116,7 @@ def draw_efficiency(group: pd.DataFrame, drawn: dict[str, Style]) -> tuple[Figur
         unit = 1e9 if column.endswith("bytes") else 1.0
         _efficiency_panel(axes, group.assign(y=group[column].astype(float) / unit), label, drawn)
     _efficiency_legend(figure, group, drawn, by=panels[1][0])
-    return figure, file_name([*words[:2], *words[3:6], limit, first["precision"], first["accelerator"]])
+    return figure, to_file_name([*words[:2], *words[3:6], limit, first["precision"], first["accelerator"]])
 
 
 def _efficiency_panel(axes: Axes, group: pd.DataFrame, label: str, drawn: dict[str, Style]) -> None:
@@ -125,14 +125,16 @@ def _efficiency_panel(axes: Axes, group: pd.DataFrame, label: str, drawn: dict[s
         style = drawn[str(model)]
         done = rows[rows["y"] > 0]
         axes.plot(done["length"].astype(float), done["y"], **style.line())
-        for _, lost in rows[rows["status"].isin(list(_FAILURES))].iterrows():
+        for _, lost in rows[rows["status"].isin(list(_FAILURE_MARKERS))].iterrows():
             before = done[done["length"] < lost["length"]]
             if len(before):
                 last, step = before.iloc[-1], lost["length"] / before.iloc[-1]["length"]
                 # Not at the length that failed: there it would look like a value.
                 x, y = [float(last["length"]), float(last["length"] * step**0.4)], [last["y"]] * 2
                 axes.plot(x, y, color=style.color, linestyle=":", linewidth=1)
-                axes.plot(x[1:], y[1:], _FAILURES[lost["status"]], color=style.color, markersize=8, markeredgewidth=1.8)
+                axes.plot(
+                    x[1:], y[1:], _FAILURE_MARKERS[lost["status"]], color=style.color, markersize=8, markeredgewidth=1.8
+                )
                 break  # what is longer fails too, and one mark says it
     axes.set_title(label, fontsize=10, loc="left")
     axes.set_xlabel("length (tokens)", fontsize=9)
@@ -157,29 +159,29 @@ def _efficiency_legend(figure: Figure, group: pd.DataFrame, drawn: dict[str, Sty
     models = list(dict.fromkeys(reversed(ranked["model"].tolist())))
     handles = []
     for model in models:
-        lost = group[(group["model"] == model) & group["status"].isin(list(_FAILURES))].sort_values("length")
+        lost = group[(group["model"] == model) & group["status"].isin(list(_FAILURE_MARKERS))].sort_values("length")
         told = f" ({lost.iloc[0]['status']} at {lost.iloc[0]['length']:,})" if len(lost) else ""
         handles.append(Line2D([], [], label=f"{model}{told}", **drawn[str(model)].line()))
-    present = [status for status in _FAILURES if (group["status"] == status).any()]
+    present = [status for status in _FAILURE_MARKERS if (group["status"] == status).any()]
     words = {"oom": "out of memory", "timeout": "out of time", "failed": "failed"}
-    handles += [Line2D([], [], label=words[s], color="#555555", marker=_FAILURES[s], linestyle=":", markersize=8,
+    handles += [Line2D([], [], label=words[s], color="#555555", marker=_FAILURE_MARKERS[s], linestyle=":", markersize=8,
                        markeredgewidth=1.8) for s in present]  # fmt: skip
     legend = figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-_AREA = 900.0
+_MAX_AREA = 900.0
 """Of the largest disc, points²."""
-_STYLE = {
+_RC_PARAMS = {
     "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
     "grid.linewidth": 0.5, "axes.titlesize": 9.0, "legend.frameon": False,
 }  # fmt: skip
-Look = dict[str, figures.Style]
+Styles = dict[str, figures.Style]
 """By model."""
 
 
-def draw(board: Leaderboard, folder: Path) -> list[str]:
+def draw_leaderboard(board: Leaderboard, folder: Path) -> list[str]:
     """Writes every figure the board has data for to `folder`, one a protocol and accelerator.
 
     Returns: the names of the figures, without their endings.
@@ -187,34 +189,34 @@ def draw(board: Leaderboard, folder: Path) -> list[str]:
     Raises:
         OSError: `folder` cannot be written.
     """
-    look = figures.styles(row.model for row in board.rows)
+    look = figures.assign_styles(row.model for row in board.rows)
     rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in board.rows:
         rows_of[row.protocol, row.accelerator].append(row)
     names = []
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(_RC_PARAMS):  # type: ignore[arg-type]
         for (protocol, accelerator), rows in sorted(rows_of.items()):
             heading = f"Protocol {protocol}, {accelerator}"
-            for kind, drawn in (("accuracy_speed", accuracy_speed), ("curves", curves)):
+            for kind, drawn in (("accuracy_speed", draw_accuracy_speed), ("curves", draw_curves)):
                 figure = drawn(rows, list(board.columns), look, heading)
                 if figure is not None:
-                    names.append(figures.file_name([kind, protocol, accelerator]))
-                    figures.save(figure, folder, names[-1])
+                    names.append(figures.to_file_name([kind, protocol, accelerator]))
+                    figures.save_figure(figure, folder, names[-1])
     return names
 
 
-def accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Look, heading: str) -> Figure | None:
+def draw_accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Styles, heading: str) -> Figure | None:
     """The Long Range Arena paper's figure 3: a panel a task, up and right is better, a disc's area is memory.
 
     All discs of a figure use one memory method: the accelerator's peak where every cell has it, else the compiled
     program's; where neither covers every cell, discs are alike. None where no two rows share a task with speed.
     """
-    shown = {name: [(r, r.scores[name]) for r in rows if _placed(r.scores.get(name))] for name in columns}
+    shown = {name: [(r, r.scores[name]) for r in rows if _has_point(r.scores.get(name))] for name in columns}
     shown = {name: points for name, points in shown.items() if len(points) > 1}
     if not shown:
         return None
     scores = [score for points in shown.values() for _, score in points]
-    method, words = _method(scores)
+    method, words = _memory_method(scores)
     most = max((score.memory(method) or 0 for score in scores), default=0) if method else 0
     told = f"Disc area: {words}, the largest {most / 1e9:.3g} GB. " if most else ""
     figure, axes = _panels(len(shown), f"{heading}\n{told}Dotted and empty: free for all.")
@@ -223,7 +225,7 @@ def accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Look, head
             assert score.estimate is not None
             style = look[row.model]
             x, y = score.steps_per_second, score.estimate.mean
-            size = _AREA * (score.memory(method) or 0) / most if most else 120.0
+            size = _MAX_AREA * (score.memory(method) or 0) / most if most else 120.0
             free = row.kind == fairness.FREE
             ax.scatter(
                 x, y, s=size, facecolor="none" if free else style.color, alpha=None if free else 0.3, linewidth=0
@@ -244,12 +246,12 @@ def accuracy_speed(rows: Sequence[Row], columns: Sequence[str], look: Look, head
     return figure
 
 
-def curves(rows: Sequence[Row], columns: Sequence[str], look: Look, heading: str) -> Figure | None:
+def draw_curves(rows: Sequence[Row], columns: Sequence[str], look: Styles, heading: str) -> Figure | None:
     """Validation accuracy over steps, a panel a task: the mean over seeds, and their range as a band."""
     shown: dict[str, list[tuple[Row, np.ndarray, np.ndarray]]] = {}
     for name in columns:
         for row in rows:
-            found = _curve(row.scores[name]) if name in row.scores else None
+            found = _validation_curves(row.scores[name]) if name in row.scores else None
             if found is not None:
                 shown.setdefault(name, []).append((row, *found))
     if not shown:
@@ -271,21 +273,21 @@ def curves(rows: Sequence[Row], columns: Sequence[str], look: Look, heading: str
     return figure
 
 
-def _placed(score: Score | None) -> bool:
+def _has_point(score: Score | None) -> bool:
     return score is not None and score.estimate is not None and bool(score.steps_per_second)
 
 
-def _method(scores: Sequence[Score]) -> tuple[str, str]:
+def _memory_method(scores: Sequence[Score]) -> tuple[str, str]:
     for name, words in (("device_peak_bytes", "accelerator's peak memory"), ("compiled_bytes", "compiled program")):
         if all(score.memory(name) for score in scores):
             return name, words
     return "", ""
 
 
-def _curve(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
+def _validation_curves(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps [N] and validation accuracy in % [seeds, N], over the steps that every seed has; None without any."""
     by_seed = []
-    for record in score.found:
+    for record in score.records:
         for result in load.seeds(record):
             known = {step: 100 * value for step, value in load.curve(result, "validation_accuracy")}
             if known and result["status"] == "ok":
@@ -307,7 +309,7 @@ def _panels(count: int, heading: str) -> tuple[Figure, list[Any]]:
     return figure, axes[:count]
 
 
-def _legend(figure: Figure, models: Iterable[str], look: Look, lines: bool) -> None:
+def _legend(figure: Figure, models: Iterable[str], look: Styles, lines: bool) -> None:
     names = sorted(models)
     handles = [
         Line2D([], [], color=s.color, marker=s.marker, linestyle=s.dashes if lines else "none", markersize=5)

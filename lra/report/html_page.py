@@ -19,29 +19,29 @@ from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
 
-POINTS = 80_000
+MAX_POINTS = 80_000
 """Points of learning curves that a page holds at most, all seeds together."""
-LEAST = 8
+MIN_POINTS = 8
 """Points that a curve keeps at least."""
 _CURVES = ("train_accuracy", "validation_accuracy", "train_loss", "validation_loss")
 _SCRIPTS = ("base.js", "table.js", "charts.js", "detail.js")
 _HERE = Path(__file__).with_name("html")
 
 
-def page(board: Leaderboard, measured: Sequence[Record]) -> str:
+def to_html(board: Leaderboard, measured: Sequence[Record]) -> str:
     """leaderboard.html: the board, and the speed and memory of `measured` cells against length."""
     html = (_HERE / "page.html").read_text(encoding="utf-8")
     parts = {
         "{{style}}": (_HERE / "page.css").read_text(encoding="utf-8"),
         "{{script}}": "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        "{{data}}": embedded(content(board, measured)),
+        "{{data}}": embed_json(page_data(board, measured)),
     }
     for place, part in parts.items():
         html = html.replace(place, part)
     return html
 
 
-def embedded(value: Any) -> str:
+def embed_json(value: Any) -> str:
     r"""JSON that may stand in a script element: nothing in it can end the element ('<' is written \u003c)."""
     try:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -65,10 +65,10 @@ class _Pool:
         return self._places[id(value)]
 
 
-def content(board: Leaderboard, measured: Sequence[Record]) -> dict[str, Any]:
+def page_data(board: Leaderboard, measured: Sequence[Record]) -> dict[str, Any]:
     """What the page shows, as plain values."""
-    curves = sum(1 for row in board.rows for s in row.scores.values() for r in s.found for _ in r.get("results", []))
-    most = max(LEAST, POINTS // max(curves, 1))
+    curves = sum(1 for row in board.rows for s in row.scores.values() for r in s.records for _ in r.get("results", []))
+    most = max(MIN_POINTS, MAX_POINTS // max(curves, 1))
     pool = _Pool()
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def content(board: Leaderboard, measured: Sequence[Record]) -> dict[str, Any]:
             made = _row(row)
             for name, score in row.scores.items():
                 made["scores"][name] = _score(row, score, board, name) | {"cells": []}
-                for record in score.found:
+                for record in score.records:
                     cell, cut = _cell(record, pool, most)
                     thinned |= cut
                     made["scores"][name]["cells"].append(len(cells))
@@ -93,7 +93,7 @@ def content(board: Leaderboard, measured: Sequence[Record]) -> dict[str, Any]:
     points += [_point(record, "bench") for record in measured]
     return {
         "metric": selection.METRICS[board.metric],
-        "explained": tables.EXPLAINED,
+        "explained": tables.FOOTNOTE,
         "columns": {
             c.name: {"task": c.task, "length": c.length, "source": c.source, "version": c.version,
                      "fingerprint": c.fingerprint, "examples": c.examples, "majority": _digits(c.majority)}
@@ -104,15 +104,15 @@ def content(board: Leaderboard, measured: Sequence[Record]) -> dict[str, Any]:
         "cells": cells,
         "pool": pool.values,
         "points": [point for point in points if point["steps"] or point["device"] or point["compiled"]],
-        "published": [{name: text for name, text in row.items() if text} for row in published.rows()],
-        "conflicts": board.lines,
+        "published": [{name: text for name, text in row.items() if text} for row in published.load_table()],
+        "conflicts": board.conflicts,
         "thinned": most if thinned else None,
     }  # fmt: skip
 
 
 def _group(group: Group) -> dict[str, Any]:
     return {
-        "title": tables.title(group), "protocol": group.protocol, "kind": group.kind, "columns": group.columns,
+        "title": tables.group_title(group), "protocol": group.protocol, "kind": group.kind, "columns": group.columns,
         "averages": group.averages,
     }  # fmt: skip
 
@@ -134,10 +134,10 @@ def _estimate(made: Estimate | None) -> dict[str, Any]:
 
 
 def _score(row: Row, score: Score, board: Leaderboard, name: str) -> dict[str, Any]:
-    theirs = published.of(row, board.columns[name])
+    theirs = published.published_for(row, board.columns[name])
     beside = None if theirs is None else {"value": theirs.value, "name": theirs.name, "source": theirs.source}
     return _estimate(score.estimate) | {
-        "best": score.best, "lost": score.lost, "steps": _digits(score.steps_per_second),
+        "best": score.best, "lost": score.failures, "steps": _digits(score.steps_per_second),
         "device": score.memory("device_peak_bytes"), "compiled": score.memory("compiled_bytes"), "published": beside,
     }  # fmt: skip
 

@@ -35,7 +35,7 @@ class Leaderboard:
     groups: list[Group]
     columns: dict[str, Column]
     metric: str
-    lines: list[str]
+    conflicts: list[str]
     """Conflicts that a reader should know of."""
 
     @property
@@ -54,7 +54,7 @@ class _Seed:
 
 def build(found: Sequence[records.Record], choice: selection.Selection = selection.ALL) -> Leaderboard:
     """The board of a choice of records, which hold each cell once (`tidy.gather`)."""
-    found = [record for record in found if choice.takes(record)]
+    found = [record for record in found if choice.includes(record)]
     places, lines = columns_of(found, choice.metric)
     columns = {column.name: column for column in places.values()}
     hashes: dict[int, str] = {}
@@ -72,11 +72,11 @@ def build(found: Sequence[records.Record], choice: selection.Selection = selecti
         variants: dict[str, dict[str, Score]] = defaultdict(dict)
         for column, seeds in cells.items():
             for variant, part in _variants(seeds).items():
-                once, doubled = _each_once(part)
+                once, doubled = _deduplicate(part)
                 lines += [f"duplicate: {row[0]}, {column}, {told}" for told in doubled]
                 variants[variant][column] = _score(once, columns[column].examples)
         rows += [_row(row, variant, scores) for variant, scores in variants.items()]
-    return Leaderboard(groups(rows, list(columns), choice.sort), columns, choice.metric, sorted(lines))
+    return Leaderboard(group_rows(rows, list(columns), choice.sort), columns, choice.metric, sorted(lines))
 
 
 def _overrides(record: records.Record) -> str:
@@ -102,7 +102,7 @@ def _variants(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
     return found
 
 
-def _each_once(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
+def _deduplicate(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
     """Each seed once, and a line for each that has two scores (alone and in a group trained together)."""
     kept: dict[int, _Seed] = {}
     lines = []
@@ -134,17 +134,17 @@ def _score(seeds: list[_Seed], examples: int | None) -> Score:
 
 def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
     """A row with its kind: that of its finished cells, or of all where none is finished."""
-    every = [record for score in scores.values() for record in score.found]
+    every = [record for score in scores.values() for record in score.records]
     judged = [record for record in every if has_score(record)] or every
     recipes = {id(record["recipe"]): record for record in judged}.values()
-    changes = sorted({reason for record in recipes for reason in fairness.changes(record)})
-    reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess(record)}))
+    changes = sorted({reason for record in recipes for reason in fairness.recipe_changes(record)})
+    reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess_parameters(record)}))
     model, protocol, overrides, accelerator = base
     kind = fairness.FREE if reasons else fairness.APPLES
     return Row(model, protocol, overrides, accelerator, variant, kind, reasons, not changes, scores)
 
 
-def groups(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
+def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
     """The rows by protocol and kind, ranked within each; `sort` is a `tidy.Choice`'s."""
     by_group: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -154,12 +154,12 @@ def groups(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
         present = [name for name in columns if any(name in row.scores for row in members)]
         # Columns in which nothing has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]
-        rules = averages.rules(scored)
+        rules = averages.rules_for(scored)
         for row in members:
             statuses = {name: score.failed for name, score in row.scores.items()}
             estimates = {name: score.estimate for name, score in row.scores.items()}
             for rule in rules:
-                made = rule.of(estimates, statuses)
+                made = rule.average(estimates, statuses)
                 if made is not None:
                     row.averages[rule.name] = made
         names = [rule.name for rule in rules]
@@ -167,7 +167,7 @@ def groups(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
             _mark_best(name, members)
         chief = [*names, *scored, *present][0]
         _rank(chief, members)
-        found.append(Group(protocol, kind, present, names, _sorted(members, chief, present, sort)))
+        found.append(Group(protocol, kind, present, names, _sort_rows(members, chief, present, sort)))
     return found
 
 
@@ -177,12 +177,12 @@ def _mark_best(name: str, members: list[Row]) -> None:
     if len(entries) < 2:
         return
     _, leader, ours = max(entries, key=lambda entry: entry[0])
-    if not all(row is leader or difference(ours, theirs).holds for _, row, theirs in entries):
+    if not all(row is leader or difference(ours, theirs).significant for _, row, theirs in entries):
         return
     if name in leader.averages:
-        if not any("diverged" in score.lost for score in leader.scores.values()):
+        if not any("diverged" in score.failures for score in leader.scores.values()):
             leader.best.add(name)
-    elif "diverged" not in leader.scores[name].lost:
+    elif "diverged" not in leader.scores[name].failures:
         leader.scores[name].best = True
 
 
@@ -194,7 +194,7 @@ def _rank(name: str, members: list[Row]) -> None:
             row.rank = 1 + len(ordered) - bisect.bisect_right(ordered, means[id(row)])
 
 
-def _sorted(members: list[Row], chief: str, columns: Sequence[str], sort: str) -> list[Row]:
+def _sort_rows(members: list[Row], chief: str, columns: Sequence[str], sort: str) -> list[Row]:
     """Best first; rows without the figure last, by the column that most rows have; ties in order of their names."""
     common = max(columns, key=lambda name: sum(row.estimate(name) is not None for row in members), default=chief)
 

@@ -14,10 +14,10 @@ from lra.errors import printable
 
 def from_frame(shown: pd.DataFrame) -> str:
     """A Markdown table whose columns line up."""
-    return grid(list(shown.columns), shown.values.tolist())
+    return make_table(list(shown.columns), shown.values.tolist())
 
 
-def grid(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+def make_table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """The same of a header and lines."""
     every = [[escape(str(cell)) for cell in line] for line in [header, *lines]]
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
@@ -31,6 +31,6 @@ def escape(text: str) -> str:
     return re.sub(r"[\\|`]|<(?=[A-Za-z/!?])|(?<=\])\(", r"\\\g<0>", printable(" ".join(text.split("\n"))))
 
 
-def number(value: Any, form: str, unit: float = 1.0) -> str:
+def format_number(value: Any, form: str, unit: float = 1.0) -> str:
     """A number in units of `unit`, or a dash where there is none."""
     return "–" if value is None or math.isnan(value) else form.format(value / unit)

@@ -29,7 +29,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """A figure of ours with the published one under the same protocol."""
 
     row: Row
@@ -44,7 +44,7 @@ class Beside:
 
 
 @functools.cache
-def rows() -> tuple[dict[str, str], ...]:
+def load_table() -> tuple[dict[str, str], ...]:
     """published.csv: a row a model, `ours` being our name of it where `protocol` is one of ours too."""
     with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
@@ -54,16 +54,16 @@ def rows() -> tuple[dict[str, str], ...]:
 def _figures() -> dict[tuple[str, str, str], Published]:
     """By protocol, our model's name and task."""
     found: dict[tuple[str, str, str], Published] = {}
-    for row in rows():
+    for row in load_table():
         for task in averages.LENGTHS:
-            value = number(row[task])
+            value = parse_number(row[task])
             if row["ours"] and value is not None:
                 key = (row["protocol"], row["ours"], task)
                 found.setdefault(key, Published(row["model"], value, row["source"], row["note"]))
     return found
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """A cell of published.csv: FAIL, OOM and gaps are no numbers."""
     try:
         return float(text)
@@ -71,7 +71,7 @@ def number(text: str) -> float | None:
         return None
 
 
-def of(row: Row, column: Column) -> Published | None:
+def published_for(row: Row, column: Column) -> Published | None:
     """The published figure that a row's score may be held against, or None.
 
     There is one only for a row with the protocol's own recipe, at the paper's length of the task.
@@ -81,12 +81,12 @@ def of(row: Row, column: Column) -> Published | None:
     return _figures().get((PROTOCOLS.get(row.protocol, ""), row.model, column.task))
 
 
-def beside(board: Leaderboard) -> list[Beside]:
+def comparisons(board: Leaderboard) -> list[Comparison]:
     """Every score of ours that has a published figure, in the board's order."""
     found = []
     for row in board.rows:
         for name, score in row.scores.items():
-            theirs = of(row, board.columns[name])
+            theirs = published_for(row, board.columns[name])
             if theirs is not None and score.estimate is not None:
-                found.append(Beside(row, name, score.estimate, theirs))
+                found.append(Comparison(row, name, score.estimate, theirs))
     return found

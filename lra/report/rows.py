@@ -55,7 +55,7 @@ def make_columns(found: Sequence[records.Record], metric: str) -> tuple[dict[Col
         if where not in told or _data_preference(record) < _data_preference(told[where]):
             told[where] = record
     made, lines = {}, []
-    for (task, length), counts in sorted(tasks.items(), key=lambda item: (averages.order(item[0][0]), item[0])):
+    for (task, length), counts in sorted(tasks.items(), key=lambda item: (averages.task_order(item[0][0]), item[0])):
         ranked = sorted(counts, key=lambda where: (-counts[where], where))
         for number, where in enumerate(ranked):
             name = f"{task}@{length}"
@@ -67,7 +67,7 @@ def make_columns(found: Sequence[records.Record], metric: str) -> tuple[dict[Col
                 name, *where, str(data.get("source")), (data.get("counts") or {}).get(split),
                 None if majority is None else 100 * majority,
             )  # fmt: skip
-        lines += _conflict(f"{task}@{length}", [where for where in ranked if counts[where]])
+        lines += _conflicts(f"{task}@{length}", [where for where in ranked if counts[where]])
     return made, lines
 
 
@@ -75,7 +75,7 @@ def _data_preference(record: records.Record) -> tuple[bool, str]:
     return not record["data"].get("counts"), str(record["data"].get("source"))
 
 
-def _conflict(name: str, places: list[ColumnKey]) -> list[str]:
+def _conflicts(name: str, places: list[ColumnKey]) -> list[str]:
     versions = sorted({where[2] for where in places})
     if len(versions) > 1:
         told = f"task versions {' and '.join(versions)}"
@@ -97,9 +97,9 @@ class Score:
     estimate: Estimate | None
     values: dict[int, float]
     """% of each seed that has a score."""
-    lost: dict[str, int]
+    failures: dict[str, int]
     """How many seeds ended without a score, by status."""
-    found: list[records.Record]
+    records: list[records.Record]
     steps_per_second: float | None
     """Median over records of the cells' medians."""
     best: bool = False
@@ -107,11 +107,11 @@ class Score:
 
     def memory(self, method: str) -> int | None:
         """The largest of the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
-        return max((load.memory(record, method) or 0 for record in self.found), default=0) or None
+        return max((load.memory(record, method) or 0 for record in self.records), default=0) or None
 
     @property
     def failed(self) -> bool:
-        return self.estimate is None and any(status in FAILURES for status in self.lost)
+        return self.estimate is None and any(status in FAILURES for status in self.failures)
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Row:
     @property
     def parameters(self) -> int | None:
         """The largest of the row's models; None where no cell says."""
-        counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.found]
+        counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.records]
         return max(counts, default=0) or None
 
 

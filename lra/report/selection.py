@@ -26,7 +26,7 @@ class Selection:
     sort: str = "average"
     """What rows are ordered by within their group: average, model, parameters, a task, or a column's name."""
 
-    def takes(self, record: records.Record) -> bool:
+    def includes(self, record: records.Record) -> bool:
         cell = record["cell"]
         return (
             (not self.tasks or cell["task"] in self.tasks)

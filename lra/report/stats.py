@@ -36,7 +36,7 @@ class Estimate:
     """95 %, in %."""
 
     @property
-    def half(self) -> float | None:
+    def margin(self) -> float | None:
         """Half the interval's width, %: what stands after ±."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
@@ -50,7 +50,7 @@ class Difference:
     p: float | None
 
     @property
-    def holds(self) -> bool:
+    def significant(self) -> bool:
         """Whether the two differ by more than their errors explain, at 5 %."""
         return self.p is not None and self.p < 1 - LEVEL
 
@@ -94,7 +94,9 @@ def average(parts: Sequence[Estimate | float]) -> Estimate:
     variances = [part.variance for part in known]
     if not known or any(v is None for v in variances):
         return Estimate(mean, count, None)
-    variance, df = _add([(v / len(parts) ** 2, part.df) for v, part in zip(variances, known, strict=True) if v])
+    variance, df = _add_variances(
+        [(v / len(parts) ** 2, part.df) for v, part in zip(variances, known, strict=True) if v]
+    )
     half = _quantile(df) * math.sqrt(variance)
     return Estimate(mean, count, variance, df, 0.0, (mean - half, mean + half))
 
@@ -106,10 +108,10 @@ def difference(a: Estimate, b: Estimate) -> Difference:
     The errors are taken as independent, which is cautious: both sides were scored on the same test set.
     """
     value = a.mean - b.mean
-    left, right = _side(a, b), _side(b, a)
+    left, right = _borrow_variance(a, b), _borrow_variance(b, a)
     if left is None or right is None:
         return Difference(value, None, None)
-    variance, df = _add([left, right])
+    variance, df = _add_variances([left, right])
     if variance == 0:
         return Difference(value, (value, value), 0.0 if value else 1.0)
     error = math.sqrt(variance)
@@ -117,7 +119,7 @@ def difference(a: Estimate, b: Estimate) -> Difference:
     return Difference(value, (value - half, value + half), float(2 * stdtr(df, -abs(value) / error)))
 
 
-def _side(one: Estimate, other: Estimate) -> tuple[float, float] | None:
+def _borrow_variance(one: Estimate, other: Estimate) -> tuple[float, float] | None:
     if one.variance is None:
         return None
     if one.count == 1 and other.spread**2 > one.variance:
@@ -125,7 +127,7 @@ def _side(one: Estimate, other: Estimate) -> tuple[float, float] | None:
     return one.variance, one.df
 
 
-def _add(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _add_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The variance of a sum of independent (variance, df), and its degrees of freedom."""
     variance = math.fsum(v for v, _ in parts)
     doubt = math.fsum(v * v / df for v, df in parts)

@@ -18,7 +18,7 @@ from lra.report.stats import Estimate
 from lra.results import records
 from lra.results.load import SHARED, seeds
 
-EXPLAINED = (
+FOOTNOTE = (
     "± is a 95 % interval: over seeds (Student's t) where there are several, the test set's binomial error (Wilson) "
     "where there is one. Bold: ahead of every other row of its table by more than the errors explain (Welch's test, "
     "5 %). Accuracies may be compared across accelerators, speed only on the same one."
@@ -34,7 +34,7 @@ class TableCell:
     best: bool = False
 
 
-def frame(board: Leaderboard) -> pd.DataFrame:
+def to_frame(board: Leaderboard) -> pd.DataFrame:
     """leaderboard.csv: a row a line of the board, in its order, with every group in one frame.
 
     For each column: the mean (%), the interval's ends, the spread over seeds, the number of seeds, what the others
@@ -49,13 +49,13 @@ def frame(board: Leaderboard) -> pd.DataFrame:
                 "accelerator": row.accelerator, "parameters": row.parameters,
             }  # fmt: skip
             for name in group.averages:
-                line |= _numbers(name, row.averages.get(name), name in row.best)
+                line |= _estimate_fields(name, row.averages.get(name), name in row.best)
             for name, score in row.scores.items():
-                line |= _numbers(name, score.estimate, score.best)
+                line |= _estimate_fields(name, score.estimate, score.best)
                 line[f"{name} n"] = len(score.values)
-                line[f"{name} status"] = _lost(score)
+                line[f"{name} status"] = _failures_text(score)
                 line[f"{name} steps/s"] = score.steps_per_second
-                theirs = published.of(row, board.columns[name])
+                theirs = published.published_for(row, board.columns[name])
                 if theirs is not None:
                     line[f"{name} published"] = theirs.value
                     if score.estimate is not None:
@@ -67,18 +67,18 @@ def frame(board: Leaderboard) -> pd.DataFrame:
     parts = {name: [c for c in made.columns if c == name or c.startswith(f"{name} ")] for name in averages}
     ordered = dict.fromkeys([*names, *(c for name in averages for c in parts[name])])
     for name in board.columns:
-        ordered |= dict.fromkeys(f"{name}{end}" for end in _ENDS if f"{name}{end}" in made)
+        ordered |= dict.fromkeys(f"{name}{end}" for end in _SUFFIXES if f"{name}{end}" in made)
     return made.reindex(columns=list(ordered))
 
 
-_ENDS = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
+_SUFFIXES = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
 
 
 def _identity() -> tuple[str, ...]:
     return "rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters"
 
 
-def _numbers(name: str, made: Estimate | None, best: bool) -> dict[str, object]:
+def _estimate_fields(name: str, made: Estimate | None, best: bool) -> dict[str, object]:
     if made is None:
         return {name: math.nan}
     low, high = made.interval or (math.nan, math.nan)
@@ -86,30 +86,30 @@ def _numbers(name: str, made: Estimate | None, best: bool) -> dict[str, object]:
     return {name: made.mean, f"{name} low": low, f"{name} high": high, **spread, f"{name} best": best}
 
 
-def _lost(score: Score) -> str:
+def _failures_text(score: Score) -> str:
     """'1 diverged', '2 oom', and so on; empty where every seed has a score."""
-    return ", ".join(f"{count} {status}" for status, count in score.lost.items())
+    return ", ".join(f"{count} {status}" for status, count in score.failures.items())
 
 
-def figure(made: Estimate | None) -> str:
+def estimate_text(made: Estimate | None) -> str:
     """'44.30 ± 2.18', without ± where no error is known."""
     if made is None:
         return "–"
-    return f"{made.mean:.2f}" + (f" ± {made.half:.2f}" if made.half is not None else "")
+    return f"{made.mean:.2f}" + (f" ± {made.margin:.2f}" if made.margin is not None else "")
 
 
-def words(score: Score | None) -> str:
+def score_text(score: Score | None) -> str:
     """A score for people: the figure with its seeds, or why there is none."""
     if score is None:
         return "–"
     if score.estimate is None:
-        return ", ".join(score.lost)
+        return ", ".join(score.failures)
     count = score.estimate.count
-    lost = f", {_lost(score)}" if score.lost else ""
-    return f"{figure(score.estimate)} ({count} seed{'s' if count > 1 else ''}{lost})"
+    lost = f", {_failures_text(score)}" if score.failures else ""
+    return f"{estimate_text(score.estimate)} ({count} seed{'s' if count > 1 else ''}{lost})"
 
 
-def table(group: Group) -> tuple[list[str], list[list[TableCell]]]:
+def group_table(group: Group) -> tuple[list[str], list[list[TableCell]]]:
     """A group's header and lines, as Markdown and LaTeX show them."""
     shown = [name for name in ("overrides", "variant", "accelerator") if any(getattr(row, name) for row in group.rows)]
     header = ["#", "model", *shown]
@@ -126,13 +126,13 @@ def _line(row: Row, group: Group, shown: Sequence[str]) -> list[TableCell]:
         score = row.scores.get(name)
         rate = score.steps_per_second if score else None
         line += [
-            TableCell(words(score), score is not None and score.best),
+            TableCell(score_text(score), score is not None and score.best),
             TableCell("–" if rate is None else f"{rate:.3g}"),
         ]
-    return line + [TableCell(figure(row.averages.get(name)), name in row.best) for name in group.averages]
+    return line + [TableCell(estimate_text(row.averages.get(name)), name in row.best) for name in group.averages]
 
 
-def title(group: Group) -> str:
+def group_title(group: Group) -> str:
     """What a group's table is of."""
     return f"Protocol {group.protocol}, {group.kind}"
 
@@ -143,26 +143,26 @@ def to_markdown(board: Leaderboard) -> str:
         return "No records yet.\n"
     parts = []
     for group in board.groups:
-        header, lines = table(group)
-        parts.append(f"## {markdown.escape(title(group))}\n")
-        parts.append(markdown.grid(header, [[_bold(cell) for cell in line] for line in lines]))
+        header, lines = group_table(group)
+        parts.append(f"## {markdown.escape(group_title(group))}\n")
+        parts.append(markdown.make_table(header, [[_bold(cell) for cell in line] for line in lines]))
         if group.kind == fairness.FREE:
-            parts += _why(group)
-    parts.append(f"{selection.METRICS[board.metric]}. {EXPLAINED}\n")
-    parts.append(_data(board))
-    beside = published.beside(board)
+            parts += _reasons_list(group)
+    parts.append(f"{selection.METRICS[board.metric]}. {FOOTNOTE}\n")
+    parts.append(_data_table(board))
+    beside = published.comparisons(board)
     if beside:
         told = [
-            [b.row.model, b.row.protocol, b.column, figure(b.estimate), f"{b.published.value:.2f}",
+            [b.row.model, b.row.protocol, b.column, estimate_text(b.estimate), f"{b.published.value:.2f}",
              f"{b.difference:+.2f}", b.published.name, b.published.source]
             for b in beside
         ]  # fmt: skip
         header = ["model", "protocol", "task", "ours (%)", "published (%)", "difference", "their row", "source"]
-        parts.append(f"## Beside published results\n\n{markdown.grid(header, told)}")
+        parts.append(f"## Beside published results\n\n{markdown.make_table(header, told)}")
     return "\n".join(parts)
 
 
-def _why(group: Group) -> list[str]:
+def _reasons_list(group: Group) -> list[str]:
     """A list of why rows are free for all, save where their overrides say so already."""
     lines = []
     for row in group.rows:
@@ -177,17 +177,17 @@ def _bold(cell: TableCell) -> str:
     return f"**{cell.text}**" if cell.best else cell.text
 
 
-def _data(board: Leaderboard) -> str:
+def _data_table(board: Leaderboard) -> str:
     """The data sets of the columns, and what always answering the most frequent class would give."""
     lines = [
         [c.name, c.source, c.version, c.fingerprint[:8], "–" if c.examples is None else f"{c.examples:,}",
          "–" if c.majority is None else f"{c.majority:.2f}"]
         for c in board.columns.values()
     ]  # fmt: skip
-    return markdown.grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
+    return markdown.make_table(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
 
 
-_OWN = (
+_OPTIONAL = (
     "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
     "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "sharing",
     "attention_kernels",
@@ -213,13 +213,13 @@ def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]
         base = {**cell, "overrides": " ".join(record.get("overrides", [])), "source": record["data"].get("source")}
         rest = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
         for name in ("train_speed", "inference_speed", "memory"):
-            rest |= _flat(record.get(name) or {}, f"{name}.")
+            rest |= _flatten(record.get(name) or {}, f"{name}.")
         for name in SHARED:
             part = record.get(name) or {}
             if id(part) not in flat:
-                flat[id(part)] = _flat(part, f"{name}.")
+                flat[id(part)] = _flatten(part, f"{name}.")
             rest |= flat[id(part)]
-        rest |= _flat({name: record[name] for name in _OWN if name in record})
+        rest |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
         rest |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
         for result in seeds(record):
             rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)
@@ -231,11 +231,11 @@ def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]
     return names, [list(row.values()) if list(row) == names else list(map(row.get, names)) for row in rows]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, part in value.items():
         if isinstance(part, dict):
-            flat |= _flat(part, f"{prefix}{name}.")
+            flat |= _flatten(part, f"{prefix}{name}.")
         else:
             flat[prefix + name] = "; ".join(map(str, part)) if isinstance(part, list) else part
     return flat

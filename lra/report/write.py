@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lra.report import efficiency, html_page, leaderboard, selection, tables
-from lra.report.latex import latex
+from lra.report.latex import to_latex
 from lra.results import load, records
 from tasks.io.files import write_whole
 
@@ -47,20 +47,20 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     made = leaderboard.build(found, choice)
     text = tables.to_markdown(made)
     files = {
-        "cells.csv": tables.cells_csv([record for record in found if choice.takes(record)]),
-        "leaderboard.csv": tables.frame(made).to_csv(index=False, float_format="%.6g"),
+        "cells.csv": tables.cells_csv([record for record in found if choice.includes(record)]),
+        "leaderboard.csv": tables.to_frame(made).to_csv(index=False, float_format="%.6g"),
         "leaderboard.md": text,
-        "leaderboard.tex": latex(made),
-        "leaderboard.html": html_page.page(made, load.load_records(folders, records.BENCH)[0]),
+        "leaderboard.tex": to_latex(made),
+        "leaderboard.html": html_page.to_html(made, load.load_records(folders, records.BENCH)[0]),
     }
     write_files(out, files)
-    lines += made.lines
+    lines += made.conflicts
     if any((folder / records.BENCH).is_dir() for folder in folders):
         lines += write_efficiency(folders, out, plots)[1]
     if plots:
         from lra.report import figures  # matplotlib takes seconds to import
 
-        figures.draw(made, out / "plots")
+        figures.draw_leaderboard(made, out / "plots")
     return text, lines
 
 
@@ -73,12 +73,12 @@ def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> t
         OSError: `out` cannot be written.
     """
     found, problems = load.load_records(folders, records.BENCH)
-    board = efficiency.table(found)
+    board = efficiency.to_frame(found)
     write_files(out, {"efficiency.csv": board.to_csv(index=False, float_format="%.6g")})
     if draw:
         from lra.report import figures  # matplotlib takes seconds to import
 
-        figures.efficiency_figures(board, out / "plots")
+        figures.draw_all_efficiency(board, out / "plots")
     return efficiency.to_markdown(board), problems
 
 

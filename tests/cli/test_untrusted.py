@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from lra.cli import report
 from lra.report import figures, leaderboard, show, tables, write
-from lra.report.latex import escape, latex
+from lra.report.latex import escape, to_latex
 from lra.report.selection import ALL
 from tests.helpers.records import measurement, record
 
@@ -67,7 +67,7 @@ def test_latex_escapes_everything(made):
     commands = set(re.findall(r"\\[a-zA-Z]+\{\}|\\.", told))
     assert commands <= {r"\textbackslash{}", r"\textbar{}", r"\textless{}", r"\textgreater{}", r"\#", r"\&", r"\$"}
     assert "\n" not in told and "\x1b" not in told
-    text = latex(made)
+    text = to_latex(made)
     assert told in text and "\\frac" not in text and "\x1b" not in text
 
 
@@ -76,7 +76,7 @@ def test_a_terminal_obeys_no_record(made, tmp_path, capsys):
     (tmp_path / "records" / "a.json").write_text(json.dumps(nasty()))
     (tmp_path / "records" / "b\x1b[2J.json").write_text("{}")
     assert report.leaderboard([tmp_path], tmp_path / "out", ALL, plots=False) == 0
-    print(show.show(nasty()))
+    print(show.record_text(nasty()))
     told = capsys.readouterr()
     assert "\x1b" not in told.out + told.err and "\\x1b[2J" in told.out and "\\x1b[2J" in told.err
     assert told.err.count("\n") == 1
@@ -84,7 +84,7 @@ def test_a_terminal_obeys_no_record(made, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_figures_draw_any_name(made, tmp_path):
-    figures.draw(made, tmp_path / "plots")
+    figures.draw_leaderboard(made, tmp_path / "plots")
     assert len(list((tmp_path / "plots").glob("*.svg"))) >= 1
     (tmp_path / "bench").mkdir()
     measured = measurement(NASTY, overrides=[NASTY])

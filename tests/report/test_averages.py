@@ -61,6 +61,6 @@ def test_five_tasks_have_the_five_task_rule_alone():
 
 
 def test_other_lengths_have_an_average_over_what_its_name_lists():
-    names = [rule.name for rule in averages.rules(["listops@2000", "text@1000"])]
+    names = [rule.name for rule in averages.rules_for(["listops@2000", "text@1000"])]
     assert names == ["average (listops@2000, text@1000)"]
-    assert averages.rules(["listops@2000"]) == []
+    assert averages.rules_for(["listops@2000"]) == []

@@ -52,7 +52,7 @@ def shown(browser, tmp_path):
 
     def opened(found=FOUND, measured=MEASURED):
         path = tmp_path / "leaderboard.html"
-        path.write_text(html_page.page(leaderboard.build(found), measured), encoding="utf-8")
+        path.write_text(html_page.to_html(leaderboard.build(found), measured), encoding="utf-8")
         browser.get(path.as_uri())
         return browser
 

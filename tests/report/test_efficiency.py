@@ -33,7 +33,7 @@ def test_the_speed_up_is_over_the_transformer_at_the_same_setting():
         measurement("transformer", length=4096, status="oom"),
         measurement("fnet", speed=1.0, length=4096),
     ]
-    board = efficiency.table(found)
+    board = efficiency.to_frame(found)
     column = "training speed-up vs transformer"
     assert rows(board, model="transformer", length=1024)[column].item() == 1
     assert rows(board, model="fnet", length=1024, batch=4)[column].item() == 4
@@ -46,7 +46,7 @@ def test_the_speed_up_is_over_the_transformer_at_the_same_setting():
 def test_another_protocol_accelerator_or_task_is_no_baseline(field):
     found = [measurement("transformer"), measurement("fnet")]
     found[0]["cell"][field] = "another"
-    assert efficiency.table(found)["training speed-up vs transformer"].dropna().tolist() == [1]
+    assert efficiency.to_frame(found)["training speed-up vs transformer"].dropna().tolist() == [1]
 
 
 def test_every_figure_of_a_record_is_in_its_row(tmp_path):
@@ -78,7 +78,7 @@ def test_the_table_shows_what_there_is(tmp_path):
 
 
 def test_no_measurements_and_files_that_cannot_be_read_are_told(tmp_path):
-    assert efficiency.to_markdown(efficiency.table([])) == "No measurements yet.\n"
+    assert efficiency.to_markdown(efficiency.to_frame([])) == "No measurements yet.\n"
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "broken.json").write_text("{")
     text, problems, board = written(tmp_path, [])
@@ -104,8 +104,8 @@ def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(t
 
 def drawn(found):
     """The axes of the one figure of some records, by their title, and the legend's words."""
-    board = efficiency.table(found)
-    figure, _ = figures.draw_efficiency(board, figures.styles(board["model"]))
+    board = efficiency.to_frame(found)
+    figure, _ = figures.draw_efficiency(board, figures.assign_styles(board["model"]))
     return {axes.get_title(loc="left"): axes for axes in figure.axes}, [t.get_text() for t in figure.legends[0].texts]
 
 
@@ -145,8 +145,8 @@ def test_what_ran_out_of_memory_or_time_is_marked_and_said():
 
 def test_models_look_different_in_colour_and_in_grey_and_keep_their_looks():
     names = [f"model{i:02}" for i in range(20)]
-    found = figures.styles([*names, "transformer"])
+    found = figures.assign_styles([*names, "transformer"])
     assert len({(s.color, s.marker) for s in found.values()}) == 21
     assert len({(s.marker, str(s.dashes)) for s in found.values()}) == 21
-    assert figures.styles(reversed(names))["model07"] == found["model07"]
+    assert figures.assign_styles(reversed(names))["model07"] == found["model07"]
     assert found["transformer"].color == "#000000"

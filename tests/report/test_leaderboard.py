@@ -37,14 +37,14 @@ def test_a_mean_that_leaves_a_diverged_seed_out_says_so_and_is_never_bold():
     ]
     made = leaderboard.build(found)
     score = row(made, "fnet").scores["listops@2000"]
-    assert tables.words(score) == "90.00 ± 1.32 (2 seeds, 1 diverged)"
+    assert tables.score_text(score) == "90.00 ± 1.32 (2 seeds, 1 diverged)"
     assert row(made, "fnet").rank == 1 and not score.best
 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "diverged", "timeout", "interrupted"])
 def test_a_cell_without_a_result_says_why(status):
     made = leaderboard.build([record(score=0.4), record("transformer", status=status)])
-    assert tables.words(row(made, "transformer").scores["listops@2000"]) == status
+    assert tables.score_text(row(made, "transformer").scores["listops@2000"]) == status
     assert f"| {status} " in tables.to_markdown(made)
 
 
@@ -79,7 +79,7 @@ def test_two_task_versions_are_named_and_stand_in_columns_of_their_own():
     made = leaderboard.build([record(score=0.4), record(score=0.5, seed=1), new])
     assert set(row(made, "fnet").scores) == {"listops@2000"}
     assert set(row(made, "local").scores) == {"listops@2000 [version 2, data 01234567]"}
-    (line,) = made.lines
+    (line,) = made.conflicts
     assert line.startswith("conflict: listops@2000 was run on task versions 1 and 2")
     assert not any(score.best for r in made.rows for score in r.scores.values())
 
@@ -108,8 +108,8 @@ def test_seeds_trained_together_count_one_by_one_and_each_once():
     group["results"] = [result(0.40, 0), result(0.44, 1), result(None, 2, "diverged")]
     made = leaderboard.build([group, record(score=0.9, seed=1)])
     score = row(made, "fnet").scores["listops@2000"]
-    assert score.values == {0: pytest.approx(40), 1: pytest.approx(44)} and score.lost == {"diverged": 1}
-    assert made.lines == ["duplicate: fnet, listops@2000, seed 1: two records have a score, the later counts"]
+    assert score.values == {0: pytest.approx(40), 1: pytest.approx(44)} and score.failures == {"diverged": 1}
+    assert made.conflicts == ["duplicate: fnet, listops@2000, seed 1: two records have a score, the later counts"]
 
 
 def test_speed_and_memory_of_seeds_trained_together_are_left_out():
@@ -124,7 +124,7 @@ def test_speed_and_memory_of_seeds_trained_together_are_left_out():
 def test_a_cell_that_was_stopped_half_way_has_no_score_yet():
     stopped = record(status="interrupted", results=[result(0.9)])
     score = leaderboard.build([stopped]).rows[0].scores["listops@2000"]
-    assert score.estimate is None and score.lost == {"interrupted": 1}
+    assert score.estimate is None and score.failures == {"interrupted": 1}
 
 
 def test_other_metrics_take_their_own_split():
@@ -157,7 +157,7 @@ def test_the_order_of_records_does_not_matter(found, rng):
     shuffled = list(found)
     rng.shuffle(shuffled)
     assert tables.to_markdown(leaderboard.build(found)) == tables.to_markdown(leaderboard.build(shuffled))
-    assert tables.frame(leaderboard.build(found)).equals(tables.frame(leaderboard.build(shuffled)))
+    assert tables.to_frame(leaderboard.build(found)).equals(tables.to_frame(leaderboard.build(shuffled)))
 
 
 @settings(deadline=None, max_examples=60)
@@ -179,7 +179,7 @@ def _lines(made, model, accelerator):
     """All that is said of every row but one model's."""
     return [
         (r.model, r.protocol, r.kind, r.overrides, r.accelerator, r.variant, r.rank, r.averages, r.best,
-         {name: (s.estimate, s.values, s.lost, s.best, s.steps_per_second) for name, s in r.scores.items()})
+         {name: (s.estimate, s.values, s.failures, s.best, s.steps_per_second) for name, s in r.scores.items()})
         for r in made.rows if (r.model, r.accelerator) != (model, accelerator)
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from lra.errors import UsageError
 from lra.report import leaderboard, selection, tables
-from lra.report.latex import latex
+from lra.report.latex import to_latex
 from lra.report.write import write_leaderboard
 from lra.results import load, records
 from tests.helpers.records import record, result
@@ -77,7 +77,7 @@ errors explain (Welch's test, 5 %). Accuracies may be compared across accelerato
 
 
 def test_the_csv_holds_every_figure_of_a_row():
-    made = tables.frame(leaderboard.build(GOLDEN))
+    made = tables.to_frame(leaderboard.build(GOLDEN))
     first = made[made["model"] == "fnet"].iloc[0]
     expected = {
         "rank": 3, "protocol": "lra", "comparison": "apples to apples", "overrides": "", "variant": "",
@@ -94,7 +94,7 @@ def test_the_csv_holds_every_figure_of_a_row():
 
 
 def test_latex_is_a_booktabs_table_with_everything_escaped():
-    text = latex(leaderboard.build([*GOLDEN, record("a_b&c%$#{x}~^\\", score=0.1)]))
+    text = to_latex(leaderboard.build([*GOLDEN, record("a_b&c%$#{x}~^\\", score=0.1)]))
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     assert r"\begin{tabular}{rlr}" in text and r"# & model & listops@2000 \\" in text
     assert r"1 & transformer & \textbf{61.00 $\pm$ 2.48}$^{3}$ \\" in text
