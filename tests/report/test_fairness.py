@@ -43,7 +43,7 @@ def test_the_protocol_s_own_recipe_is_unchanged():
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "value", "told"),
+    ("section", "field", "value", "expected"),
     [
         ("train", "steps", 9, ["train.steps=9"]),
         ("encoder", "dropout", 0.2, ["encoder.dropout=0.2"]),
@@ -54,24 +54,24 @@ def test_the_protocol_s_own_recipe_is_unchanged():
         ("train", "unheard_of", 1, ["train.unheard_of=1"]),
     ],
 )
-def test_settings_of_how_it_is_computed_change_nothing_and_all_others_do(section, field, value, told):
-    made = record()
-    made["recipe"][section][field] = value
-    assert fairness.recipe_changes(made) == told
+def test_settings_of_how_it_is_computed_change_nothing_and_all_others_do(section, field, value, expected):
+    edited = record()
+    edited["recipe"][section][field] = value
+    assert fairness.recipe_changes(edited) == expected
 
 
 def test_a_field_that_an_older_version_did_not_have_stands_at_its_default():
-    made = record()
-    del made["recipe"]["encoder"]["reversible"]
-    assert fairness.recipe_changes(made) == []
-    del made["recipe"]["encoder"]["layers"]
-    assert fairness.recipe_changes(made) == ["encoder.layers is not set"]
+    edited = record()
+    del edited["recipe"]["encoder"]["reversible"]
+    assert fairness.recipe_changes(edited) == []
+    del edited["recipe"]["encoder"]["layers"]
+    assert fairness.recipe_changes(edited) == ["encoder.layers is not set"]
 
 
 def test_a_mixer_s_options_are_a_change_unless_the_protocol_sets_them():
-    made = record("performer:features=64", mixer="performer")
-    made["recipe"]["mixer"] = [["features", 64]]
-    assert fairness.recipe_changes(made) == ["mixer.features=64"]
+    edited = record("performer:features=64", mixer="performer")
+    edited["recipe"]["mixer"] = [["features", 64]]
+    assert fairness.recipe_changes(edited) == ["mixer.features=64"]
     own = record("linformer", "text")
     assert own["recipe"]["mixer"] == [["rank", 32]] and fairness.recipe_changes(own) == []
     own["recipe"]["mixer"] = []
