@@ -42,17 +42,18 @@ def leaderboard(args: ReportArguments) -> int:
 
 def show(args: ReportArguments, names: Sequence[str]) -> int:
     """Prints one record readably: `show CELL`, a file or any part of its name or key that fits only one."""
-    from lra.report import show
+    from lra.report import show as texts
 
     if len(names) != 1:
         raise UsageError("show takes one cell: a file, or any part of its name or key that fits only one")
-    print(show.record_text(show.find_record(args.folders, names[0])))
+    print(texts.record_text(texts.find_record(args.folders, names[0])))
     return 0
 
 
 def compare(args: ReportArguments, names: Sequence[str]) -> int:
     """Prints two models side by side, task by task, with the test of the difference: `compare A B`."""
-    from lra.report import selection, show
+    from lra.report import selection
+    from lra.report import show as texts
     from lra.results import load
 
     if len(names) != 2 or names[0] == names[1]:
@@ -64,7 +65,7 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
     records, lines = load.load_records(args.folders)
     selection.check(chosen, records)
     _print_problems("compare", lines)
-    print(show.comparison_text(records, names[0], names[1], chosen))
+    print(texts.comparison_text(records, names[0], names[1], chosen))
     return 0
 
 
