@@ -46,7 +46,7 @@ def show(args: ReportArguments, names: Sequence[str]) -> int:
 
     if len(names) != 1:
         raise UsageError("show takes one cell: a file, or any part of its name or key that fits only one")
-    print(texts.show(texts.find(args.folders, names[0])))
+    print(texts.record_text(texts.find_record(args.folders, names[0])))
     return 0
 
 
@@ -65,7 +65,7 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
     records, lines = load.load_records(args.folders)
     selection.check(chosen, records)
     _print_problems("compare", lines)
-    print(texts.compare(records, names[0], names[1], chosen))
+    print(texts.comparison_text(records, names[0], names[1], chosen))
     return 0
 
 

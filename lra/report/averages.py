@@ -1,7 +1,7 @@
-"""Averages over tasks: the three rules that papers use, each by its name, and the plain mean of the tasks at hand.
+"""Averages over tasks: the three rules that papers use, each under its name, else the mean of the tasks at hand.
 
-Published averages can't be laid side by side because of these rules: over five tasks without Path-X, over six with a
-failure counted as 50, over six with a missing one as 0.
+These rules are why published averages cannot be compared directly: some are over five tasks without Path-X, some over
+six with a failure counted as 50, some over six with a missing score as 0.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ LENGTHS = {"listops": 2000, "text": 4000, "retrieval": 4000, "image": 1024, "pat
 """The six tasks at the paper's lengths, in its order."""
 _SIX = tuple(f"{task}@{length}" for task, length in LENGTHS.items())
 _BINARY = {f"{task}@{LENGTHS[task]}" for task in ("text", "retrieval", "pathfinder", "pathx")}
-"""Tasks of two classes: 50 is what guessing gives there, and nowhere else."""
+"""Tasks of two classes, the only ones where guessing gives 50."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A mean over named columns, and what stands for a column without a score."""
+    """A mean over named columns, and what a column without a score counts as."""
 
     name: str
     columns: tuple[str, ...]
     missing: Literal["none", "fifty", "zero"] = "none"
     """none: no average. fifty: 50 for a failure on two classes. zero: 0 for one column, failed or not run."""
 
-    def of(self, estimates: Mapping[str, Estimate | None], failed: Mapping[str, bool]) -> Estimate | None:
+    def average(self, estimates: Mapping[str, Estimate | None], failed: Mapping[str, bool]) -> Estimate | None:
         """The average of a row's columns, or None where the rule gives none."""
         parts: list[Estimate | float] = []
         for name in self.columns:
-            made = estimates.get(name)
-            if made is not None:
-                parts.append(made)
+            estimate = estimates.get(name)
+            if estimate is not None:
+                parts.append(estimate)
             elif self.missing == "zero" and 0.0 not in parts:
                 parts.append(0.0)
             elif self.missing == "fifty" and failed.get(name) and name in _BINARY:
@@ -44,23 +44,19 @@ class Rule:
         return average(parts) if any(isinstance(part, Estimate) for part in parts) else None
 
 
-def rules(columns: Sequence[str]) -> list[Rule]:
-    """The averages that a set of columns allows; none for a single column."""
+def rules_for(columns: Sequence[str]) -> list[Rule]:
+    """The averages that a set of columns allows; a single column has none."""
     if set(_SIX[:5]) <= set(columns):
-        found = [Rule(f"average of 5, Path-X left out ({_listed(_SIX[:5])})", _SIX[:5])]
+        rules = [Rule(f"average of 5, Path-X left out ({', '.join(_SIX[:5])})", _SIX[:5])]
         if _SIX[5] in columns:
-            found += [
-                Rule(f"average of 6, a failure as 50 ({_listed(_SIX)})", _SIX, "fifty"),
-                Rule(f"average of 6, a missing one as 0 ({_listed(_SIX)})", _SIX, "zero"),
+            rules += [
+                Rule(f"average of 6, a failure as 50 ({', '.join(_SIX)})", _SIX, "fifty"),
+                Rule(f"average of 6, a missing one as 0 ({', '.join(_SIX)})", _SIX, "zero"),
             ]
-        return found
-    return [Rule(f"average ({_listed(columns)})", tuple(columns))] if len(columns) > 1 else []
+        return rules
+    return [Rule(f"average ({', '.join(columns)})", tuple(columns))] if len(columns) > 1 else []
 
 
-def order(task: str) -> tuple[int, str]:
-    """Sorts tasks in the paper's order, others after them."""
+def task_order(task: str) -> tuple[int, str]:
+    """Sort key: tasks in the paper's order, other tasks after them by name."""
     return (list(LENGTHS).index(task) if task in LENGTHS else len(LENGTHS), task)
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(columns)

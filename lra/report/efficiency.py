@@ -1,4 +1,4 @@
-"""From records of measurements to the table of efficiency.csv."""
+"""Speed and memory: benchmark records as the table of efficiency.csv."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lra.report import markdown
-from lra.results import records
+from lra.results.records import Record
 
 COLUMNS = {
     "model": "cell.model",
@@ -47,61 +47,63 @@ COLUMNS = {
     "commit": "commit",
     "created": "created",
 }
-"""Columns of efficiency.csv, and where a record holds what stands in them."""
+"""Columns of efficiency.csv, and the path of each in a record."""
 SETTING = (
     "task", "length", "batch", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes",
 )  # fmt: skip
-"""Two models' figures are compared where all of these are equal."""
+"""Two models are compared only where all of these are equal."""
 BASELINE = "transformer"
 SPEEDUPS = {
     "training speed-up vs transformer": "training steps/s",
     "inference speed-up vs transformer": "inference steps/s",
 }
-_WORDS = {"model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit",
-          "created"}  # fmt: skip
+_TEXT_COLUMNS = {
+    "model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit", "created",
+}  # fmt: skip
 
 
-def table(found: Sequence[records.Record]) -> pd.DataFrame:
-    """A row a measured cell with the columns of `COLUMNS`, and its speed over the Transformer's at the same setting.
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per benchmarked cell: the columns of `COLUMNS`, and speed-ups over the Transformer at the same `SETTING`.
 
-    'searched' says that the largest batch was looked for; 'max batch' is then what was found. A speed-up is empty where
-    the Transformer has not been measured at the same task, length, batch, precision, protocol, overrides and
-    accelerator.
+    'searched' marks cells that searched for the largest batch that fits; 'max batch' is the result. A speed-up is empty
+    where the Transformer was not benchmarked at the same setting.
     """
-    rows = [{column: _at(record, path) for column, path in COLUMNS.items()} for record in found]
-    board = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in board:
-        if column not in _WORDS:
-            board[column] = board[column].astype(float)
-    board["overrides"] = [" ".join(words) for words in board["overrides"]]
-    board["searched"] = board["searched"].fillna(0) > 0
-    board["max batch"] = board["batch"].where(board["searched"] & (board["status"] == "ok"))
-    board["devices"] = board["devices"].fillna(1)
-    setting = pd.Series([str(row) for row in board[list(SETTING)].itertuples(index=False)], board.index, dtype=object)
+    rows = [{column: _lookup(record, path) for column, path in COLUMNS.items()} for record in records]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in frame:
+        if column not in _TEXT_COLUMNS:
+            frame[column] = frame[column].astype(float)
+    frame["overrides"] = [" ".join(words) for words in frame["overrides"]]
+    frame["searched"] = frame["searched"].fillna(0) > 0
+    frame["max batch"] = frame["batch"].where(frame["searched"] & (frame["status"] == "ok"))
+    frame["devices"] = frame["devices"].fillna(1)
+    setting = pd.Series([str(row) for row in frame[list(SETTING)].itertuples(index=False)], frame.index, dtype=object)
     for column, speed in SPEEDUPS.items():
-        baseline = board[(board["model"] == BASELINE) & board[speed].notna()].groupby(setting)[speed].median()
-        board[column] = board[speed] / setting.map(baseline).astype(float)
-    whole = {name: "Int64" for name in ("length", "batch", "devices", "max batch", "memory limit bytes", "parameters")}
-    board = board.astype(whole | {name: "Int64" for name in board if str(name).endswith(" bytes")})
+        baseline = frame[(frame["model"] == BASELINE) & frame[speed].notna()].groupby(setting)[speed].median()
+        frame[column] = frame[speed] / setting.map(baseline).astype(float)
+    integers = {
+        name: "Int64" for name in ("length", "batch", "devices", "max batch", "memory limit bytes", "parameters")
+    }
+    frame = frame.astype(integers | {name: "Int64" for name in frame if str(name).endswith(" bytes")})
     by = ["task", "protocol", "accelerator", "length", "model", "batch", "created"]
-    return board.sort_values(by, kind="stable", ignore_index=True)
+    return frame.sort_values(by, kind="stable", ignore_index=True)
 
 
-def _at(record: records.Record, path: str) -> Any:
+def _lookup(record: Record, path: str) -> Any:
     value: Any = record
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def to_markdown(board: pd.DataFrame) -> str:
-    """The table for people."""
-    if board.empty:
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The table for people: columns that vary and have values."""
+    if frame.empty:
         return "No measurements yet.\n"
     names = ["task", "length", "model", "protocol", "accelerator", "batch", "status"]
-    shown = board[[n for n in names if n in ("length", "model", "status") or board[n].nunique() > 1]].astype(str)
-    if board["max batch"].notna().any():
-        shown["largest batch"] = ["–" if pd.isna(n) else f"{n:,}" for n in board["max batch"]]
+    shown = frame[[n for n in names if n in ("length", "model", "status") or frame[n].nunique() > 1]].astype(str)
+    if frame["max batch"].notna().any():
+        shown["largest batch"] = ["–" if pd.isna(n) else f"{n:,}" for n in frame["max batch"]]
     columns = {
         "training steps/s": ("training steps/s", "{:.3g}", 1.0),
         "× transformer": ("training speed-up vs transformer", "{:.2f}", 1.0),
@@ -113,6 +115,6 @@ def to_markdown(board: pd.DataFrame) -> str:
         "compiled MB": ("compiled bytes", "{:,.0f}", 1e6),
     }
     for title, (column, form, unit) in columns.items():
-        if board[column].notna().any():
-            shown[title] = [markdown.number(None if pd.isna(v) else v, form, unit) for v in board[column]]
+        if frame[column].notna().any():
+            shown[title] = [markdown.format_number(None if pd.isna(v) else v, form, unit) for v in frame[column]]
     return markdown.from_frame(shown)

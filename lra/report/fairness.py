@@ -1,8 +1,8 @@
-"""Whether a result is *apples to apples* by the benchmark's rule, computed from its record. Imports no JAX.
+"""Whether a result is *apples to apples* by the benchmark's rule, computed from its record.
 
 The rule (README of google-research/long-range-arena): the task's hyper-parameters unchanged, and at most 10 % more
 parameters than the Transformer of that task; anything else is *free for all*. Here: the recipe is the protocol's own
-for that model, save for how it is computed (`HOW`). The length is no part of it, because it names the column.
+for that model, except for how it is computed (`EXECUTION`). The length is no part of it, because it names the column.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 from configs import PROTOCOLS
 from configs.recipe import Encoder, Optimizer, Recipe, Schedule, Train
-from lra.results import records
+from lra.results.records import Record
 from tasks import TASKS
 
 APPLES, FREE = "apples to apples", "free for all"
-HOW = frozenset({"train.precision", "train.accumulate", "train.remat"})
-"""Settings of how a cell is computed; they leave what is computed as it was."""
-MORE_PARAMETERS = 1.10
+EXECUTION = frozenset({"train.precision", "train.accumulate", "train.remat"})
+"""Settings of how a cell is computed; they do not change what is computed."""
+PARAMETER_LIMIT = 1.10
 
 
-def changes(record: records.Record) -> list[str]:
-    """What a record's recipe has that its protocol's does not, as 'section.field=value'; empty where nothing."""
+def recipe_changes(record: Record) -> list[str]:
+    """The settings in which a record's recipe differs from its protocol's, as 'section.field=value'."""
     cell = record["cell"]
     model = cell.get("mixer", cell["model"])
     try:
@@ -33,11 +33,11 @@ def changes(record: records.Record) -> list[str]:
     except KeyError:
         return [f"no recipe of protocol {cell['protocol']} for {cell['task']} is known here"]
     ours = _settings(record["recipe"])
-    # A field that the record's version did not have stands at its default; data are named by their fingerprint.
-    default = _defaults()
-    theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or default.get(k) == v)}
+    # A field that the record's version did not have counts as its default; data are identified by their fingerprint.
+    defaults = _defaults()
+    theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or defaults.get(k) == v)}
     changed = []
-    for name in sorted({*ours, *theirs} - HOW):
+    for name in sorted({*ours, *theirs} - EXECUTION):
         if name not in ours:
             changed.append(f"{name} is not set")
         elif name not in theirs or ours[name] != theirs[name]:
@@ -45,25 +45,25 @@ def changes(record: records.Record) -> list[str]:
     return changed
 
 
-def excess(record: records.Record) -> list[str]:
-    """One line where a record's model has too many more parameters than its Transformer."""
+def excess_parameters(record: Record) -> list[str]:
+    """One line if a record's model exceeds the Transformer's parameters by more than the rule allows, else none."""
     cell, parameters = record["cell"], record.get("parameters")
     try:
-        most = _transformer(cell["protocol"], cell["task"], cell["length"])
+        baseline = _transformer(cell["protocol"], cell["task"], cell["length"])
     except KeyError:
         return []
-    if not parameters or parameters <= MORE_PARAMETERS * most:
+    if not parameters or parameters <= PARAMETER_LIMIT * baseline:
         return []
-    return [f"{cell['task']}: {parameters / most:.2f} × the Transformer's parameters"]
+    return [f"{cell['task']}: {parameters / baseline:.2f} × the Transformer's parameters"]
 
 
 @functools.cache
 def _expected(protocol: str, task: str, model: str) -> dict[str, Any]:
-    """The protocol's recipe as a record would hold it. Raises `KeyError` where there is none."""
-    known = PROTOCOLS[protocol]
-    if task not in (*known.tasks, *known.variants):
+    """The protocol's recipe in a record's form. Raises `KeyError` for a task that the protocol does not have."""
+    definition = PROTOCOLS[protocol]
+    if task not in (*definition.tasks, *definition.variants):
         raise KeyError(task)
-    recipe = known.recipe(task, model)
+    recipe = definition.recipe(task, model)
     if recipe.data is None:
         recipe = dataclasses.replace(recipe, data=TASKS[task].rules)
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
@@ -71,6 +71,7 @@ def _expected(protocol: str, task: str, model: str) -> dict[str, Any]:
 
 
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A record's recipe by 'section.field'."""
     flat: dict[str, Any] = {}
     for section, values in recipe.items():
         pairs = values.items() if isinstance(values, dict) else (tuple(pair) for pair in values or ())
@@ -80,7 +81,7 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """The defaults of a recipe's own sections, by 'section.field'."""
+    """The defaults of a recipe's sections, by 'section.field'; without the data, which each task defines."""
     kinds = {"encoder": Encoder, "optimizer": Optimizer, "schedule": Schedule, "train": Train}
     return {
         f"{section}.{field.name}": field.default
@@ -92,21 +93,29 @@ def _defaults() -> dict[str, Any]:
 
 @functools.cache
 def _transformer(protocol: str, task: str, length: int) -> int:
-    """Raises `KeyError` where the protocol or task is not known here."""
-    known = TASKS[task]
+    """Parameters of the protocol's Transformer. Raises `KeyError` for an unknown protocol or task."""
+    definition = TASKS[task]
     recipe = PROTOCOLS[protocol].recipe(task, "transformer")
-    return transformer_parameters(recipe, known.vocab, known.classes, known.pair, length)
+    return transformer_parameters(recipe, definition.vocab, definition.classes, definition.pair, length)
 
 
 def transformer_parameters(recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> int:
-    """Parameters of a recipe's Transformer: the `Encoder` with the mixer `models.attention.Attention`."""
+    """Counts the parameters of a recipe's Transformer: the `Encoder` with the mixer `models.attention.Attention`.
+
+    Args:
+        recipe: gives the encoder's widths and depth.
+        vocab: number of tokens.
+        classes: number of classes.
+        pair: whether an example is a pair of documents.
+        length: tokens of an example, without the class token.
+    """
     e = recipe.encoder
     norm = 2 * e.dim
     mlp = 2 * e.dim * e.mlp + e.mlp + e.dim
     block = 2 * norm + 4 * e.dim * e.qkv + mlp
-    seen = length + (e.pool == "cls")
-    ends = vocab * e.dim + e.dim * (e.pool == "cls") + e.dim * seen * (e.positions == "learned") + norm
+    positions = length + (e.pool == "cls")
+    embeddings = vocab * e.dim + e.dim * (e.pool == "cls") + e.dim * positions * (e.positions == "learned")
     documents = (4 if e.pair_head == "nli" else 2) if pair else 1
     widths = [documents * e.dim, e.mlp, *([e.mlp // 2] if pair else []), classes]
-    head = sum(a * b + b for a, b in itertools.pairwise(widths))
-    return ends + e.layers * block + head
+    head = sum(inputs * outputs + outputs for inputs, outputs in itertools.pairwise(widths))
+    return embeddings + e.layers * block + norm + head

@@ -1,12 +1,12 @@
 """The leaderboard: rows that may be compared, in groups that may be ranked. A pure function of records.
 
 - A *column* is a task at a length on one data set: one fingerprint and one task version. Its name is task@length; where
-  several data sets of a task and length are there, the one with most results has that name and the others carry
-  their fingerprint in it. So results on different data are never averaged nor ranked together.
+  a task and length were run on several data sets, the one with most results has that name and the names of the rest
+  include their fingerprint. So results on different data are never averaged or ranked together.
 - A *row* is a model with its options × protocol × overrides × accelerator. Within a row and column, seeds of another
-  recipe (an older version of the protocol) are not averaged in: they are a row of their own, with a `variant`.
+  recipe (an older version of the protocol) are not averaged in: they form a separate row, with a `variant`.
 - A *group* is a protocol and whether its rows are apples to apples (`fairness`). Ranks, bold figures and averages
-  are made within a group. Accuracies may be compared across accelerators; speed and memory never are.
+  are computed within a group. Accuracies may be compared across accelerators; speed and memory never are.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ import bisect
 import hashlib
 import json
 import math
-import statistics as middle
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lra.report import averages, fairness, selection
-from lra.report.rows import Column, Group, Row, Score, column_key, has_score
-from lra.report.rows import make_columns as columns_of
+from lra.report.rows import Column, Group, Row, Score, column_key, has_score, make_columns
+from lra.report.shared_parts import once_per_object
 from lra.report.stats import difference, estimate
-from lra.results import load, records
+from lra.results import load
+from lra.results.records import Record
 
 
 @dataclass
 class Leaderboard:
-    """Everything the tables, the page and the figures show."""
+    """Everything that the tables, the page and the figures show."""
 
     groups: list[Group]
     columns: dict[str, Column]
     metric: str
-    lines: list[str]
-    """Conflicts that a reader should know of."""
+    conflicts: list[str]
+    """One line for each task run on several data sets and each seed with several scores."""
 
     @property
     def rows(self) -> list[Row]:
@@ -45,42 +46,41 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class _Seed:
-    record: records.Record
+    record: Record
     seed: int
     status: str
     score: float | None
-    setting: str
+    recipe_hash: str
 
 
-def build(found: Sequence[records.Record], choice: selection.Selection = selection.ALL) -> Leaderboard:
-    """The board of a choice of records, which hold each cell once (`tidy.gather`)."""
-    found = [record for record in found if choice.takes(record)]
-    places, lines = columns_of(found, choice.metric)
-    columns = {column.name: column for column in places.values()}
-    hashes: dict[int, str] = {}
+def build(records: Sequence[Record], choice: selection.Selection = selection.ALL) -> Leaderboard:
+    """Builds the leaderboard of the chosen records, which hold each cell once (`lra.results.load.load_records`)."""
+    records = [record for record in records if choice.includes(record)]
+    by_key, conflicts = make_columns(records, choice.metric)
+    columns = {column.name: column for column in by_key.values()}
+    hash_of = once_per_object(_short_hash)
     seeds_of: dict[tuple[str, ...], dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
-    for record in found:
+    for record in records:
         cell = record["cell"]
-        base = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
-        setting = hashes.get(id(record["recipe"])) or _short_hash(record["recipe"])
-        hashes[id(record["recipe"])] = setting
+        base: tuple[str, ...] = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
+        recipe_hash, column = hash_of(record["recipe"]), by_key[column_key(record)].name
         for result in load.seeds(record):
-            made = _Seed(record, result["seed"], result["status"], result.get(choice.metric), setting)
-            seeds_of[base][places[column_key(record)].name].append(made)
+            seed = _Seed(record, result["seed"], result["status"], result.get(choice.metric), recipe_hash)
+            seeds_of[base][column].append(seed)
     rows = []
-    for row, cells in seeds_of.items():
+    for base, cells in seeds_of.items():
         variants: dict[str, dict[str, Score]] = defaultdict(dict)
         for column, seeds in cells.items():
-            for variant, part in _variants(seeds).items():
-                once, doubled = _each_once(part)
-                lines += [f"duplicate: {row[0]}, {column}, {told}" for told in doubled]
-                variants[variant][column] = _score(once, columns[column].examples)
-        rows += [_row(row, variant, scores) for variant, scores in variants.items()]
-    return Leaderboard(groups(rows, list(columns), choice.sort), columns, choice.metric, sorted(lines))
+            for variant, members in _variants(seeds).items():
+                unique, duplicates = _deduplicate(members)
+                conflicts += [f"duplicate: {base[0]}, {column}, {duplicate}" for duplicate in duplicates]
+                variants[variant][column] = _score(unique, columns[column].examples)
+        rows += [_row(base, variant, scores) for variant, scores in variants.items()]
+    return Leaderboard(group_rows(rows, list(columns), choice.sort), columns, choice.metric, sorted(conflicts))
 
 
-def _overrides(record: records.Record) -> str:
-    """The settings of a record in order of their names, the last of each name."""
+def _overrides(record: Record) -> str:
+    """The overrides of a record in order of their names; of several with one name, the last."""
     last = {setting.partition("=")[0]: setting for setting in record.get("overrides", [])}
     return " ".join(last[name] for name in sorted(last))
 
@@ -90,117 +90,118 @@ def _short_hash(recipe: dict[str, Any]) -> str:
 
 
 def _variants(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
-    """The seeds of a row and column by recipe: '' is the one with the latest score, others have their hash's name."""
+    """The seeds of a row and column by recipe: '' for the recipe with the latest score, else 'recipe' and its hash."""
     latest: dict[str, str] = {}
     for seed in seeds:
         if seed.status == "ok":
-            latest[seed.setting] = max(latest.get(seed.setting, ""), str(seed.record.get("created")))
-    main = max(latest, key=lambda setting: (latest[setting], setting), default=None)
-    found: dict[str, list[_Seed]] = defaultdict(list)
+            latest[seed.recipe_hash] = max(latest.get(seed.recipe_hash, ""), str(seed.record.get("created")))
+    main = max(latest, key=lambda recipe_hash: (latest[recipe_hash], recipe_hash), default=None)
+    variants: dict[str, list[_Seed]] = defaultdict(list)
     for seed in seeds:
-        found["" if main in (None, seed.setting) else f"recipe {seed.setting}"].append(seed)
-    return found
+        variants["" if main in (None, seed.recipe_hash) else f"recipe {seed.recipe_hash}"].append(seed)
+    return variants
 
 
-def _each_once(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
-    """Each seed once, and a line for each that has two scores (alone and in a group trained together)."""
+def _deduplicate(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
+    """Each seed once, and one line for each with two scores (trained alone and together with other seeds)."""
     kept: dict[int, _Seed] = {}
-    lines = []
+    duplicates = []
     for seed in sorted(seeds, key=lambda s: (s.status == "ok", str(s.record.get("created")), s.record["key"])):
         if seed.seed in kept and kept[seed.seed].status == "ok":
-            lines.append(f"seed {seed.seed}: two records have a score, the later counts")
+            duplicates.append(f"seed {seed.seed}: two records have a score, the later counts")
         kept[seed.seed] = seed
-    return sorted(kept.values(), key=lambda s: s.seed), lines
+    return sorted(kept.values(), key=lambda s: s.seed), duplicates
 
 
 def _score(seeds: list[_Seed], examples: int | None) -> Score:
-    done, lost = [], Counter[str]()
-    for s in seeds:
-        if s.status == "ok" and s.score is not None and math.isfinite(s.score):
-            done.append(s)
+    finished, failures = [], Counter[str]()
+    for seed in seeds:
+        if seed.status == "ok" and seed.score is not None and math.isfinite(seed.score):
+            finished.append(seed)
         else:
-            lost["no score" if s.status == "ok" else s.status] += 1
-    scores = {s.seed: float(s.score) for s in done if s.score is not None}
-    records_done = {s.record["key"]: s.record for s in done}.values()
-    rates = [rate for record in records_done if (rate := load.speed(record))]
+            failures["no score" if seed.status == "ok" else seed.status] += 1
+    scores = {s.seed: float(s.score) for s in finished if s.score is not None}
+    finished_records = {s.record["key"]: s.record for s in finished}.values()
+    rates = [rate for record in finished_records if (rate := load.speed(record))]
     return Score(
         estimate(list(scores.values()), examples) if scores else None,
         {seed: 100 * score for seed, score in scores.items()},
-        dict(sorted(lost.items())),
+        dict(sorted(failures.items())),
         list({s.record["key"]: s.record for s in seeds}.values()),
-        middle.median(rates) if rates else None,
+        statistics.median(rates) if rates else None,
     )
 
 
 def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
-    """A row with its kind: that of its finished cells, or of all where none is finished."""
-    every = [record for score in scores.values() for record in score.found]
-    judged = [record for record in every if has_score(record)] or every
+    """A row with its kind, judged by its finished cells, or by all cells where none is finished."""
+    records = [record for score in scores.values() for record in score.records]
+    judged = [record for record in records if has_score(record)] or records
+    # One record for each recipe object (`shared_parts`).
     recipes = {id(record["recipe"]): record for record in judged}.values()
-    changes = sorted({reason for record in recipes for reason in fairness.changes(record)})
-    reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess(record)}))
+    changes = sorted({reason for record in recipes for reason in fairness.recipe_changes(record)})
+    reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess_parameters(record)}))
     model, protocol, overrides, accelerator = base
     kind = fairness.FREE if reasons else fairness.APPLES
     return Row(model, protocol, overrides, accelerator, variant, kind, reasons, not changes, scores)
 
 
-def groups(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
-    """The rows by protocol and kind, ranked within each; `sort` is a `tidy.Choice`'s."""
+def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
+    """Groups the rows by protocol and kind and ranks them within each group; `sort` as in `selection.Selection`."""
     by_group: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         by_group[row.protocol, row.kind].append(row)
-    found = []
+    groups = []
     for (protocol, kind), members in sorted(by_group.items()):
         present = [name for name in columns if any(name in row.scores for row in members)]
-        # Columns in which nothing has finished stay out of averages: a failed cell changes no other row.
+        # Columns in which no cell has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]
-        rules = averages.rules(scored)
+        rules = averages.rules_for(scored)
         for row in members:
-            statuses = {name: score.failed for name, score in row.scores.items()}
+            failed = {name: score.failed for name, score in row.scores.items()}
             estimates = {name: score.estimate for name, score in row.scores.items()}
             for rule in rules:
-                made = rule.of(estimates, statuses)
-                if made is not None:
-                    row.averages[rule.name] = made
+                average = rule.average(estimates, failed)
+                if average is not None:
+                    row.averages[rule.name] = average
         names = [rule.name for rule in rules]
         for name in [*present, *names]:
             _mark_best(name, members)
-        chief = [*names, *scored, *present][0]
-        _rank(chief, members)
-        found.append(Group(protocol, kind, present, names, _sorted(members, chief, present, sort)))
-    return found
+        ranked_by = [*names, *scored, *present][0]
+        _rank(ranked_by, members)
+        groups.append(Group(protocol, kind, present, names, _sort_rows(members, ranked_by, present, sort)))
+    return groups
 
 
 def _mark_best(name: str, members: list[Row]) -> None:
-    """Marks the one row whose lead over every other holds; a mean that leaves diverged seeds out cannot lead."""
-    entries = [(made.mean, row, made) for row in members if (made := row.estimate(name)) is not None]
+    """Marks the row whose lead over every other is significant; a mean that leaves out diverged seeds cannot lead."""
+    entries = [(row, estimate) for row in members if (estimate := row.estimate(name)) is not None]
     if len(entries) < 2:
         return
-    _, leader, ours = max(entries, key=lambda entry: entry[0])
-    if not all(row is leader or difference(ours, theirs).holds for _, row, theirs in entries):
+    leader, ours = max(entries, key=lambda entry: entry[1].mean)
+    if not all(row is leader or difference(ours, theirs).significant for row, theirs in entries):
         return
     if name in leader.averages:
-        if not any("diverged" in score.lost for score in leader.scores.values()):
+        if not any("diverged" in score.failures for score in leader.scores.values()):
             leader.best.add(name)
-    elif "diverged" not in leader.scores[name].lost:
+    elif "diverged" not in leader.scores[name].failures:
         leader.scores[name].best = True
 
 
 def _rank(name: str, members: list[Row]) -> None:
-    means = {id(row): made.mean for row in members if (made := row.estimate(name)) is not None}
-    ordered = sorted(means.values())
+    ordered = sorted(estimate.mean for row in members if (estimate := row.estimate(name)) is not None)
     for row in members:
-        if id(row) in means:
-            row.rank = 1 + len(ordered) - bisect.bisect_right(ordered, means[id(row)])
+        estimate = row.estimate(name)
+        if estimate is not None:
+            row.rank = 1 + len(ordered) - bisect.bisect_right(ordered, estimate.mean)
 
 
-def _sorted(members: list[Row], chief: str, columns: Sequence[str], sort: str) -> list[Row]:
-    """Best first; rows without the figure last, by the column that most rows have; ties in order of their names."""
-    common = max(columns, key=lambda name: sum(row.estimate(name) is not None for row in members), default=chief)
+def _sort_rows(members: list[Row], ranked_by: str, columns: Sequence[str], sort: str) -> list[Row]:
+    """Best first; rows without a value in `ranked_by` last, by the column that most rows have; ties by name."""
+    common = max(columns, key=lambda name: sum(row.estimate(name) is not None for row in members), default=ranked_by)
 
     def score(row: Row) -> float:
-        made = row.estimate(common)
-        return -math.inf if made is None else made.mean
+        estimate = row.estimate(common)
+        return -math.inf if estimate is None else estimate.mean
 
     def identity(row: Row) -> tuple[str, ...]:
         return row.model, row.overrides, row.accelerator, row.variant
@@ -208,10 +209,12 @@ def _sorted(members: list[Row], chief: str, columns: Sequence[str], sort: str) -
     def figure(row: Row) -> float:
         if sort == "parameters":
             return -(row.parameters or math.inf)
-        chosen = {"average": chief}.get(sort, sort)
-        names = [chosen] if chosen == chief else [c for c in columns if c == chosen or c.partition("@")[0] == chosen]
-        made = [e.mean for name in names if (e := row.estimate(name)) is not None]
-        return max(made, default=-math.inf)
+        chosen = {"average": ranked_by}.get(sort, sort)
+        names = (
+            [chosen] if chosen == ranked_by else [c for c in columns if c == chosen or c.partition("@")[0] == chosen]
+        )
+        means = [e.mean for name in names if (e := row.estimate(name)) is not None]
+        return max(means, default=-math.inf)
 
     if sort == "model":
         return sorted(members, key=identity)

@@ -1,4 +1,4 @@
-"""Published accuracies beside ours: only figures read at their source, and only under the same protocol and length."""
+"""Published accuracies beside ours: only figures read in their source, and only under the same protocol and length."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lra.report.rows import Column, Row
 from lra.report.stats import Estimate
 
 PROTOCOLS = {"lra": "lra-paper", "lra_paper": "lra-paper", "small": "small"}
-"""Our protocols and what published.csv calls them. A paper's own tuning is comparable with none of them."""
+"""Our protocols and their names in published.csv. A paper's own tuning is comparable with none of them."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of a paper."""
+    """One accuracy from a paper."""
 
     name: str
-    """As the paper or its table calls the model."""
+    """The model's name in the paper or its table."""
     value: float
     """Test accuracy, %."""
     source: str
@@ -29,8 +29,8 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A figure of ours with the published one under the same protocol."""
+class Comparison:
+    """One of our accuracies and the published one under the same protocol."""
 
     row: Row
     column: str
@@ -44,49 +44,49 @@ class Beside:
 
 
 @functools.cache
-def rows() -> tuple[dict[str, str], ...]:
-    """published.csv: a row a model, `ours` being our name of it where `protocol` is one of ours too."""
+def load_table() -> tuple[dict[str, str], ...]:
+    """Reads published.csv: one row per model; `ours` is our name for it where `protocol` is one of ours too."""
     with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
 
 
 @functools.cache
-def _figures() -> dict[tuple[str, str, str], Published]:
-    """By protocol, our model's name and task."""
-    found: dict[tuple[str, str, str], Published] = {}
-    for row in rows():
+def _by_cell() -> dict[tuple[str, str, str], Published]:
+    """Published accuracies by protocol, our model's name and task."""
+    accuracies: dict[tuple[str, str, str], Published] = {}
+    for row in load_table():
         for task in averages.LENGTHS:
-            value = number(row[task])
+            value = parse_number(row[task])
             if row["ours"] and value is not None:
                 key = (row["protocol"], row["ours"], task)
-                found.setdefault(key, Published(row["model"], value, row["source"], row["note"]))
-    return found
+                accuracies.setdefault(key, Published(row["model"], value, row["source"], row["note"]))
+    return accuracies
 
 
-def number(text: str) -> float | None:
-    """A cell of published.csv: FAIL, OOM and gaps are no numbers."""
+def parse_number(text: str) -> float | None:
+    """The number in a cell of published.csv; None for FAIL, OOM and gaps."""
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def of(row: Row, column: Column) -> Published | None:
-    """The published figure that a row's score may be held against, or None.
+def published_for(row: Row, column: Column) -> Published | None:
+    """The published accuracy that a row's score may be compared with.
 
-    There is one only for a row with the protocol's own recipe, at the paper's length of the task.
+    None unless the row has the protocol's own recipe and the column the paper's length of the task.
     """
     if not row.unchanged or averages.LENGTHS.get(column.task) != column.length:
         return None
-    return _figures().get((PROTOCOLS.get(row.protocol, ""), row.model, column.task))
+    return _by_cell().get((PROTOCOLS.get(row.protocol, ""), row.model, column.task))
 
 
-def beside(board: Leaderboard) -> list[Beside]:
-    """Every score of ours that has a published figure, in the board's order."""
-    found = []
-    for row in board.rows:
+def comparisons(leaderboard: Leaderboard) -> list[Comparison]:
+    """Every score of ours that has a published counterpart, in the leaderboard's order."""
+    compared = []
+    for row in leaderboard.rows:
         for name, score in row.scores.items():
-            theirs = of(row, board.columns[name])
+            theirs = published_for(row, leaderboard.columns[name])
             if theirs is not None and score.estimate is not None:
-                found.append(Beside(row, name, score.estimate, theirs))
-    return found
+                compared.append(Comparison(row, name, score.estimate, theirs))
+    return compared

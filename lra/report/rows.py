@@ -1,4 +1,4 @@
-"""A leaderboard's parts: columns, scores, rows, and groups of rows that may be ranked together."""
+"""The leaderboard's data: columns, scores, rows, and groups of rows that may be ranked together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from lra.report import averages
 from lra.report.stats import Estimate
-from lra.results import load, records
+from lra.results import load
+from lra.results.records import Record
 
 ColumnKey = tuple[str, int, str, str]
 """Task, length, task version and data fingerprint."""
@@ -25,93 +26,94 @@ class Column:
     fingerprint: str
     source: str
     examples: int | None
-    """Of the split that is scored."""
+    """Size of the split that is scored."""
     majority: float | None
     """Accuracy of always answering the most frequent class, %."""
 
 
-def column_key(record: records.Record) -> ColumnKey:
-    """Which column a record belongs to."""
+def column_key(record: Record) -> ColumnKey:
+    """The column a record belongs to."""
     cell, data = record["cell"], record["data"]
     return cell["task"], cell["length"], str(data.get("task_version")), str(data.get("fingerprint"))
 
 
-def has_score(record: records.Record) -> bool:
+def has_score(record: Record) -> bool:
     """Whether any of the record's seeds has a score."""
     return record["status"] == "ok"
 
 
-def make_columns(found: Sequence[records.Record], metric: str) -> tuple[dict[ColumnKey, Column], list[str]]:
-    """The column of each place, in the tables' order, and a line for each task that was run on several data sets.
+def make_columns(records: Sequence[Record], metric: str) -> tuple[dict[ColumnKey, Column], list[str]]:
+    """The columns in the tables' order, and one line for each task that was run on several data sets.
 
     Only finished cells decide names, so that a failed cell changes no column but its own.
     """
     split = metric.partition("_")[0]
     tasks: dict[tuple[str, int], Counter[ColumnKey]] = defaultdict(Counter)
-    told: dict[ColumnKey, records.Record] = {}
-    for record in found:
-        where = column_key(record)
-        tasks[where[:2]][where] += has_score(record)
-        if where not in told or _data_preference(record) < _data_preference(told[where]):
-            told[where] = record
-    made, lines = {}, []
-    for (task, length), counts in sorted(tasks.items(), key=lambda item: (averages.order(item[0][0]), item[0])):
-        ranked = sorted(counts, key=lambda where: (-counts[where], where))
-        for number, where in enumerate(ranked):
+    describing: dict[ColumnKey, Record] = {}
+    for record in records:
+        key = column_key(record)
+        tasks[key[:2]][key] += has_score(record)
+        if key not in describing or _data_preference(record) < _data_preference(describing[key]):
+            describing[key] = record
+    columns, conflicts = {}, []
+    for (task, length), scored in sorted(tasks.items(), key=lambda item: (averages.task_order(item[0][0]), item[0])):
+        ranked = sorted(scored, key=lambda key: (-scored[key], key))
+        for number, key in enumerate(ranked):
             name = f"{task}@{length}"
-            if number and counts[ranked[0]]:
-                name += f" [version {where[2]}, data {where[3][:8]}]"
-            data = told[where]["data"]
+            if number and scored[ranked[0]]:
+                name += f" [version {key[2]}, data {key[3][:8]}]"
+            data = describing[key]["data"]
             majority = (data.get("majority") or {}).get(split)
-            made[where] = Column(
-                name, *where, str(data.get("source")), (data.get("counts") or {}).get(split),
+            columns[key] = Column(
+                name, *key, str(data.get("source")), (data.get("counts") or {}).get(split),
                 None if majority is None else 100 * majority,
             )  # fmt: skip
-        lines += _conflict(f"{task}@{length}", [where for where in ranked if counts[where]])
-    return made, lines
+        conflicts += _conflicts(f"{task}@{length}", [key for key in ranked if scored[key]])
+    return columns, conflicts
 
 
-def _data_preference(record: records.Record) -> tuple[bool, str]:
+def _data_preference(record: Record) -> tuple[bool, str]:
     return not record["data"].get("counts"), str(record["data"].get("source"))
 
 
-def _conflict(name: str, places: list[ColumnKey]) -> list[str]:
-    versions = sorted({where[2] for where in places})
+def _conflicts(name: str, keys: list[ColumnKey]) -> list[str]:
+    versions = sorted({version for _, _, version, _ in keys})
     if len(versions) > 1:
-        told = f"task versions {' and '.join(versions)}"
-    elif len(places) > 1:
-        told = f"{len(places)} data sets"
+        difference = f"task versions {' and '.join(versions)}"
+    elif len(keys) > 1:
+        difference = f"{len(keys)} data sets"
     else:
         return []
-    return [f"conflict: {name} was run on {told}; results on different data stand in columns of their own"]
+    return [f"conflict: {name} was run on {difference}; results on different data stand in columns of their own"]
 
 
 FAILURES = ("oom", "diverged", "timeout", "failed")
-"""Statuses that are a result of the cell; an interrupted one has none yet."""
+"""Statuses that are a result of the cell; an interrupted cell has no result yet."""
 
 
 @dataclass
 class Score:
-    """One row's results in one column."""
+    """The results of one row in one column."""
 
     estimate: Estimate | None
     values: dict[int, float]
-    """% of each seed that has a score."""
-    lost: dict[str, int]
-    """How many seeds ended without a score, by status."""
-    found: list[records.Record]
+    """% by seed, of the seeds that have a score."""
+    failures: dict[str, int]
+    """Number of seeds without a score, by status."""
+    records: list[Record]
     steps_per_second: float | None
     """Median over records of the cells' medians."""
     best: bool = False
-    """Better than every other row of its group and column by more than the errors explain."""
+    """Ahead of every other row of its group and column by more than the errors explain."""
 
     def memory(self, method: str) -> int | None:
-        """The largest of the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
-        return max((load.memory(record, method) or 0 for record in self.found), default=0) or None
+        """The maximum over the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
+        return max((load.memory(record, method) or 0 for record in self.records), default=0) or None
 
     @property
     def failed(self) -> bool:
-        return self.estimate is None and any(status in FAILURES for status in self.lost)
+        """Whether no seed has a score and at least one failed for good."""
+        return self.estimate is None and any(status in FAILURES for status in self.failures)
 
 
 @dataclass
@@ -127,7 +129,7 @@ class Row:
     """`fairness.APPLES` or `fairness.FREE`."""
     reasons: tuple[str, ...]
     unchanged: bool
-    """The recipe is the protocol's own, however many parameters that gives the model."""
+    """Whether the recipe is the protocol's own, however many parameters that gives the model."""
     scores: dict[str, Score]
     averages: dict[str, Estimate] = field(default_factory=dict)
     best: set[str] = field(default_factory=set)
@@ -135,13 +137,13 @@ class Row:
     rank: int | None = None
 
     def estimate(self, name: str) -> Estimate | None:
-        """The row's figure in a column or average."""
+        """The row's estimate in a column or average."""
         return self.averages.get(name) or (self.scores[name].estimate if name in self.scores else None)
 
     @property
     def parameters(self) -> int | None:
-        """The largest of the row's models; None where no cell says."""
-        counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.found]
+        """The maximum over the row's cells; None where no record has the number."""
+        counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.records]
         return max(counts, default=0) or None
 
 

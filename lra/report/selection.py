@@ -7,26 +7,36 @@ from dataclasses import dataclass
 
 from configs.recipe import nearest
 from lra.errors import UsageError
-from lra.report import selection
-from lra.results import records
+from lra.results.records import Record
+
+METRICS = {
+    "test_best": "Test accuracy (%) at the best validation step",
+    "test_last": "Test accuracy (%) at the last step",
+    "validation_best": "Validation accuracy (%) at its best step",
+    "validation_last": "Validation accuracy (%) at the last step",
+}
+"""The accuracies a table can show, in words."""
+SORTS = ("average", "model", "parameters")
+"""Orders of rows besides tasks and columns."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which cells go into the tables, by which score and in which order. Empty tuples take everything."""
+    """Which cells go into the tables, by which score and in which order. Empty tuples select everything."""
 
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    """Names with or without options: 'performer' takes 'performer:features=64' too."""
+    """Names with or without options: 'performer' selects 'performer:features=64' too."""
     protocols: tuple[str, ...] = ()
     accelerator: str = ""
     """Any part of the accelerator's name, in any case."""
     metric: str = "test_best"
     """A key of `METRICS`."""
     sort: str = "average"
-    """What rows are ordered by within their group: average, model, parameters, a task, or a column's name."""
+    """Order of rows within their group: one of `SORTS`, a task, or a column's name."""
 
-    def takes(self, record: records.Record) -> bool:
+    def includes(self, record: Record) -> bool:
+        """Whether the record's cell is selected."""
         cell = record["cell"]
         return (
             (not self.tasks or cell["task"] in self.tasks)
@@ -37,34 +47,23 @@ class Selection:
 
 
 ALL = Selection()
-METRICS = {
-    "test_best": "Test accuracy (%) at the best validation step",
-    "test_last": "Test accuracy (%) at the last step",
-    "validation_best": "Validation accuracy (%) at its best step",
-    "validation_last": "Validation accuracy (%) at the last step",
-}
-"""What an accuracy may be, in words."""
 
 
-def check(choice: selection.Selection, found: Sequence[records.Record]) -> None:
+def check(choice: Selection, records: Sequence[Record]) -> None:
     """Raises `UsageError` on a choice that fits no record, naming the nearest that would."""
-    cell = [record["cell"] for record in found]
-    known = {
-        "task": (choice.tasks, {c["task"] for c in cell}),
-        "model": (choice.models, {c["model"] for c in cell} | {c.get("mixer", c["model"]) for c in cell}),
-        "protocol": (choice.protocols, {c["protocol"] for c in cell}),
+    cells = [record["cell"] for record in records]
+    checks = {
+        "task": (choice.tasks, {c["task"] for c in cells}),
+        "model": (choice.models, {c["model"] for c in cells} | {c.get("mixer", c["model"]) for c in cells}),
+        "protocol": (choice.protocols, {c["protocol"] for c in cells}),
     }
-    for what, (wanted, there) in known.items():
+    for kind, (wanted, known) in checks.items():
         for name in wanted:
-            if name not in there:
-                raise UsageError(f"no record has it: {nearest(what, name, sorted(there))}")
-    accelerators = sorted({c["accelerator"] for c in cell})
+            if name not in known:
+                raise UsageError(f"no record has it: {nearest(kind, name, sorted(known))}")
+    accelerators = sorted({c["accelerator"] for c in cells})
     if not any(choice.accelerator.lower() in name.lower() for name in accelerators or [""]):
         raise UsageError(f"no record's accelerator contains '{choice.accelerator}': {'; '.join(accelerators)}")
-    columns = {f"{c['task']}@{c['length']}" for c in cell} | {c["task"] for c in cell}
+    columns = {f"{c['task']}@{c['length']}" for c in cells} | {c["task"] for c in cells}
     if choice.sort not in (*SORTS, *columns):
         raise UsageError(f"--sort: {nearest('column', choice.sort, [*SORTS, *sorted(columns)])}")
-
-
-SORTS = ("average", "model", "parameters")
-"""What rows can be ordered by beside tasks and columns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -14,103 +15,102 @@ import pandas as pd
 from lra.report import fairness, markdown, published, selection
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
+from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate
-from lra.results import records
 from lra.results.load import SHARED, seeds
+from lra.results.records import Record
 
-EXPLAINED = (
+FOOTNOTE = (
     "± is a 95 % interval: over seeds (Student's t) where there are several, the test set's binomial error (Wilson) "
     "where there is one. Bold: ahead of every other row of its table by more than the errors explain (Welch's test, "
     "5 %). Accuracies may be compared across accelerators, speed only on the same one."
 )
-"""What every table says of its figures."""
+"""Note under every table."""
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A table's cell: a text, and whether it is the best of its column."""
+    """Text of a table's cell, and whether it is the best of its column."""
 
     text: str
     best: bool = False
 
 
-def frame(board: Leaderboard) -> pd.DataFrame:
-    """leaderboard.csv: a row a line of the board, in its order, with every group in one frame.
+def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
+    """leaderboard.csv: the rows of all groups in the leaderboard's order.
 
-    For each column: the mean (%), the interval's ends, the spread over seeds, the number of seeds, what the others
-    ended as, steps per second, whether it is best, the published figure under the same protocol and the difference.
+    For each column: the mean (%), the interval's ends, the spread over seeds, the number of seeds, the statuses of
+    seeds without a score, steps per second, whether it is best, the published accuracy under the same protocol and the
+    difference from it.
     """
-    rows = []
-    for group in board.groups:
-        for row in group.rows:
-            line: dict[str, object] = {
-                "rank": row.rank, "model": row.model, "protocol": row.protocol, "comparison": row.kind,
-                "why": "; ".join(row.reasons), "overrides": row.overrides, "variant": row.variant,
-                "accelerator": row.accelerator, "parameters": row.parameters,
-            }  # fmt: skip
-            for name in group.averages:
-                line |= _numbers(name, row.averages.get(name), name in row.best)
-            for name, score in row.scores.items():
-                line |= _numbers(name, score.estimate, score.best)
-                line[f"{name} n"] = len(score.values)
-                line[f"{name} status"] = _lost(score)
-                line[f"{name} steps/s"] = score.steps_per_second
-                theirs = published.of(row, board.columns[name])
-                if theirs is not None:
-                    line[f"{name} published"] = theirs.value
-                    if score.estimate is not None:
-                        line[f"{name} − published"] = score.estimate.mean - theirs.value
-            rows.append(line)
-    made = pd.DataFrame(rows)
-    names = [name for name in _identity() if name in made]
-    averages = [name for group in board.groups for name in group.averages]
-    parts = {name: [c for c in made.columns if c == name or c.startswith(f"{name} ")] for name in averages}
-    ordered = dict.fromkeys([*names, *(c for name in averages for c in parts[name])])
-    for name in board.columns:
-        ordered |= dict.fromkeys(f"{name}{end}" for end in _ENDS if f"{name}{end}" in made)
-    return made.reindex(columns=list(ordered))
+    frame = pd.DataFrame([_csv_line(row, group, leaderboard) for group in leaderboard.groups for row in group.rows])
+    averages = [name for group in leaderboard.groups for name in group.averages]
+    parts = {name: [c for c in frame.columns if c == name or c.startswith(f"{name} ")] for name in averages}
+    ordered = dict.fromkeys([name for name in _IDENTITY if name in frame])
+    ordered |= dict.fromkeys(c for name in averages for c in parts[name])
+    for name in leaderboard.columns:
+        ordered |= dict.fromkeys(f"{name}{suffix}" for suffix in _SUFFIXES if f"{name}{suffix}" in frame)
+    return frame.reindex(columns=list(ordered))
 
 
-_ENDS = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
+_IDENTITY = ("rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters")
+_SUFFIXES = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
 
 
-def _identity() -> tuple[str, ...]:
-    return "rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters"
+def _csv_line(row: Row, group: Group, leaderboard: Leaderboard) -> dict[str, object]:
+    line: dict[str, object] = {
+        "rank": row.rank, "model": row.model, "protocol": row.protocol, "comparison": row.kind,
+        "why": "; ".join(row.reasons), "overrides": row.overrides, "variant": row.variant,
+        "accelerator": row.accelerator, "parameters": row.parameters,
+    }  # fmt: skip
+    for name in group.averages:
+        line |= _estimate_fields(name, row.averages.get(name), name in row.best)
+    for name, score in row.scores.items():
+        line |= _estimate_fields(name, score.estimate, score.best)
+        line[f"{name} n"] = len(score.values)
+        line[f"{name} status"] = failures_text(score)
+        line[f"{name} steps/s"] = score.steps_per_second
+        theirs = published.published_for(row, leaderboard.columns[name])
+        if theirs is not None:
+            line[f"{name} published"] = theirs.value
+            if score.estimate is not None:
+                line[f"{name} − published"] = score.estimate.mean - theirs.value
+    return line
 
 
-def _numbers(name: str, made: Estimate | None, best: bool) -> dict[str, object]:
-    if made is None:
+def _estimate_fields(name: str, estimate: Estimate | None, best: bool) -> dict[str, object]:
+    if estimate is None:
         return {name: math.nan}
-    low, high = made.interval or (math.nan, math.nan)
-    spread = {f"{name} ± seeds": made.spread} if made.count > 1 and not name.startswith("average") else {}
-    return {name: made.mean, f"{name} low": low, f"{name} high": high, **spread, f"{name} best": best}
+    low, high = estimate.interval or (math.nan, math.nan)
+    spread = {f"{name} ± seeds": estimate.spread} if estimate.count > 1 and not name.startswith("average") else {}
+    return {name: estimate.mean, f"{name} low": low, f"{name} high": high, **spread, f"{name} best": best}
 
 
-def _lost(score: Score) -> str:
+def failures_text(score: Score) -> str:
     """'1 diverged', '2 oom', and so on; empty where every seed has a score."""
-    return ", ".join(f"{count} {status}" for status, count in score.lost.items())
+    return ", ".join(f"{count} {status}" for status, count in score.failures.items())
 
 
-def figure(made: Estimate | None) -> str:
-    """'44.30 ± 2.18', without ± where no error is known."""
-    if made is None:
+def estimate_text(estimate: Estimate | None) -> str:
+    """'44.30 ± 2.18', without ± where the error is unknown."""
+    if estimate is None:
         return "–"
-    return f"{made.mean:.2f}" + (f" ± {made.half:.2f}" if made.half is not None else "")
+    return f"{estimate.mean:.2f}" + (f" ± {estimate.margin:.2f}" if estimate.margin is not None else "")
 
 
-def words(score: Score | None) -> str:
-    """A score for people: the figure with its seeds, or why there is none."""
+def score_text(score: Score | None) -> str:
+    """A score for people: the estimate with its number of seeds, or the seeds' statuses if none has a score."""
     if score is None:
         return "–"
     if score.estimate is None:
-        return ", ".join(score.lost)
+        return ", ".join(score.failures)
     count = score.estimate.count
-    lost = f", {_lost(score)}" if score.lost else ""
-    return f"{figure(score.estimate)} ({count} seed{'s' if count > 1 else ''}{lost})"
+    failures = f", {failures_text(score)}" if score.failures else ""
+    return f"{estimate_text(score.estimate)} ({count} seed{'s' if count > 1 else ''}{failures})"
 
 
-def table(group: Group) -> tuple[list[str], list[list[TableCell]]]:
-    """A group's header and lines, as Markdown and LaTeX show them."""
+def group_table(group: Group) -> tuple[list[str], list[list[TableCell]]]:
+    """Header and lines of a group's table."""
     shown = [name for name in ("overrides", "variant", "accelerator") if any(getattr(row, name) for row in group.rows)]
     header = ["#", "model", *shown]
     for name in group.columns:
@@ -126,50 +126,50 @@ def _line(row: Row, group: Group, shown: Sequence[str]) -> list[TableCell]:
         score = row.scores.get(name)
         rate = score.steps_per_second if score else None
         line += [
-            TableCell(words(score), score is not None and score.best),
+            TableCell(score_text(score), score is not None and score.best),
             TableCell("–" if rate is None else f"{rate:.3g}"),
         ]
-    return line + [TableCell(figure(row.averages.get(name)), name in row.best) for name in group.averages]
+    return line + [TableCell(estimate_text(row.averages.get(name)), name in row.best) for name in group.averages]
 
 
-def title(group: Group) -> str:
-    """What a group's table is of."""
+def group_title(group: Group) -> str:
+    """Title of a group's table."""
     return f"Protocol {group.protocol}, {group.kind}"
 
 
-def to_markdown(board: Leaderboard) -> str:
-    """leaderboard.md: a table a group, what it is measured on, and the published figures beside ours."""
-    if not board.groups:
+def to_markdown(leaderboard: Leaderboard) -> str:
+    """leaderboard.md: one table per group, the data sets, and our accuracies beside published ones."""
+    if not leaderboard.groups:
         return "No records yet.\n"
     parts = []
-    for group in board.groups:
-        header, lines = table(group)
-        parts.append(f"## {markdown.escape(title(group))}\n")
-        parts.append(markdown.grid(header, [[_bold(cell) for cell in line] for line in lines]))
+    for group in leaderboard.groups:
+        header, rows = group_table(group)
+        parts.append(f"## {markdown.escape(group_title(group))}\n")
+        parts.append(markdown.make_table(header, [[_bold(cell) for cell in row] for row in rows]))
         if group.kind == fairness.FREE:
-            parts += _why(group)
-    parts.append(f"{selection.METRICS[board.metric]}. {EXPLAINED}\n")
-    parts.append(_data(board))
-    beside = published.beside(board)
-    if beside:
-        told = [
-            [b.row.model, b.row.protocol, b.column, figure(b.estimate), f"{b.published.value:.2f}",
-             f"{b.difference:+.2f}", b.published.name, b.published.source]
-            for b in beside
+            parts += _reasons_list(group)
+    parts.append(f"{selection.METRICS[leaderboard.metric]}. {FOOTNOTE}\n")
+    parts.append(_data_table(leaderboard))
+    comparisons = published.comparisons(leaderboard)
+    if comparisons:
+        lines = [
+            [c.row.model, c.row.protocol, c.column, estimate_text(c.estimate), f"{c.published.value:.2f}",
+             f"{c.difference:+.2f}", c.published.name, c.published.source]
+            for c in comparisons
         ]  # fmt: skip
         header = ["model", "protocol", "task", "ours (%)", "published (%)", "difference", "their row", "source"]
-        parts.append(f"## Beside published results\n\n{markdown.grid(header, told)}")
+        parts.append(f"## Beside published results\n\n{markdown.make_table(header, lines)}")
     return "\n".join(parts)
 
 
-def _why(group: Group) -> list[str]:
-    """A list of why rows are free for all, save where their overrides say so already."""
+def _reasons_list(group: Group) -> list[str]:
+    """A list of why rows are free for all; reasons that their overrides already state are left out."""
     lines = []
     for row in group.rows:
-        more = [reason for reason in row.reasons if reason not in row.overrides.split()]
-        if more:
-            told = f"{' '.join(filter(None, [row.model, row.overrides, row.variant]))}: {'; '.join(more)}"
-            lines.append(f"- {markdown.escape(told)}\n")
+        reasons = [reason for reason in row.reasons if reason not in row.overrides.split()]
+        if reasons:
+            name = " ".join(filter(None, [row.model, row.overrides, row.variant]))
+            lines.append(f"- {markdown.escape(name + ': ' + '; '.join(reasons))}\n")
     return ["".join(lines)] if lines else []
 
 
@@ -177,27 +177,27 @@ def _bold(cell: TableCell) -> str:
     return f"**{cell.text}**" if cell.best else cell.text
 
 
-def _data(board: Leaderboard) -> str:
-    """The data sets of the columns, and what always answering the most frequent class would give."""
+def _data_table(leaderboard: Leaderboard) -> str:
+    """The columns' data sets, and the accuracy of always answering the most frequent class."""
     lines = [
         [c.name, c.source, c.version, c.fingerprint[:8], "–" if c.examples is None else f"{c.examples:,}",
          "–" if c.majority is None else f"{c.majority:.2f}"]
-        for c in board.columns.values()
+        for c in leaderboard.columns.values()
     ]  # fmt: skip
-    return markdown.grid(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
+    return markdown.make_table(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
 
 
-_OWN = (
+_OPTIONAL = (
     "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
     "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "sharing",
     "attention_kernels",
 )  # fmt: skip
-"""Fields that not every version and device writes: columns only where a record has them."""
+"""Fields that only some versions and devices write: a column only if a record has the field."""
 
 
-def cells_csv(found: Sequence[records.Record]) -> str:
-    """cells.csv. Written without pandas, which takes three times as long for ten thousand cells."""
-    names, rows = _cells(found)
+def cells_csv(records: Sequence[Record]) -> str:
+    """cells.csv: one row per seed. Written without pandas, which takes three times as long for ten thousand cells."""
+    names, rows = _cells(records)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -205,37 +205,37 @@ def cells_csv(found: Sequence[records.Record]) -> str:
     return text.getvalue()
 
 
-def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]:
+def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
     rows = []
-    flat: dict[int, dict[str, Any]] = {}
-    for record in found:
+    flatten_shared = {name: once_per_object(functools.partial(_flatten, prefix=f"{name}.")) for name in SHARED}
+    for record in records:
         cell = {name: value for name, value in record["cell"].items() if name != "seeds"}
         base = {**cell, "overrides": " ".join(record.get("overrides", [])), "source": record["data"].get("source")}
-        rest = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
+        fields = {k: record.get(k) for k in ("parameters", "flops_per_step", "compile_seconds", "wall_seconds")}
         for name in ("train_speed", "inference_speed", "memory"):
-            rest |= _flat(record.get(name) or {}, f"{name}.")
-        for name in SHARED:
-            part = record.get(name) or {}
-            if id(part) not in flat:
-                flat[id(part)] = _flat(part, f"{name}.")
-            rest |= flat[id(part)]
-        rest |= _flat({name: record[name] for name in _OWN if name in record})
-        rest |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
+            fields |= _flatten(record.get(name) or {}, f"{name}.")
+        for name, flatten in flatten_shared.items():
+            fields |= flatten(record.get(name) or _EMPTY)
+        fields |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
+        fields |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
         for result in seeds(record):
-            rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)
+            rows.append(base | {name: value for name, value in result.items() if name != "curve"} | fields)
     first: dict[str, Any] = {}
     for row in rows:
-        first.update(row)  # keeps the place that a name had first
+        first.update(row)  # a name stays where it first appeared
     names = list(first)
     # Most rows have every name, in the same order.
     return names, [list(row.values()) if list(row) == names else list(map(row.get, names)) for row in rows]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+_EMPTY: dict[str, Any] = {}
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, part in value.items():
         if isinstance(part, dict):
-            flat |= _flat(part, f"{prefix}{name}.")
+            flat |= _flatten(part, f"{prefix}{name}.")
         else:
             flat[prefix + name] = "; ".join(map(str, part)) if isinstance(part, list) else part
     return flat

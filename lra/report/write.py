@@ -1,4 +1,4 @@
-"""From folders of records to the leaderboard's files."""
+"""Writes the leaderboard's and benchmark's files from folders of records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lra.report import efficiency, html_page, leaderboard, selection, tables
-from lra.report.latex import latex
+from lra.report.latex import to_latex
 from lra.results import load, records
 from tasks.io.files import write_whole
 
@@ -16,13 +16,19 @@ from tasks.io.files import write_whole
 def write_leaderboard(
     folders: Sequence[Path], out: Path, choice: selection.Selection = selection.ALL, plots: bool = False
 ) -> tuple[str, list[str]]:
-    """Writes leaderboard.csv, .md, .tex and .html and cells.csv to `out`, and efficiency.csv where cells were measured.
+    """Writes leaderboard.csv, .md, .tex and .html and cells.csv, and efficiency.csv if there are benchmarks.
 
-    With `plots` also `out`/plots (`figures`). Returns the Markdown, and a line for each file that was left out,
-    each duplicate and each conflict.
+    Args:
+        folders: results folders.
+        out: folder to write to.
+        choice: the records to show; benchmarks are always shown in full.
+        plots: whether to write figures to `out`/plots as well.
+
+    Returns:
+        The Markdown, and one line for each file left out, each duplicate and each conflict.
 
     Raises:
-        OSError: `out` cannot be written. What stood there before is then whole.
+        OSError: `out` cannot be written. Each file there is then still complete.
         UsageError: the choice names something that no record has.
     """
     with _without_collector():
@@ -31,58 +37,64 @@ def write_leaderboard(
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Python's garbage collector would walk the records again and again: a third of the time for 10,000 of them."""
-    was = gc.isenabled()
+    """Pauses the garbage collector: its repeated walks over 10,000 records would take a third of the time."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()
 
 
 def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, plots: bool) -> tuple[str, list[str]]:
-    found, lines = load.load_records(folders)
-    selection.check(choice, found)
-    made = leaderboard.build(found, choice)
-    text = tables.to_markdown(made)
+    loaded, lines = load.load_records(folders)
+    selection.check(choice, loaded)
+    built = leaderboard.build(loaded, choice)
+    text = tables.to_markdown(built)
     files = {
-        "cells.csv": tables.cells_csv([record for record in found if choice.takes(record)]),
-        "leaderboard.csv": tables.frame(made).to_csv(index=False, float_format="%.6g"),
+        "cells.csv": tables.cells_csv([record for record in loaded if choice.includes(record)]),
+        "leaderboard.csv": tables.to_frame(built).to_csv(index=False, float_format="%.6g"),
         "leaderboard.md": text,
-        "leaderboard.tex": latex(made),
-        "leaderboard.html": html_page.page(made, load.load_records(folders, records.BENCH)[0]),
+        "leaderboard.tex": to_latex(built),
+        "leaderboard.html": html_page.to_html(built, load.load_records(folders, records.BENCH)[0]),
     }
     write_files(out, files)
-    lines += made.lines
+    lines += built.conflicts
     if any((folder / records.BENCH).is_dir() for folder in folders):
         lines += write_efficiency(folders, out, plots)[1]
     if plots:
         from lra.report import figures  # matplotlib takes seconds to import
 
-        figures.draw(made, out / "plots")
+        figures.draw_leaderboard(built, out / "plots")
     return text, lines
 
 
 def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> tuple[str, list[str]]:
-    """Writes efficiency.csv and, if `draw`, the plots of the measurements in several results folders.
+    """Writes efficiency.csv and, if `draw`, the benchmark's figures.
 
-    Returns: a Markdown table, and a line for each file left out and each duplicate.
+    Args:
+        folders: results folders.
+        out: folder to write to.
+        draw: whether to write figures to `out`/plots as well.
+
+    Returns:
+        A Markdown table, and one line for each file left out and each duplicate.
 
     Raises:
         OSError: `out` cannot be written.
     """
-    found, problems = load.load_records(folders, records.BENCH)
-    board = efficiency.table(found)
-    write_files(out, {"efficiency.csv": board.to_csv(index=False, float_format="%.6g")})
+    benchmarks, problems = load.load_records(folders, records.BENCH)
+    frame = efficiency.to_frame(benchmarks)
+    write_files(out, {"efficiency.csv": frame.to_csv(index=False, float_format="%.6g")})
     if draw:
         from lra.report import figures  # matplotlib takes seconds to import
 
-        figures.efficiency_figures(board, out / "plots")
-    return efficiency.to_markdown(board), problems
+        figures.draw_all_efficiency(frame, out / "plots")
+    return efficiency.to_markdown(frame), problems
 
 
 def write_files(out: Path, files: dict[str, str]) -> None:
-    """Writes files to the folder `out`, each whole or not at all. Raises `OSError`."""
+    """Writes files to the folder `out`, each atomically. Raises `OSError`."""
     for name, content in files.items():
         write_whole(out / name, content.encode())

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lra.report import figures, html_page, leaderboard, show, tables
-from lra.report.latex import latex
+from lra.report.latex import to_latex
 from lra.results import load
 from tests.helpers.records import record
 
@@ -45,15 +45,17 @@ def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
     found, lines = load.load_records([tmp_path])
     assert len(found) + len(lines) == 2 and any(r["cell"]["model"] == "luna" for r in found)
     built = leaderboard.build(found)
-    assert "luna" in tables.to_markdown(built) and "luna" in latex(built) and "luna" in html_page.page(built, found)
-    assert len(tables.frame(built)) == len(built.rows) and tables.cells_csv(found)
+    assert (
+        "luna" in tables.to_markdown(built) and "luna" in to_latex(built) and "luna" in html_page.to_html(built, found)
+    )
+    assert len(tables.to_frame(built)) == len(built.rows) and tables.cells_csv(found)
     if place[0] in ("results", "memory", "train_speed"):  # all that figures read
         draw(built)
     for one in found:
-        assert show.show(one)
+        assert show.record_text(one)
 
 
 def draw(built):
-    look = figures.styles(row.model for row in built.rows)
-    figures.accuracy_speed(built.rows, list(built.columns), look, "")
-    figures.curves(built.rows, list(built.columns), look, "")
+    look = figures.assign_styles(row.model for row in built.rows)
+    figures.draw_accuracy_speed(built.rows, list(built.columns), look, "")
+    figures.draw_curves(built.rows, list(built.columns), look, "")

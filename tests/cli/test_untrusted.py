@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lra.cli import report
+from lra.cli import flags, report
 from lra.report import figures, leaderboard, show, tables, write
-from lra.report.latex import escape, latex
-from lra.report.selection import ALL
+from lra.report.latex import escape, to_latex
 from tests.helpers.records import measurement, record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,53 +37,53 @@ def test_nothing_unpickles_evaluates_or_extracts(file):
                 assert words.get("allow_pickle") == "False"
 
 
-def nasty(**more):
+def nasty(**fields):
     """A record whose every text is hostile."""
-    made = record(
-        NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], protocol=NASTY, task=f"listops{NASTY}", **more
+    hostile = record(
+        NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], protocol=NASTY, task=f"listops{NASTY}", **fields
     )
-    return made | {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "error": NASTY, "log": [NASTY]}
+    return hostile | {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "error": NASTY, "log": [NASTY]}
 
 
 @pytest.fixture
-def made(monkeypatch):
+def built(monkeypatch):
     monkeypatch.setattr("tests.helpers.records.recipe", lambda *arguments: {"train": {"steps": 3}})
     return leaderboard.build([nasty(), nasty(seed=1, status="oom"), record("fnet")])
 
 
-def test_markdown_shows_text_as_it_stands(made):
-    shown = MarkdownIt("commonmark").enable("table").render(tables.markdown(made))
+def test_markdown_shows_text_as_it_stands(built):
+    shown = MarkdownIt("commonmark").enable("table").render(tables.to_markdown(built))
     assert not re.search(r"<(?!/?(?:h2|p|table|thead|tbody|tr|th|td|strong|ul|li)\b)", shown)
     rows = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", shown, re.DOTALL)]
     shown_tables = re.findall(r"<table>.*?</table>", shown, re.DOTALL)
     assert len(shown_tables) >= 3 and len({len(row) for row in rows}) <= len(shown_tables)
-    told = html.unescape(shown)
-    assert "a|b\\|c`<script>alert(1)</script>" in told and "](javascript:z)" in told
+    text = html.unescape(shown)
+    assert "a|b\\|c`<script>alert(1)</script>" in text and "](javascript:z)" in text
 
 
-def test_latex_escapes_everything(made):
-    told = escape(NASTY)
-    commands = set(re.findall(r"\\[a-zA-Z]+\{\}|\\.", told))
+def test_latex_escapes_everything(built):
+    escaped = escape(NASTY)
+    commands = set(re.findall(r"\\[a-zA-Z]+\{\}|\\.", escaped))
     assert commands <= {r"\textbackslash{}", r"\textbar{}", r"\textless{}", r"\textgreater{}", r"\#", r"\&", r"\$"}
-    assert "\n" not in told and "\x1b" not in told
-    text = latex(made)
-    assert told in text and "\\frac" not in text and "\x1b" not in text
+    assert "\n" not in escaped and "\x1b" not in escaped
+    text = to_latex(built)
+    assert escaped in text and "\\frac" not in text and "\x1b" not in text
 
 
-def test_a_terminal_obeys_no_record(made, tmp_path, capsys):
+def test_a_terminal_obeys_no_record(built, tmp_path, capsys):
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "a.json").write_text(json.dumps(nasty()))
     (tmp_path / "records" / "b\x1b[2J.json").write_text("{}")
-    assert report.leaderboard([tmp_path], tmp_path / "out", ALL, plots=False) == 0
-    print(show.show(nasty()))
-    told = capsys.readouterr()
-    assert "\x1b" not in told.out + told.err and "\\x1b[2J" in told.out and "\\x1b[2J" in told.err
-    assert told.err.count("\n") == 1
+    assert report.leaderboard(flags.ReportArguments((tmp_path,), out=tmp_path / "out", plots=False)) == 0
+    print(show.record_text(nasty()))
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err and "\\x1b[2J" in captured.out and "\\x1b[2J" in captured.err
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_figures_draw_any_name(made, tmp_path):
-    figures.draw(made, tmp_path / "plots")
+def test_figures_draw_any_name(built, tmp_path):
+    figures.draw_leaderboard(built, tmp_path / "plots")
     assert len(list((tmp_path / "plots").glob("*.svg"))) >= 1
     (tmp_path / "bench").mkdir()
     measured = measurement(NASTY, overrides=[NASTY])

@@ -70,10 +70,10 @@ def show_records(data: bytes) -> None:
     if lines:
         return
     built = leaderboard.build(found)
-    texts = [tables.to_markdown(built), latex.latex(built), html_page.page(built, found), tables.cells_csv(found)]
-    texts += [tables.frame(built).to_csv(), *map(show.show, found)]
+    texts = [tables.to_markdown(built), latex.to_latex(built), html_page.to_html(built, found), tables.cells_csv(found)]
+    texts += [tables.to_frame(built).to_csv(), *map(show.record_text, found)]
     with _one_line(UsageError):
-        texts.append(show.compare(found, found[0]["cell"]["model"], "luna"))
+        texts.append(show.comparison_text(found, found[0]["cell"]["model"], "luna"))
     for text in texts:
         text.encode()
     assert all("luna" in text for text in texts[:5])

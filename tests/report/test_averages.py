@@ -17,17 +17,17 @@ NAMES = [
 
 def six(model, **changed):
     """Six records; a change is a status in the place of a score, or None to leave the task out."""
-    found = []
+    records = []
     for task, score in (SCORES | changed).items():
         if isinstance(score, str):
-            found.append(record(model, task, None, status=score, length=LENGTHS[task]))
+            records.append(record(model, task, None, status=score, length=LENGTHS[task]))
         elif score is not None:
-            found.append(record(model, task, score, length=LENGTHS[task]))
-    return found
+            records.append(record(model, task, score, length=LENGTHS[task]))
+    return records
 
 
-def means(found, model):
-    (row,) = [row for row in leaderboard.build(found).rows if row.model == model]
+def means(records, model):
+    (row,) = [row for row in leaderboard.build(records).rows if row.model == model]
     return [row.averages[name].mean if name in row.averages else None for name in NAMES]
 
 
@@ -36,14 +36,14 @@ def test_all_six_tasks():
 
 
 def test_a_failed_path_x_is_50_by_one_rule_and_0_by_the_other():
-    found = six("fnet") + six("local", pathx="oom")
-    assert means(found, "local") == pytest.approx([58, (290 + 50) / 6, 290 / 6])
+    records = six("fnet") + six("local", pathx="oom")
+    assert means(records, "local") == pytest.approx([58, (290 + 50) / 6, 290 / 6])
 
 
 def test_a_cell_that_was_not_run_or_was_stopped_is_no_failure():
-    found = six("fnet") + six("local", pathx=None) + six("luna", pathx="interrupted")
+    records = six("fnet") + six("local", pathx=None) + six("luna", pathx="interrupted")
     for model in ("local", "luna"):
-        five, fifty, zero = means(found, model)
+        five, fifty, zero = means(records, model)
         assert five == pytest.approx(58) and fifty is None and zero == pytest.approx(290 / 6)
 
 
@@ -61,6 +61,6 @@ def test_five_tasks_have_the_five_task_rule_alone():
 
 
 def test_other_lengths_have_an_average_over_what_its_name_lists():
-    names = [rule.name for rule in averages.rules(["listops@2000", "text@1000"])]
+    names = [rule.name for rule in averages.rules_for(["listops@2000", "text@1000"])]
     assert names == ["average (listops@2000, text@1000)"]
-    assert averages.rules(["listops@2000"]) == []
+    assert averages.rules_for(["listops@2000"]) == []

@@ -34,7 +34,7 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-FOUND = [
+RECORDS = [
     *(record("fnet", score=s, seed=i) for i, s in enumerate((0.40, 0.44, 0.48))),
     record("transformer", score=0.6, accelerator="NVIDIA H200"),
     record("local", score=0.5) | {"results": [result(0.5, points=20)]},
@@ -43,16 +43,16 @@ FOUND = [
     record("fnet", "text", 0.7, length=4000),
     record("transformer", "text", 0.6, length=4000, accelerator="NVIDIA H200"),
 ]
-MEASURED = [record(m, "text", length=n, results=[]) for m in ("fnet", "transformer") for n in (1000, 2000, 4000)]
+BENCHMARKS = [record(m, "text", length=n, results=[]) for m in ("fnet", "transformer") for n in (1000, 2000, 4000)]
 
 
 @pytest.fixture
 def shown(browser, tmp_path):
     """Opens a page of records and gives the browser; in the end nothing may stand in its log."""
 
-    def opened(found=FOUND, measured=MEASURED):
+    def opened(records=RECORDS, benchmarks=BENCHMARKS):
         path = tmp_path / "leaderboard.html"
-        path.write_text(html_page.page(leaderboard.build(found), measured), encoding="utf-8")
+        path.write_text(html_page.to_html(leaderboard.build(records), benchmarks), encoding="utf-8")
         browser.get(path.as_uri())
         return browser
 
@@ -81,7 +81,7 @@ def names(browser):
     return [cell.split(". ")[-1] for cell in cells]
 
 
-def one(browser, selector):
+def find(browser, selector):
     return browser.find_element("css selector", selector)
 
 
@@ -100,10 +100,10 @@ def test_a_header_sorts_its_table_and_says_so(shown):
         (["transformer", "local", "fnet", "luna"], "descending"),
         (["fnet", "local", "transformer", "luna"], "ascending"),
     ):
-        one(browser, button).click()
+        find(browser, button).click()
         assert names(browser) == order
-        assert one(browser, button).find_element("xpath", "..").get_attribute("aria-sort") == direction
-    one(browser, "#tables section:first-child [data-key='model']").click()
+        assert find(browser, button).find_element("xpath", "..").get_attribute("aria-sort") == direction
+    find(browser, "#tables section:first-child [data-key='model']").click()
     assert names(browser) == ["fnet", "local", "luna", "transformer"]
     # bigbird has more than its 10 %: it stays in a table of its own, whatever is sorted.
     assert "bigbird" not in names(browser)
@@ -112,21 +112,21 @@ def test_a_header_sorts_its_table_and_says_so(shown):
 
 def test_filters_narrow_the_tables(shown):
     browser = shown()
-    assert one(browser, "#count").text == "5 of 5 rows"
-    one(browser, "#search").send_keys("FNET")
-    assert names(browser) == ["fnet"] and one(browser, "#count").text == "1 of 5 rows"
-    one(browser, "#search").clear()
+    assert find(browser, "#count").text == "5 of 5 rows"
+    find(browser, "#search").send_keys("FNET")
+    assert names(browser) == ["fnet"] and find(browser, "#count").text == "1 of 5 rows"
+    find(browser, "#search").clear()
     browser.execute_script("document.querySelector('#search').dispatchEvent(new Event('input'))")
     choose(browser, "Accelerator", "CPU")
     assert names(browser) == ["fnet", "local", "luna"]
     choose(browser, "Task", "text")
-    assert names(browser) == ["fnet"] and "listops" not in one(browser, "#tables thead").text
+    assert names(browser) == ["fnet"] and "listops" not in find(browser, "#tables thead").text
 
 
 def test_a_cell_opens_its_record_and_escape_closes_it(shown):
     browser = shown()
-    one(browser, "#tables tbody tr:nth-child(2) td.score:nth-of-type(2) button").click()
-    dialog = one(browser, "dialog")
+    find(browser, "#tables tbody tr:nth-child(2) td.score:nth-of-type(2) button").click()
+    dialog = find(browser, "dialog")
     assert dialog.get_attribute("open") is not None
     for words in (
         "on listops@2000", "seed", "python run.py run", "train.steps", "5000", "python", "3.11.2", "fingerprint",
@@ -150,10 +150,10 @@ def test_the_keyboard_reaches_and_uses_everything(shown):
         if browser.execute_script("return document.activeElement.matches('td.score button')"):
             break
     press(browser, "\ue007")
-    assert one(browser, "dialog").get_attribute("open") is not None
+    assert find(browser, "dialog").get_attribute("open") is not None
     assert browser.execute_script("return document.activeElement.textContent") == "Close"
     press(browser, "\ue007")
-    assert one(browser, "dialog").get_attribute("open") is None
+    assert find(browser, "dialog").get_attribute("open") is None
 
 
 def test_the_figures_are_drawn(shown):
@@ -170,33 +170,33 @@ def test_phone_width_does_not_scroll_sideways_and_dark_mode_is_dark(shown, brows
     set_screen(browser, 380, dark)
     shown()
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 380
-    one(browser, "td.score button").click()
-    assert one(browser, "dialog").rect["width"] <= 380
+    find(browser, "td.score button").click()
+    assert find(browser, "dialog").rect["width"] <= 380
     red = browser.execute_script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(red) < 60) == dark
 
 
 def test_hostile_records_stay_text(shown):
-    browser = shown([nasty(), *FOUND])
+    browser = shown([nasty(), *RECORDS])
     heading = [e.text for e in browser.find_elements("css selector", "#tables tbody th")]
     assert any("<script>alert(1)</script>" in text for text in heading)
     row = "[...document.querySelectorAll('#tables tbody tr')].find((r) => r.textContent.includes('onerror'))"
     browser.execute_script(f"{row}.querySelector('td.score button').click()")
-    assert NASTY.splitlines()[0][:40] in one(browser, "dialog").text
+    assert NASTY.splitlines()[0][:40] in find(browser, "dialog").text
     assert browser.find_elements("css selector", "img, iframe, body script:not([type]) ~ script") == []
 
 
 def test_ten_thousand_cells_open(shown):
-    found = [
+    records = [
         record("fnet", score=0.3 + s / 10, seed=s, overrides=[f"train.steps={n}"], key=f"{n}-{s}")
         for n in range(1, 2001) for s in range(5)
     ]  # fmt: skip
-    browser = shown(found)
-    assert one(browser, "#count").text == "2000 of 2000 rows"
+    browser = shown(records)
+    assert find(browser, "#count").text == "2000 of 2000 rows"
     assert len(browser.find_elements("css selector", "#tables tbody tr")) == 200
-    one(browser, "#tables button.plain").click()
+    find(browser, "#tables button.plain").click()
     assert len(browser.find_elements("css selector", "#tables tbody tr")) == 2000
 
 
 def test_no_records_is_a_page_too(shown):
-    assert "0 records" in one(shown([], []), "#summary").text
+    assert "0 records" in find(shown([], []), "#summary").text

@@ -11,21 +11,21 @@ from lra.results import records
 from tests.helpers.records import measurement
 
 
-def rows(board, **wanted):
+def rows(frame, **wanted):
     for name, value in wanted.items():
-        board = board[board[name] == value]
-    return board
+        frame = frame[frame[name] == value]
+    return frame
 
 
-def written(tmp_path, found):
-    for number, made in enumerate(found):
-        records.write(tmp_path / "bench" / f"{number}.json", made)
+def written(tmp_path, measurements):
+    for number, measured in enumerate(measurements):
+        records.write(tmp_path / "bench" / f"{number}.json", measured)
     text, problems = write.write_efficiency([tmp_path], tmp_path / "out")
     return text, problems, pd.read_csv(tmp_path / "out" / "efficiency.csv")
 
 
 def test_the_speed_up_is_over_the_transformer_at_the_same_setting():
-    found = [
+    measurements = [
         measurement("transformer", speed=2.0),
         measurement("fnet", speed=8.0),
         measurement("fnet", speed=9.0, batch=8),
@@ -33,38 +33,38 @@ def test_the_speed_up_is_over_the_transformer_at_the_same_setting():
         measurement("transformer", length=4096, status="oom"),
         measurement("fnet", speed=1.0, length=4096),
     ]
-    board = efficiency.table(found)
+    frame = efficiency.to_frame(measurements)
     column = "training speed-up vs transformer"
-    assert rows(board, model="transformer", length=1024)[column].item() == 1
-    assert rows(board, model="fnet", length=1024, batch=4)[column].item() == 4
-    assert rows(board, length=1024, model="fnet", batch=4)["inference speed-up vs transformer"].item() == 4
+    assert rows(frame, model="transformer", length=1024)[column].item() == 1
+    assert rows(frame, model="fnet", length=1024, batch=4)[column].item() == 4
+    assert rows(frame, length=1024, model="fnet", batch=4)["inference speed-up vs transformer"].item() == 4
     for lonely in ({"batch": 8}, {"length": 2048}, {"length": 4096}):
-        assert rows(board, **lonely)[column].isna().all()
+        assert rows(frame, **lonely)[column].isna().all()
 
 
 @pytest.mark.parametrize("field", ["protocol", "accelerator", "task"])
 def test_another_protocol_accelerator_or_task_is_no_baseline(field):
-    found = [measurement("transformer"), measurement("fnet")]
-    found[0]["cell"][field] = "another"
-    assert efficiency.table(found)["training speed-up vs transformer"].dropna().tolist() == [1]
+    measurements = [measurement("transformer"), measurement("fnet")]
+    measurements[0]["cell"][field] = "another"
+    assert efficiency.to_frame(measurements)["training speed-up vs transformer"].dropna().tolist() == [1]
 
 
 def test_every_figure_of_a_record_is_in_its_row(tmp_path):
-    made = measurement(
+    measured = measurement(
         mfu=0.25, energy_per_step_joules=3.5, flops_per_step=2e9, flops_compiler=1e9, compile_seconds=4.0,
         parameters=123, memory_limit_bytes=2**30,
     )  # fmt: skip
-    _, _, board = written(tmp_path, [made, measurement("reformer", status="timeout")])
-    row = rows(board, model="fnet").iloc[0]
-    told = {
+    _, _, frame = written(tmp_path, [measured, measurement("reformer", status="timeout")])
+    row = rows(frame, model="fnet").iloc[0]
+    expected = {
         "training steps/s": 8, "training examples/s": 32, "training tokens/s": 32 * 1024, "inference steps/s": 24,
         "inference examples/s": 96, "MFU": 0.25, "energy J/step": 3.5, "FLOPs a step": 2e9,
         "FLOPs a step, compiler": 1e9, "compile s": 4, "compiled bytes": 102_400_000, "host peak bytes": 10**9,
         "parameters": 123, "memory limit bytes": 2**30, "batch": 4, "devices": 1,
     }  # fmt: skip
-    assert {name: row[name] for name in told} == told
+    assert {name: row[name] for name in expected} == expected
     assert math.isnan(row["device peak bytes"]) and math.isnan(row["max batch"])
-    lost = rows(board, model="reformer").iloc[0]
+    lost = rows(frame, model="reformer").iloc[0]
     assert lost["status"] == "timeout" and lost["error"] == "it went wrong" and math.isnan(lost["training steps/s"])
 
 
@@ -78,34 +78,38 @@ def test_the_table_shows_what_there_is(tmp_path):
 
 
 def test_no_measurements_and_files_that_cannot_be_read_are_told(tmp_path):
-    assert efficiency.to_markdown(efficiency.table([])) == "No measurements yet.\n"
+    assert efficiency.to_markdown(efficiency.to_frame([])) == "No measurements yet.\n"
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "broken.json").write_text("{")
-    text, problems, board = written(tmp_path, [])
-    assert text == "No measurements yet.\n" and len(problems) == 1 and len(board) == 0
+    text, problems, frame = written(tmp_path, [])
+    assert text == "No measurements yet.\n" and len(problems) == 1 and len(frame) == 0
 
 
 def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(tmp_path):
-    found = [measurement("transformer", 256, 4.0), measurement("fnet", 256), measurement("fnet", 512, status="oom")]
+    measurements = [
+        measurement("transformer", 256, 4.0),
+        measurement("fnet", 256),
+        measurement("fnet", 512, status="oom"),
+    ]
     others = [measurement("fnet", 256, batch=64)]
     others += [measurement("fnet", n, batch=b, max_batch=True) for n, b in ((256, 90), (512, 40))]
-    written(tmp_path / "all", found + others)
+    written(tmp_path / "all", measurements + others)
     folder = tmp_path / "all" / "out" / "plots"
     stems = {"text-batch_4", "text-batch_64", "text-largest_batch"}
     assert {f.name for f in folder.iterdir()} == {
         f"{stem}-efficiency_quick-float32-CPU.{kind}" for stem in stems for kind in figures.FORMATS
     }
-    written(tmp_path / "some", found)
+    written(tmp_path / "some", measurements)
     again = list((tmp_path / "some" / "out" / "plots").iterdir())
     assert len(again) == 3 and all(f.read_bytes() == (folder / f.name).read_bytes() for f in again)
     assert (folder / "text-batch_4-efficiency_quick-float32-CPU.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(folder / "text-batch_4-efficiency_quick-float32-CPU.svg").getroot().tag.endswith("svg")
 
 
-def drawn(found):
+def drawn(measurements):
     """The axes of the one figure of some records, by their title, and the legend's words."""
-    board = efficiency.table(found)
-    figure, _ = figures.draw_efficiency(board, figures.styles(board["model"]))
+    frame = efficiency.to_frame(measurements)
+    figure, _ = figures.draw_efficiency(frame, figures.assign_styles(frame["model"]))
     return {axes.get_title(loc="left"): axes for axes in figure.axes}, [t.get_text() for t in figure.legends[0].texts]
 
 
@@ -145,8 +149,8 @@ def test_what_ran_out_of_memory_or_time_is_marked_and_said():
 
 def test_models_look_different_in_colour_and_in_grey_and_keep_their_looks():
     names = [f"model{i:02}" for i in range(20)]
-    found = figures.styles([*names, "transformer"])
-    assert len({(s.color, s.marker) for s in found.values()}) == 21
-    assert len({(s.marker, str(s.dashes)) for s in found.values()}) == 21
-    assert figures.styles(reversed(names))["model07"] == found["model07"]
-    assert found["transformer"].color == "#000000"
+    styles = figures.assign_styles([*names, "transformer"])
+    assert len({(s.color, s.marker) for s in styles.values()}) == 21
+    assert len({(s.marker, str(s.dashes)) for s in styles.values()}) == 21
+    assert figures.assign_styles(reversed(names))["model07"] == styles["model07"]
+    assert styles["transformer"].color == "#000000"

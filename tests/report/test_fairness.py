@@ -39,11 +39,11 @@ def test_the_official_text_transformer_s_count():
 
 def test_the_protocol_s_own_recipe_is_unchanged():
     for model in ("transformer", "performer", "nobody:Knows"):
-        assert fairness.changes(record(model)) == []
+        assert fairness.recipe_changes(record(model)) == []
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "value", "told"),
+    ("section", "field", "value", "expected"),
     [
         ("train", "steps", 9, ["train.steps=9"]),
         ("encoder", "dropout", 0.2, ["encoder.dropout=0.2"]),
@@ -54,43 +54,45 @@ def test_the_protocol_s_own_recipe_is_unchanged():
         ("train", "unheard_of", 1, ["train.unheard_of=1"]),
     ],
 )
-def test_settings_of_how_it_is_computed_change_nothing_and_all_others_do(section, field, value, told):
-    made = record()
-    made["recipe"][section][field] = value
-    assert fairness.changes(made) == told
+def test_settings_of_how_it_is_computed_change_nothing_and_all_others_do(section, field, value, expected):
+    edited = record()
+    edited["recipe"][section][field] = value
+    assert fairness.recipe_changes(edited) == expected
 
 
 def test_a_field_that_an_older_version_did_not_have_stands_at_its_default():
-    made = record()
-    del made["recipe"]["encoder"]["reversible"]
-    assert fairness.changes(made) == []
-    del made["recipe"]["encoder"]["layers"]
-    assert fairness.changes(made) == ["encoder.layers is not set"]
+    edited = record()
+    del edited["recipe"]["encoder"]["reversible"]
+    assert fairness.recipe_changes(edited) == []
+    del edited["recipe"]["encoder"]["layers"]
+    assert fairness.recipe_changes(edited) == ["encoder.layers is not set"]
 
 
 def test_a_mixer_s_options_are_a_change_unless_the_protocol_sets_them():
-    made = record("performer:features=64", mixer="performer")
-    made["recipe"]["mixer"] = [["features", 64]]
-    assert fairness.changes(made) == ["mixer.features=64"]
+    edited = record("performer:features=64", mixer="performer")
+    edited["recipe"]["mixer"] = [["features", 64]]
+    assert fairness.recipe_changes(edited) == ["mixer.features=64"]
     own = record("linformer", "text")
-    assert own["recipe"]["mixer"] == [["rank", 32]] and fairness.changes(own) == []
+    assert own["recipe"]["mixer"] == [["rank", 32]] and fairness.recipe_changes(own) == []
     own["recipe"]["mixer"] = []
-    assert fairness.changes(own) == ["mixer.rank is not set"]
+    assert fairness.recipe_changes(own) == ["mixer.rank is not set"]
 
 
 def test_ten_percent_more_parameters_are_allowed():
     recipe = PROTOCOLS["lra"].recipe("listops", "transformer")
     base = fairness.transformer_parameters(recipe, TASKS["listops"].vocab, 10, False, 2000)
-    assert fairness.excess(record(parameters=int(1.1 * base))) == []
-    (line,) = fairness.excess(record(parameters=int(1.12 * base)))
+    assert fairness.excess_parameters(record(parameters=int(1.1 * base))) == []
+    (line,) = fairness.excess_parameters(record(parameters=int(1.12 * base)))
     assert line == "listops: 1.12 × the Transformer's parameters"
-    assert fairness.excess(record(parameters=None)) == []
+    assert fairness.excess_parameters(record(parameters=None)) == []
 
 
 def test_what_is_not_known_here_is_free_for_all():
-    assert fairness.changes(record(protocol="theirs")) == ["no recipe of protocol theirs for listops is known here"]
-    assert fairness.excess(record(protocol="theirs")) == []
-    assert fairness.changes(record() | {"cell": record()["cell"] | {"task": "chess"}}) == [
+    assert fairness.recipe_changes(record(protocol="theirs")) == [
+        "no recipe of protocol theirs for listops is known here"
+    ]
+    assert fairness.excess_parameters(record(protocol="theirs")) == []
+    assert fairness.recipe_changes(record() | {"cell": record()["cell"] | {"task": "chess"}}) == [
         "no recipe of protocol lra for chess is known here"
     ]
 

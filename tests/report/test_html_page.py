@@ -14,11 +14,11 @@ NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u202
 
 def nasty():
     """A record whose every text is hostile."""
-    made = record(NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], score=0.5)
-    made |= {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "device": {"kind": NASTY}}
-    made["data"] = made["data"] | {"source": NASTY, "fingerprint": NASTY}
-    made["results"][0]["error"] = NASTY
-    return made
+    nasty_record = record(NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], score=0.5)
+    nasty_record |= {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "device": {"kind": NASTY}}
+    nasty_record["data"] = nasty_record["data"] | {"source": NASTY, "fingerprint": NASTY}
+    nasty_record["results"][0]["error"] = NASTY
+    return nasty_record
 
 
 def embedded(html):
@@ -27,13 +27,13 @@ def embedded(html):
 
 
 def test_nothing_a_record_says_becomes_markup():
-    html = html_page.page(leaderboard.build([nasty()]), [])
+    html = html_page.to_html(leaderboard.build([nasty()]), [])
     assert html.count("<script") == 2 and html.count("</script>") == 2 and "<img" not in html
     assert embedded(html)["rows"][0]["model"] == NASTY
 
 
 def test_the_page_asks_for_nothing_outside_itself():
-    html = html_page.page(leaderboard.build([record()]), [])
+    html = html_page.to_html(leaderboard.build([record()]), [])
     assert "default-src 'none'" in html and "{{" not in html.replace("{{data}}", "")
     frame = html.replace(json.dumps(embedded(html)), "")
     outside = re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)(\w+:|//)""", frame)
@@ -41,14 +41,14 @@ def test_the_page_asks_for_nothing_outside_itself():
 
 
 def test_scripts_build_text_and_never_markup():
-    html = html_page.page(leaderboard.build([record()]), [])
+    html = html_page.to_html(leaderboard.build([record()]), [])
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert word not in html
 
 
 def test_every_figure_of_a_cell_is_there():
-    made = leaderboard.build([record(score=0.5), record(score=0.6, seed=1), record("local", status="oom")])
-    content = embedded(html_page.page(made, [record(results=[], task="text")]))
+    built = leaderboard.build([record(score=0.5), record(score=0.6, seed=1), record("local", status="oom")])
+    content = embedded(html_page.to_html(built, [record(results=[], task="text")]))
     (fnet, local) = content["rows"]
     score = fnet["scores"]["listops@2000"]
     assert score["mean"] == 55 and score["seeds"] == 2 and score["published"]["value"] == 35.33
@@ -62,20 +62,20 @@ def test_every_figure_of_a_cell_is_there():
 
 
 def test_a_curve_is_thinned_evenly_and_the_page_says_so(monkeypatch):
-    made = record(score=0.5)
-    made["results"] = [result(0.5, 0, points=100)]
-    monkeypatch.setattr(html_page, "POINTS", 20)
-    content = embedded(html_page.page(leaderboard.build([made]), []))
+    long = record(score=0.5)
+    long["results"] = [result(0.5, 0, points=100)]
+    monkeypatch.setattr(html_page, "MAX_POINTS", 20)
+    content = embedded(html_page.to_html(leaderboard.build([long]), []))
     steps = content["cells"][0]["seeds"][0]["curve"]["step"]
     assert content["thinned"] == 20 and len(steps) == 20 and steps[0] == 50 and steps[-1] == 5_000
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "half", None, {}])
 def test_a_curve_with_odd_values_still_gives_a_page(value):
-    made = record(score=0.5)
-    made["results"][0]["curve"] = [{"step": 1, "train_loss": value}, {"step": 2, "train_loss": 1.0}]
-    assert embedded(html_page.page(leaderboard.build([made]), []))["cells"]
+    odd = record(score=0.5)
+    odd["results"][0]["curve"] = [{"step": 1, "train_loss": value}, {"step": 2, "train_loss": 1.0}]
+    assert embedded(html_page.to_html(leaderboard.build([odd]), []))["cells"]
 
 
 def test_a_page_without_records():
-    assert embedded(html_page.page(leaderboard.build([]), []))["rows"] == []
+    assert embedded(html_page.to_html(leaderboard.build([]), []))["rows"] == []

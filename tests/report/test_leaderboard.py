@@ -8,22 +8,22 @@ from lra.report import leaderboard, selection, tables
 from tests.helpers.records import record, result
 
 
-def row(made, model, **more):
-    (found,) = [r for r in made.rows if r.model == model and all(getattr(r, k) == v for k, v in more.items())]
-    return found
+def row(built, model, **fields):
+    (matching,) = [r for r in built.rows if r.model == model and all(getattr(r, k) == v for k, v in fields.items())]
+    return matching
 
 
 def test_a_tie_has_two_first_ranks_and_no_bold():
-    made = leaderboard.build([record(m, score=0.5, seed=s) for m in ("fnet", "local") for s in range(3)])
-    assert [r.rank for r in made.rows] == [1, 1] and [r.model for r in made.rows] == ["fnet", "local"]
-    assert not any(r.scores["listops@2000"].best for r in made.rows)
+    built = leaderboard.build([record(m, score=0.5, seed=s) for m in ("fnet", "local") for s in range(3)])
+    assert [r.rank for r in built.rows] == [1, 1] and [r.model for r in built.rows] == ["fnet", "local"]
+    assert not any(r.scores["listops@2000"].best for r in built.rows)
 
 
 def test_a_lead_within_the_errors_is_not_bold():
-    made = leaderboard.build([record("fnet", score=0.51), record("local", score=0.50)])
-    assert not row(made, "fnet").scores["listops@2000"].best
-    made = leaderboard.build([record("fnet", score=0.56), record("local", score=0.50)])
-    assert row(made, "fnet").scores["listops@2000"].best
+    built = leaderboard.build([record("fnet", score=0.51), record("local", score=0.50)])
+    assert not row(built, "fnet").scores["listops@2000"].best
+    built = leaderboard.build([record("fnet", score=0.56), record("local", score=0.50)])
+    assert row(built, "fnet").scores["listops@2000"].best
 
 
 def test_a_row_alone_is_not_bold():
@@ -31,43 +31,43 @@ def test_a_row_alone_is_not_bold():
 
 
 def test_a_mean_that_leaves_a_diverged_seed_out_says_so_and_is_never_bold():
-    found = [record(score=0.9, seed=s) for s in (0, 1)] + [
+    records = [record(score=0.9, seed=s) for s in (0, 1)] + [
         record(seed=2, status="diverged"),
         record("local", score=0.2),
     ]
-    made = leaderboard.build(found)
-    score = row(made, "fnet").scores["listops@2000"]
-    assert tables.words(score) == "90.00 ± 1.32 (2 seeds, 1 diverged)"
-    assert row(made, "fnet").rank == 1 and not score.best
+    built = leaderboard.build(records)
+    score = row(built, "fnet").scores["listops@2000"]
+    assert tables.score_text(score) == "90.00 ± 1.32 (2 seeds, 1 diverged)"
+    assert row(built, "fnet").rank == 1 and not score.best
 
 
 @pytest.mark.parametrize("status", ["failed", "oom", "diverged", "timeout", "interrupted"])
 def test_a_cell_without_a_result_says_why(status):
-    made = leaderboard.build([record(score=0.4), record("transformer", status=status)])
-    assert tables.words(row(made, "transformer").scores["listops@2000"]) == status
-    assert f"| {status} " in tables.to_markdown(made)
+    built = leaderboard.build([record(score=0.4), record("transformer", status=status)])
+    assert tables.score_text(row(built, "transformer").scores["listops@2000"]) == status
+    assert f"| {status} " in tables.to_markdown(built)
 
 
 def test_a_missing_task_is_a_dash_and_leaves_no_average():
-    found = [record(score=0.4), record(task="text", length=1000, score=0.6), record("transformer", score=0.9)]
-    made = leaderboard.build(found)
-    (group,) = made.groups
+    records = [record(score=0.4), record(task="text", length=1000, score=0.6), record("transformer", score=0.9)]
+    built = leaderboard.build(records)
+    (group,) = built.groups
     assert group.averages == ["average (listops@2000, text@1000)"]
-    assert row(made, "fnet").averages[group.averages[0]].mean == pytest.approx(50)
-    assert row(made, "transformer").averages == {} and row(made, "transformer").rank is None
-    assert "| – | transformer | CPU         | **90.00" in tables.to_markdown(made)
+    assert row(built, "fnet").averages[group.averages[0]].mean == pytest.approx(50)
+    assert row(built, "transformer").averages == {} and row(built, "transformer").rank is None
+    assert "| – | transformer | CPU         | **90.00" in tables.to_markdown(built)
 
 
 def test_rows_without_an_average_go_by_the_column_that_most_have():
-    found = [record(name, score=score) for name, score in (("fnet", 0.3), ("local", 0.5), ("luna", 0.4))]
-    made = leaderboard.build([*found, record("bigbird", task="text", length=1000, score=0.6)])
-    assert [r.model for r in made.groups[0].rows] == ["local", "luna", "fnet", "bigbird"]
+    records = [record(name, score=score) for name, score in (("fnet", 0.3), ("local", 0.5), ("luna", 0.4))]
+    built = leaderboard.build([*records, record("bigbird", task="text", length=1000, score=0.6)])
+    assert [r.model for r in built.groups[0].rows] == ["local", "luna", "fnet", "bigbird"]
 
 
 def test_two_accelerators_share_the_ranking_and_never_the_speed():
-    found = [record(score=0.4), record(score=0.6, accelerator="H200"), record("local", score=0.5, accelerator="H200")]
-    made = leaderboard.build(found)
-    (group,) = made.groups
+    records = [record(score=0.4), record(score=0.6, accelerator="H200"), record("local", score=0.5, accelerator="H200")]
+    built = leaderboard.build(records)
+    (group,) = built.groups
     assert [(r.model, r.accelerator, r.rank) for r in group.rows] == [
         ("fnet", "H200", 1), ("local", "H200", 2), ("fnet", "CPU", 3),
     ]  # fmt: skip
@@ -76,12 +76,12 @@ def test_two_accelerators_share_the_ranking_and_never_the_speed():
 def test_two_task_versions_are_named_and_stand_in_columns_of_their_own():
     new = record("local", score=0.8)
     new["data"] = new["data"] | {"task_version": "2", "fingerprint": "0123456789abcdef"}
-    made = leaderboard.build([record(score=0.4), record(score=0.5, seed=1), new])
-    assert set(row(made, "fnet").scores) == {"listops@2000"}
-    assert set(row(made, "local").scores) == {"listops@2000 [version 2, data 01234567]"}
-    (line,) = made.lines
+    built = leaderboard.build([record(score=0.4), record(score=0.5, seed=1), new])
+    assert set(row(built, "fnet").scores) == {"listops@2000"}
+    assert set(row(built, "local").scores) == {"listops@2000 [version 2, data 01234567]"}
+    (line,) = built.conflicts
     assert line.startswith("conflict: listops@2000 was run on task versions 1 and 2")
-    assert not any(score.best for r in made.rows for score in r.scores.values())
+    assert not any(score.best for r in built.rows for score in r.scores.values())
 
 
 def test_other_overrides_protocols_and_recipes_are_rows_of_their_own():
@@ -89,27 +89,27 @@ def test_other_overrides_protocols_and_recipes_are_rows_of_their_own():
     overridden["recipe"]["train"]["steps"] = 9
     changed = record(score=0.8, seed=1, created="2025-01-01T00:00:00+00:00")
     changed["recipe"]["train"]["steps"] = 7
-    made = leaderboard.build([record(score=0.4), changed, overridden])
-    assert [(r.kind, r.overrides, r.variant[:6], r.rank) for r in made.rows] == [
+    built = leaderboard.build([record(score=0.4), changed, overridden])
+    assert [(r.kind, r.overrides, r.variant[:6], r.rank) for r in built.rows] == [
         ("apples to apples", "", "", 1), ("free for all", "train.steps=9", "", 1), ("free for all", "", "recipe", 2),
     ]  # fmt: skip
-    assert made.rows[1].reasons == ("train.steps=9",)
+    assert built.rows[1].reasons == ("train.steps=9",)
 
 
 def test_settings_are_compared_in_any_order_and_the_last_of_a_name_counts():
-    one = record(score=0.4, overrides=["train.steps=9", "encoder.dim=8"])
-    other = record(score=0.6, seed=1, overrides=["train.steps=5", "encoder.dim=8", "train.steps=9"])
-    (only,) = leaderboard.build([one, other]).rows
-    assert only.overrides == "encoder.dim=8 train.steps=9" and only.scores["listops@2000"].estimate.mean == 50
+    first = record(score=0.4, overrides=["train.steps=9", "encoder.dim=8"])
+    second = record(score=0.6, seed=1, overrides=["train.steps=5", "encoder.dim=8", "train.steps=9"])
+    (merged,) = leaderboard.build([first, second]).rows
+    assert merged.overrides == "encoder.dim=8 train.steps=9" and merged.scores["listops@2000"].estimate.mean == 50
 
 
 def test_seeds_trained_together_count_one_by_one_and_each_once():
     group = record(score=0.5, seeds=[0, 1, 2], created="2026-02-01T00:00:00+00:00")
     group["results"] = [result(0.40, 0), result(0.44, 1), result(None, 2, "diverged")]
-    made = leaderboard.build([group, record(score=0.9, seed=1)])
-    score = row(made, "fnet").scores["listops@2000"]
-    assert score.values == {0: pytest.approx(40), 1: pytest.approx(44)} and score.lost == {"diverged": 1}
-    assert made.lines == ["duplicate: fnet, listops@2000, seed 1: two records have a score, the later counts"]
+    built = leaderboard.build([group, record(score=0.9, seed=1)])
+    score = row(built, "fnet").scores["listops@2000"]
+    assert score.values == {0: pytest.approx(40), 1: pytest.approx(44)} and score.failures == {"diverged": 1}
+    assert built.conflicts == ["duplicate: fnet, listops@2000, seed 1: two records have a score, the later counts"]
 
 
 def test_speed_and_memory_of_seeds_trained_together_are_left_out():
@@ -124,14 +124,14 @@ def test_speed_and_memory_of_seeds_trained_together_are_left_out():
 def test_a_cell_that_was_stopped_half_way_has_no_score_yet():
     stopped = record(status="interrupted", results=[result(0.9)])
     score = leaderboard.build([stopped]).rows[0].scores["listops@2000"]
-    assert score.estimate is None and score.lost == {"interrupted": 1}
+    assert score.estimate is None and score.failures == {"interrupted": 1}
 
 
 def test_other_metrics_take_their_own_split():
-    made = record(score=0.4)
-    made["results"][0]["validation_best"] = 0.6
-    made["data"]["counts"]["validation"] = 100
-    built = leaderboard.build([made], selection.Selection(metric="validation_best"))
+    validated = record(score=0.4)
+    validated["results"][0]["validation_best"] = 0.6
+    validated["data"]["counts"]["validation"] = 100
+    built = leaderboard.build([validated], selection.Selection(metric="validation_best"))
     assert built.rows[0].scores["listops@2000"].estimate.mean == pytest.approx(60)
     assert built.columns["listops@2000"].examples == 100
 
@@ -153,11 +153,11 @@ CELLS = st.builds(
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(CELLS, max_size=25), st.randoms())
-def test_the_order_of_records_does_not_matter(found, rng):
-    shuffled = list(found)
+def test_the_order_of_records_does_not_matter(records, rng):
+    shuffled = list(records)
     rng.shuffle(shuffled)
-    assert tables.to_markdown(leaderboard.build(found)) == tables.to_markdown(leaderboard.build(shuffled))
-    assert tables.frame(leaderboard.build(found)).equals(tables.frame(leaderboard.build(shuffled)))
+    assert tables.to_markdown(leaderboard.build(records)) == tables.to_markdown(leaderboard.build(shuffled))
+    assert tables.to_frame(leaderboard.build(records)).equals(tables.to_frame(leaderboard.build(shuffled)))
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,19 +168,19 @@ def test_the_order_of_records_does_not_matter(found, rng):
     st.sampled_from(("listops", "text", "pathx")),
     st.sampled_from(("1", "2")),
 )
-def test_adding_a_failed_cell_changes_no_other_row(found, status, model, task, version):
+def test_adding_a_failed_cell_changes_no_other_row(records, status, model, task, version):
     failed = record(model, task, None, 9, status, created="2027-01-01")
     failed["data"] = failed["data"] | {"task_version": version, "fingerprint": f"other-{version}"}
-    lines = [_lines(leaderboard.build(cells), model, "CPU") for cells in (found, [*found, failed])]
+    lines = [_lines(leaderboard.build(cells), model, "CPU") for cells in (records, [*records, failed])]
     assert lines[0] == lines[1]
 
 
-def _lines(made, model, accelerator):
+def _lines(built, model, accelerator):
     """All that is said of every row but one model's."""
     return [
         (r.model, r.protocol, r.kind, r.overrides, r.accelerator, r.variant, r.rank, r.averages, r.best,
-         {name: (s.estimate, s.values, s.lost, s.best, s.steps_per_second) for name, s in r.scores.items()})
-        for r in made.rows if (r.model, r.accelerator) != (model, accelerator)
+         {name: (s.estimate, s.values, s.failures, s.best, s.steps_per_second) for name, s in r.scores.items()})
+        for r in built.rows if (r.model, r.accelerator) != (model, accelerator)
     ]  # fmt: skip
 
 
@@ -195,17 +195,17 @@ def _lines(made, model, accelerator):
     ],
 )
 def test_filters_choose_cells(choice, models):
-    found = [
+    records = [
         record(score=0.4, accelerator="NVIDIA H200"), record("local", "text", 0.5),
         record("performer:features=8", score=0.6, mixer="performer", protocol="small"),
     ]  # fmt: skip
-    assert {r.model for r in leaderboard.build(found, choice).rows} == models
+    assert {r.model for r in leaderboard.build(records, choice).rows} == models
 
 
 def test_sorting_orders_within_groups():
-    found = [record(m, score=s, parameters=p) for m, s, p in (("fnet", 0.4, 9), ("local", 0.5, 8), ("luna", 0.3, 7))]
+    records = [record(m, score=s, parameters=p) for m, s, p in (("fnet", 0.4, 9), ("local", 0.5, 8), ("luna", 0.3, 7))]
     for sort, models in (
         ("average", ["local", "fnet", "luna"]), ("model", ["fnet", "local", "luna"]),
         ("parameters", ["luna", "local", "fnet"]), ("listops", ["local", "fnet", "luna"]),
     ):  # fmt: skip
-        assert [r.model for r in leaderboard.build(found, selection.Selection(sort=sort)).rows] == models
+        assert [r.model for r in leaderboard.build(records, selection.Selection(sort=sort)).rows] == models

@@ -8,27 +8,27 @@ from tests.helpers.records import recipe, record
 
 
 def test_every_row_has_its_source_and_plausible_scores():
-    assert len(published.rows()) > 100
-    for row in published.rows():
+    assert len(published.load_table()) > 100
+    for row in published.load_table():
         assert row["source"] and row["source_kind"] in ("primary", "quoted"), row
         for task in averages.LENGTHS:
-            value = published.number(row[task])
+            value = published.parse_number(row[task])
             assert value is not None or row[task] in ("", "FAIL", "OOM", "NA", "-"), row
             assert value is None or 5 < value < 100, row
 
 
 def test_our_names_are_names_of_models_and_stand_once_a_protocol():
-    named = [(row["protocol"], row["ours"]) for row in published.rows() if row["ours"]]
+    named = [(row["protocol"], row["ours"]) for row in published.load_table() if row["ours"]]
     assert len(set(named)) == len(named) and {name for _, name in named} <= set(MIXERS)
     assert {protocol for protocol, _ in named} == {"lra-paper", "small"}
 
 
 def test_the_difference_from_the_paper_s_figure():
-    (beside,) = published.beside(leaderboard.build([record("transformer", score=0.40)]))
+    (beside,) = published.comparisons(leaderboard.build([record("transformer", score=0.40)]))
     assert beside.published.value == 36.37 and beside.difference == pytest.approx(3.63)
     own = recipe("text", "nystromformer", "small")
     small = record("nystromformer", "text", 0.6, length=4000, protocol="small", recipe=own)
-    assert [b.published.value for b in published.beside(leaderboard.build([small]))] == [65.52]
+    assert [b.published.value for b in published.comparisons(leaderboard.build([small]))] == [65.52]
 
 
 def test_another_length_recipe_or_model_has_no_published_figure():
@@ -36,9 +36,9 @@ def test_another_length_recipe_or_model_has_no_published_figure():
     changed = record("transformer", score=0.4, overrides=["train.steps=9"])
     changed["recipe"]["train"]["steps"] = 9
     unknown = record("ff_only", score=0.4)
-    assert published.beside(leaderboard.build([shorter, changed, unknown])) == []
+    assert published.comparisons(leaderboard.build([shorter, changed, unknown])) == []
 
 
 def test_too_many_parameters_do_not_hide_the_paper_s_figure_of_the_same_recipe():
-    (beside,) = published.beside(leaderboard.build([record("synthesizer", score=0.4, parameters=10**8)]))
+    (beside,) = published.comparisons(leaderboard.build([record("synthesizer", score=0.4, parameters=10**8)]))
     assert beside.row.kind == "free for all" and beside.published.value == 36.99

@@ -9,9 +9,9 @@ from tests.helpers.records import record, result
 
 
 def test_show_prints_results_curves_and_all_that_made_them():
-    made = record(score=0.5, seeds=[0, 1])
-    made["results"] = [result(0.5, 0, points=8), result(None, 1, "diverged") | {"error": "loss is NaN"}]
-    text = show.show(made)
+    shown = record(score=0.5, seeds=[0, 1])
+    shown["results"] = [result(0.5, 0, points=8), result(None, 1, "diverged") | {"error": "loss is NaN"}]
+    text = show.record_text(shown)
     for words in (
         "listops × fnet, length 2,000, protocol lra: ok",
         "seed 0: test 50.00 % at step 400, validation best 50.00 %, test last 50.00 %",
@@ -25,30 +25,30 @@ def test_show_prints_results_curves_and_all_that_made_them():
 
 
 def test_show_tells_why_there_is_no_result():
-    text = show.show(record(status="oom", log=["line one", "line two"]))
+    text = show.record_text(record(status="oom", log=["line one", "line two"]))
     assert "protocol lra: oom\n  it went wrong" in text and "log\n  line one\n  line two" in text
 
 
 def test_a_cell_is_found_by_file_by_name_and_by_key(tmp_path):
     for name in ("listops-fnet-abc", "listops-luna-def"):
         records.write(tmp_path / "records" / f"{name}.json", record(key=f"key-of-{name}"))
-    assert show.find([tmp_path], "fnet")["key"] == "key-of-listops-fnet-abc"
-    assert show.find([tmp_path], "key-of-listops-luna")["key"] == "key-of-listops-luna-def"
-    assert show.find([], str(tmp_path / "records" / "listops-luna-def.json"))["key"] == "key-of-listops-luna-def"
+    assert show.find_record([tmp_path], "fnet")["key"] == "key-of-listops-fnet-abc"
+    assert show.find_record([tmp_path], "key-of-listops-luna")["key"] == "key-of-listops-luna-def"
+    assert show.find_record([], str(tmp_path / "records" / "listops-luna-def.json"))["key"] == "key-of-listops-luna-def"
     for name, words in (("listops", "fits 2 cells; say which: listops-fnet-abc"), ("listops-fnet-abd", "did you mean")):
         with pytest.raises(UsageError, match=words):
-            show.find([tmp_path], name)
+            show.find_record([tmp_path], name)
     with pytest.raises(UsageError, match="no records in"):
-        show.find([tmp_path / "none"], "x")
+        show.find_record([tmp_path / "none"], "x")
 
 
 def test_compare_is_as_worked_out_by_hand():
     # Welch: difference 4, s² 16 and 1, n 3: error √(17/3) = 2.3805, t 1.6803, df 2.249, p 0.2210.
-    found = [record(score=s, seed=i) for i, s in enumerate((0.40, 0.44, 0.48))]
-    found += [record("luna", score=s, seed=i) for i, s in enumerate((0.39, 0.40, 0.41))]
-    found += [record(m, "text", s, length=4000) for m, s in (("fnet", 0.6), ("luna", 0.5))]
-    found += [record("fnet", "image", 0.4, length=1024), record("luna", "image", status="oom", length=1024)]
-    lines = show.compare(found, "fnet", "luna").splitlines()
+    cells = [record(score=s, seed=i) for i, s in enumerate((0.40, 0.44, 0.48))]
+    cells += [record("luna", score=s, seed=i) for i, s in enumerate((0.39, 0.40, 0.41))]
+    cells += [record(m, "text", s, length=4000) for m, s in (("fnet", 0.6), ("luna", 0.5))]
+    cells += [record("fnet", "image", 0.4, length=1024), record("luna", "image", status="oom", length=1024)]
+    lines = show.comparison_text(cells, "fnet", "luna").splitlines()
     cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[4:-1]] for line in lines if "@" in line}
     assert cells["listops@2000"] == [
         "44.00 ± 9.94 (3 seeds)", "40.00 ± 2.48 (3 seeds)", "+4.00", "-5.23 to +13.23", "0.221", "no difference shown",
@@ -59,12 +59,12 @@ def test_compare_is_as_worked_out_by_hand():
 
 
 def test_compare_never_compares_speed_across_accelerators_nor_protocols():
-    found = [record(score=0.5), record("luna", score=0.4, accelerator="H200")]
-    (line,) = [line for line in show.compare(found, "fnet", "luna").splitlines() if "@" in line]
+    cells = [record(score=0.5), record("luna", score=0.4, accelerator="H200")]
+    (line,) = [line for line in show.comparison_text(cells, "fnet", "luna").splitlines() if "@" in line]
     assert "CPU / H200" in line and line.endswith("| –             | –            |")
     with pytest.raises(UsageError, match="in common"):
-        show.compare([record(), record("luna", protocol="small")], "fnet", "luna")
+        show.comparison_text([record(), record("luna", protocol="small")], "fnet", "luna")
     with pytest.raises(UsageError, match="did you mean 'luna'"):
-        show.compare(found, "fnet", "lunna")
+        show.comparison_text(cells, "fnet", "lunna")
     with pytest.raises(UsageError, match="unknown model 'luna'"):
-        show.compare(found, "fnet", "luna", selection.Selection(accelerator="cpu"))
+        show.comparison_text(cells, "fnet", "luna", selection.Selection(accelerator="cpu"))

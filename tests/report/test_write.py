@@ -10,20 +10,20 @@ import pytest
 
 from lra.errors import UsageError
 from lra.report import leaderboard, selection, tables
-from lra.report.latex import latex
+from lra.report.latex import to_latex
 from lra.report.write import write_leaderboard
 from lra.results import load, records
 from tests.helpers.records import record, result
 
 
-def row(made, model, **more):
-    (found,) = [r for r in made.rows if r.model == model and all(getattr(r, k) == v for k, v in more.items())]
-    return found
+def row(built, model, **fields):
+    (matching,) = [r for r in built.rows if r.model == model and all(getattr(r, k) == v for k, v in fields.items())]
+    return matching
 
 
-def write(folder, found):
-    for number, made in enumerate(found):
-        records.write(folder / "records" / f"r{number}.json", made)
+def write(folder, cells):
+    for number, cell in enumerate(cells):
+        records.write(folder / "records" / f"r{number}.json", cell)
 
 
 GOLDEN = [
@@ -77,8 +77,8 @@ errors explain (Welch's test, 5 %). Accuracies may be compared across accelerato
 
 
 def test_the_csv_holds_every_figure_of_a_row():
-    made = tables.frame(leaderboard.build(GOLDEN))
-    first = made[made["model"] == "fnet"].iloc[0]
+    frame = tables.to_frame(leaderboard.build(GOLDEN))
+    first = frame[frame["model"] == "fnet"].iloc[0]
     expected = {
         "rank": 3, "protocol": "lra", "comparison": "apples to apples", "overrides": "", "variant": "",
         "accelerator": "CPU", "parameters": 10_000, "listops@2000": 44, "listops@2000 low": 34.0635,
@@ -88,13 +88,13 @@ def test_the_csv_holds_every_figure_of_a_row():
     }  # fmt: skip
     for name, value in expected.items():
         assert first[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name
-    assert set(made.columns) == {*expected, "model", "why"}
-    lost = made[made["model"] == "luna"].iloc[0]
-    assert lost["listops@2000 status"] == "1 oom" and pd.isna(lost["listops@2000"]) and pd.isna(lost["rank"])
+    assert set(frame.columns) == {*expected, "model", "why"}
+    failed = frame[frame["model"] == "luna"].iloc[0]
+    assert failed["listops@2000 status"] == "1 oom" and pd.isna(failed["listops@2000"]) and pd.isna(failed["rank"])
 
 
 def test_latex_is_a_booktabs_table_with_everything_escaped():
-    text = latex(leaderboard.build([*GOLDEN, record("a_b&c%$#{x}~^\\", score=0.1)]))
+    text = to_latex(leaderboard.build([*GOLDEN, record("a_b&c%$#{x}~^\\", score=0.1)]))
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     assert r"\begin{tabular}{rlr}" in text and r"# & model & listops@2000 \\" in text
     assert r"1 & transformer & \textbf{61.00 $\pm$ 2.48}$^{3}$ \\" in text
@@ -110,30 +110,30 @@ def test_several_folders_are_merged_and_a_cell_in_two_of_them_counts_once(tmp_pa
     again = record("transformer", status="failed", key="same")
     write(here, [record(score=0.4), again])
     write(there, [record("local", score=0.5), record("transformer", score=0.6, key="same")])
-    found, lines = load.load_records([here, there, here])
+    loaded, lines = load.load_records([here, there, here])
     assert lines == [f"duplicate: {here}/records/r1.json holds the same cell as {there}/records/r1.json, which counts"]
-    assert load.load_records([there, here])[0] == found
-    assert row(leaderboard.build(found), "transformer").scores["listops@2000"].estimate.mean == pytest.approx(60)
+    assert load.load_records([there, here])[0] == loaded
+    assert row(leaderboard.build(loaded), "transformer").scores["listops@2000"].estimate.mean == pytest.approx(60)
 
 
 DAMAGE = {
-    "cut off": (lambda text, made: text[: len(text) // 2], "not a whole record"),
-    "wrong schema": (lambda text, made: json.dumps(made | {"schema": 99}), "written by schema 99"),
-    "newer field": (lambda text, made: json.dumps(made | {"phase": 2}), "newer version: unknown phase"),
+    "cut off": (lambda text, whole: text[: len(text) // 2], "not a whole record"),
+    "wrong schema": (lambda text, whole: json.dumps(whole | {"schema": 99}), "written by schema 99"),
+    "newer field": (lambda text, whole: json.dumps(whole | {"phase": 2}), "newer version: unknown phase"),
     "newer cell": (
-        lambda text, made: json.dumps(made | {"cell": made["cell"] | {"hosts": 4}}),
+        lambda text, whole: json.dumps(whole | {"cell": whole["cell"] | {"hosts": 4}}),
         "newer version: unknown cell.hosts",
     ),
     "no seeds": (
-        lambda text, made: json.dumps(made | {"cell": made["cell"] | {"seeds": 0}}),
+        lambda text, whole: json.dumps(whole | {"cell": whole["cell"] | {"seeds": 0}}),
         "'cell.seeds' is missing or of another type",
     ),
     "a score in words": (
-        lambda text, made: json.dumps(made | {"results": [made["results"][0] | {"test_best": "half"}]}),
+        lambda text, whole: json.dumps(whole | {"results": [whole["results"][0] | {"test_best": "half"}]}),
         "'results' is missing or of another type",
     ),
-    "a list": (lambda text, made: "[]", "not a record"),
-    "bytes": (lambda text, made: "\x00\xff", "not a whole record"),
+    "a list": (lambda text, whole: "[]", "not a record"),
+    "bytes": (lambda text, whole: "\x00\xff", "not a whole record"),
 }
 
 
@@ -195,9 +195,9 @@ def test_ten_thousand_cells_take_less_than_five_seconds(tmp_path):
             for task, length in (("listops", 2000), ("text", 4000), ("image", 1024), ("retrieval", 4000), ("text", 9)):
                 for seed in range(5):
                     score = rng.random()
-                    made = record(model, task, score, seed, length=length, overrides=[f"train.steps={setting}"])
-                    made |= {"key": f"{number:064x}", "results": [result(score, seed, points=20)]}
-                    (tmp_path / "records" / f"{number}.json").write_text(json.dumps(made, indent=1))
+                    cell = record(model, task, score, seed, length=length, overrides=[f"train.steps={setting}"])
+                    cell |= {"key": f"{number:064x}", "results": [result(score, seed, points=20)]}
+                    (tmp_path / "records" / f"{number}.json").write_text(json.dumps(cell, indent=1))
                     number += 1
     assert number == 10_000
     # The processor's time, and 5 s of a processor that parses the files in 1 s: what else a machine has to do
