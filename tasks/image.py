@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.io import safe_pickle, tfds
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.sources import CIFAR10, find
 from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
-from tasks.task import Absent, Archive, Arrays, DataError, Request, Task
+from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -48,7 +48,7 @@ Pictures = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Rules:
+class ImageConfig:
     validation: float = 0.1
     """Share of the 50,000 that is held out of training."""
 
@@ -70,8 +70,8 @@ def _files(path: Path) -> list[Path]:
     names = (*_BATCHES, "test_batch")
     try:
         return find(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
-    except Absent:
-        with contextlib.suppress(Absent):
+    except SourceNotFound:
+        with contextlib.suppress(SourceNotFound):
             return find(path, ("cifar-10-batches-py",), names, PYTHON, "CIFAR-10")
         raise
 
@@ -116,7 +116,7 @@ def _from_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
         yield split, (pictures, np.array([example["label"] for example in examples], np.uint8))
 
 
-def build(request: Request) -> Arrays:
+def build(request: BuildRequest) -> RawDataset:
     """Grey pictures from a folder, an archive or TFDS's copy. Raises `DataError`."""
     if request.length != 1024:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
@@ -129,11 +129,13 @@ def build(request: Request) -> Arrays:
     def wanted(name: str) -> bool:
         return Path(name).name.removesuffix(".bin") in names
 
-    with opened(request, archive, wanted, 400_000_000) as (folder, notes):
+    with open_source(request, archive, wanted, 400_000_000) as (folder, notes):
         return _arrays(request, _from_folder(folder), f"CIFAR-10 ({path.name})", notes)
 
 
-def _arrays(request: Request, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]) -> Arrays:
+def _arrays(
+    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
+) -> RawDataset:
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
@@ -157,7 +159,7 @@ def _arrays(request: Request, batches: Iterable[tuple[str, Pictures]], source: s
     values = np.concatenate(levels)[np.concatenate(parts)]
     classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
     splits = consecutive(classes, [len(part) for part in parts])
-    return Arrays(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
+    return RawDataset(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
 
 
 IMAGE = Task(
@@ -168,7 +170,7 @@ IMAGE = Task(
     length=1024,
     chance=0.1,
     build=build,
-    rules=Rules(),
+    rules=ImageConfig(),
     sources=("folder", "tfds"),
     inputs=_files,
     archive=CIFAR10,

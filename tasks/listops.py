@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.generate import distinct
 from tasks.io.sources import LRA_RELEASE, find
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 VOCABULARY = (*"0123456789", *OPERATORS, "]")
@@ -41,7 +41,7 @@ _CANDIDATES = 8192
 
 
 @dataclass(frozen=True)
-class Rules:
+class ListOpsConfig:
     """What expressions are drawn; the defaults are the benchmark's."""
 
     max_depth: int = 10
@@ -96,7 +96,7 @@ def parse(text: str) -> np.ndarray:
 # --- the generator -----------------------------------------------------------------------------------
 
 
-def draw_block(rules: Rules, seed: int, block: int) -> list[tuple[bytes, int]]:
+def draw_block(rules: ListOpsConfig, seed: int, block: int) -> list[tuple[bytes, int]]:
     """The expressions of one block of the stream, as (raw values, answer) in a fixed order.
 
     A block draws `_CANDIDATES` trees, all at once and level by level, and keeps those of the right length:
@@ -115,7 +115,9 @@ def draw_block(rules: Rules, seed: int, block: int) -> list[tuple[bytes, int]]:
     return [(data[end - size : end], int(a)) for end, size, a in zip(ends, sizes[0], answers, strict=True)]
 
 
-def _structures(rng: np.random.Generator, rules: Rules) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+def _structures(
+    rng: np.random.Generator, rules: ListOpsConfig
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Shapes of the trees: a level's (tree, arity) for each node in order (arity 0 is a digit); trees' lengths.
 
     A tree that has grown too long is not grown further: its length only has to stay out of range.
@@ -190,8 +192,8 @@ def _flatten(values: list[tuple[np.ndarray, np.ndarray]], sizes: list[np.ndarray
     return out
 
 
-def _generate(request: Request) -> Arrays:
-    rules: Rules = replace(request.rules, max_length=min(request.rules.max_length, request.length))
+def _generate(request: BuildRequest) -> RawDataset:
+    rules: ListOpsConfig = replace(request.rules, max_length=min(request.rules.max_length, request.length))
     if not 2 <= rules.max_args <= 100 or rules.max_depth < 1:
         raise DataError("ListOps needs 2 ≤ max_args ≤ 100 and max_depth ≥ 1")
     if rules.min_length + 1 >= rules.max_length:
@@ -209,7 +211,7 @@ def _generate(request: Request) -> Arrays:
     index = np.arange(len(labels), dtype=np.int32)[:, None]
     cuts = np.cumsum([0, *counts])
     splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
-    return Arrays(values, lengths, splits, f"generated (seed {request.seed})")
+    return RawDataset(values, lengths, splits, f"generated (seed {request.seed})")
 
 
 def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,8 +257,8 @@ def _wanted(name: str) -> bool:
     return Path(name).name in FILES
 
 
-def _read(request: Request) -> Arrays:
-    with opened(request, LRA_RELEASE, _wanted, 1_000_000_000) as (folder, unverified):
+def _read(request: BuildRequest) -> RawDataset:
+    with open_source(request, LRA_RELEASE, _wanted, 1_000_000_000) as (folder, unverified):
         parts = [read_tsv(file) for file in _files(folder)]
     examples = [example for part in parts for example in part]
     values, lengths, labels = _pack(examples, request.length)
@@ -265,10 +267,10 @@ def _read(request: Request) -> Arrays:
     splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
     cut = sum(len(data) > request.length for data, _ in examples)
     notes = [*unverified, *([f"{cut} expressions longer than {request.length} tokens were cut"] if cut else [])]
-    return Arrays(values, lengths, splits, "lra_release", tuple(notes))
+    return RawDataset(values, lengths, splits, "lra_release", tuple(notes))
 
 
-def build(request: Request) -> Arrays:
+def build(request: BuildRequest) -> RawDataset:
     """ListOps from the generator or from a folder. Raises `DataError`."""
     return _generate(request) if request.source == "generate" else _read(request)
 
@@ -281,7 +283,7 @@ LISTOPS = Task(
     length=2000,
     chance=0.1,
     build=build,
-    rules=Rules(),
+    rules=ListOpsConfig(),
     sources=("generate", "folder"),
     inputs=_files,
     archive=LRA_RELEASE,
@@ -294,7 +296,9 @@ LISTOPS_SHORT = replace(
     LISTOPS,
     name="listops_short",
     length=64,
-    rules=Rules(max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000),
+    rules=ListOpsConfig(
+        max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000
+    ),
     sources=("generate",),
     inputs=None,
     archive=None,

@@ -30,12 +30,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.files import Progress
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE, find
 from tasks.io.splits import digest
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
 FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))
 COUNTS = (147_086, 18_090, 17_437)
@@ -49,7 +49,7 @@ Pair = tuple[int, bytes, bytes]
 
 
 @dataclass(frozen=True)
-class Rules:
+class RetrievalConfig:
     """There is nothing to choose."""
 
 
@@ -118,18 +118,18 @@ class _Documents:
         self._waiting.clear()
 
 
-def build(request: Request) -> Arrays:
+def build(request: BuildRequest) -> RawDataset:
     """The pairs from a folder or the release's archive. Raises `DataError`."""
     path = Path(request.source)
 
     def wanted(name: str) -> bool:
         return Path(name).name in FILES
 
-    with opened(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
+    with open_source(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
         return _arrays(request, _files(folder), f"lra_release ({path.name})", notes)
 
 
-def _arrays(request: Request, files: list[Path], source: str, notes: list[str]) -> Arrays:
+def _arrays(request: BuildRequest, files: list[Path], source: str, notes: list[str]) -> RawDataset:
     splits: dict[str, Split] = {}
     progress, foreign = Progress(request.report), [0]
     with Table(request.scratch, request.length) as table:
@@ -155,7 +155,7 @@ def _arrays(request: Request, files: list[Path], source: str, notes: list[str]) 
         notes.append(f"{full:,} of {len(lengths):,} documents fill the length: longer ones were cut")
     if foreign[0]:
         notes.append(f"{foreign[0]:,} lines are not UTF-8")
-    return Arrays(table.array(), lengths, splits, source, tuple(notes))
+    return RawDataset(table.array(), lengths, splits, source, tuple(notes))
 
 
 RETRIEVAL = Task(
@@ -166,7 +166,7 @@ RETRIEVAL = Task(
     length=4000,
     chance=0.5,
     build=build,
-    rules=Rules(),
+    rules=RetrievalConfig(),
     sources=("folder",),
     inputs=_files,
     archive=LRA_RELEASE,

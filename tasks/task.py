@@ -22,7 +22,7 @@ class DataError(Exception):
     """Data that is missing, damaged or not what it claims to be. One line that says what to do."""
 
 
-class Absent(DataError):
+class SourceNotFound(DataError):
     """A place that holds nothing of the task: the next source may have it."""
 
 
@@ -37,7 +37,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class RawDataset:
     """What a task's `build` returns: the table of documents and the splits that point into it.
 
     Every document is stored once, as raw values 0 … vocab − 2 in the smallest integer type. The token id
@@ -65,7 +65,7 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Splits(Arrays):
+class Dataset(RawDataset):
     """A task's arrays as loaded from the cache, with what identifies them."""
 
     fingerprint: str = ""
@@ -81,7 +81,7 @@ class Splits(Arrays):
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """One call for data, handed to a task's `build`."""
 
     length: int
@@ -140,7 +140,7 @@ class Task:
     """The benchmark's own length."""
     chance: float
     """Accuracy of guessing, as the field quotes it; the majority class of a test split is measured apart."""
-    build: Callable[[Request], Arrays]
+    build: Callable[[BuildRequest], RawDataset]
     rules: Any
     sources: tuple[SourceKind, ...]
     inputs: Callable[[Path], list[Path]] | None = None

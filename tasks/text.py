@@ -28,10 +28,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tasks.io import tfds
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.sources import ACLIMDB, find
 from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
-from tasks.task import Arrays, DataError, Request, Task
+from tasks.task import BuildRequest, DataError, RawDataset, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 _COUNTS = {"train": 25_000, "test": 25_000}
@@ -41,7 +41,7 @@ Review = tuple[str, str, bytes, int]
 
 
 @dataclass(frozen=True)
-class Rules:
+class TextConfig:
     validation: float = 0.1
     """Share of the 25,000 training reviews that is held out of training."""
 
@@ -74,16 +74,16 @@ def _wanted(name: str) -> bool:
     return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
 
 
-def build(request: Request) -> Arrays:
+def build(request: BuildRequest) -> RawDataset:
     """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
         return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", tfds.notes(path))
-    with opened(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
+    with open_source(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
         return _arrays(request, _from_folder(folder), f"aclImdb ({path.name})", notes)
 
 
-def _arrays(request: Request, reviews: Iterable[Review], source: str, notes: list[str]) -> Arrays:
+def _arrays(request: BuildRequest, reviews: Iterable[Review], source: str, notes: list[str]) -> RawDataset:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
@@ -117,7 +117,7 @@ def _arrays(request: Request, reviews: Iterable[Review], source: str, notes: lis
     splits = consecutive(classes, [len(rows) for _, rows in parts])
     if cut:
         notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
-    return Arrays(values, lengths, splits, source, tuple(notes))
+    return RawDataset(values, lengths, splits, source, tuple(notes))
 
 
 def _utf8(text: bytes, name: str, allow: bool) -> bool:
@@ -141,7 +141,7 @@ TEXT = Task(
     length=4000,
     chance=0.5,
     build=build,
-    rules=Rules(),
+    rules=TextConfig(),
     sources=("folder", "tfds"),
     inputs=_files,
     archive=ACLIMDB,

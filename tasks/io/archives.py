@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.io.files import Progress, sha256
-from tasks.task import Archive, DataError, Request
+from tasks.task import Archive, BuildRequest, DataError
 
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -62,8 +62,8 @@ def verify(path: Path, archive: Archive, allow_unverified: bool) -> str:
 
 
 @contextlib.contextmanager
-def opened(
-    request: Request, archive: Archive, wanted: Callable[[str], bool], limit: int
+def open_source(
+    request: BuildRequest, archive: Archive, wanted: Callable[[str], bool], limit: int
 ) -> Iterator[tuple[Path, list[str]]]:
     """The source as a folder, and notes on it: a folder as it is, an archive verified and unpacked for now.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.io import sources
 from tasks.io.files import locked, sha256, sync, writing
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Splits, Task
+from tasks.task import SPLITS, BuildRequest, DataError, Dataset, RawDataset, Split, Task
 
 _WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that say nothing about the file that was to be read."""
@@ -71,7 +71,7 @@ def prepare(
     with locked(cache, entry.name, report):
         if _whole(entry, report):
             return entry
-        request = Request(length, seed, origin.source, rules, workers, report, None, allow_unverified)
+        request = BuildRequest(length, seed, origin.source, rules, workers, report, None, allow_unverified)
         _make(task, entry, request, settings)
     return entry
 
@@ -89,7 +89,7 @@ def _whole(entry: Path, report: Callable[[str], None]) -> bool:
     return True
 
 
-def _make(task: Task, entry: Path, request: Request, settings: dict[str, Any]) -> None:
+def _make(task: Task, entry: Path, request: BuildRequest, settings: dict[str, Any]) -> None:
     """Builds the arrays and writes the entry: beside its place, synced, then renamed into it."""
     beside = entry.with_name(f".{entry.name}.{os.getpid()}")
     for left in entry.parent.glob(f".{entry.name}.*[0-9]"):  # by processes that were killed: we hold the lock
@@ -107,7 +107,7 @@ def _make(task: Task, entry: Path, request: Request, settings: dict[str, Any]) -
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def open_entry(entry: Path) -> Splits:
+def open_entry(entry: Path) -> Dataset:
     """The arrays of a cache entry, memory-mapped.
 
     Raises:
@@ -126,7 +126,7 @@ def open_entry(entry: Path) -> Splits:
             return np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
         splits = {s: Split(array(f"{s}_index"), array(f"{s}_labels")) for s in SPLITS}
-        return Splits(
+        return Dataset(
             array("values"),
             array("lengths"),
             splits,
@@ -174,7 +174,7 @@ def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[s
     return min(found)[2] if found else None
 
 
-def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -> None:
+def _write(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Task) -> None:
     parts = {"values": arrays.values, "lengths": arrays.lengths}
     for name, split in arrays.splits.items():
         parts |= {f"{name}_index": split.index, f"{name}_labels": split.labels}

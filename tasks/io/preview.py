@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.io.cache import describe, open_entry
 from tasks.io.files import writing
-from tasks.task import Splits
+from tasks.task import Dataset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def _balance(shares: np.ndarray, names: list[str]) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
 
 
-def _lengths(data: Splits, split: str) -> str:
+def _lengths(data: Dataset, split: str) -> str:
     lengths = data.lengths[np.unique(data.splits[split].index)]
     low, quarter, median, three, high = np.percentile(lengths, [0, 25, 50, 75, 100]).astype(int)
     if low == high:
@@ -91,7 +91,7 @@ def preview(entries: Iterable[Path], out_dir: Path) -> list[Path]:
     return pages
 
 
-def _page(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
+def _page(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
     counts = " / ".join(f"{len(split.labels):,}" for split in data.splits.values())
     figure.text(0.03, 0.952, meta["settings"]["task"], fontsize=20, weight="bold", color=_INK)
     figure.text(0.03, 0.925, meta["summary"], fontsize=11, color=_INK, parse_math=False)
@@ -113,7 +113,7 @@ def _page(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
         axes.tick_params(labelsize=7.5, colors=_INK)
 
 
-def _pictures(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
+def _pictures(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
     """Each class in a block of its own: with two classes two squares, with ten ten columns."""
     height, width = meta["shape"]
     across = {32: 4, 64: 4, 128: 3}.get(height, 2) if data.classes == 2 else 1
@@ -131,7 +131,7 @@ def _pictures(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
                 axes.set_title(f"{label}: {name}", fontsize=10, loc="left", color=_INK)
 
 
-def _texts(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
+def _texts(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
     """Six examples (of pairs four), taking turns among the classes; of each what comes first."""
     pair = data.splits["train"].index.shape[1] == 2
     count, columns, lines = (4, 87, 8) if pair else (6, 178, 5)
@@ -161,13 +161,13 @@ def _texts(figure: Figure, data: Splits, meta: dict[str, Any]) -> None:
             )
 
 
-def _of_class(data: Splits, label: int, count: int) -> np.ndarray:
+def _of_class(data: Dataset, label: int, count: int) -> np.ndarray:
     """The table's rows [n, P] of the first `count` training examples of a class."""
     train = data.splits["train"]
     return np.asarray(train.index[np.flatnonzero(train.labels == label)[:count]])
 
 
-def _shown(data: Splits, row: int, alphabet: list[str], columns: int, lines: int) -> str:
+def _shown(data: Dataset, row: int, alphabet: list[str], columns: int, lines: int) -> str:
     """The beginning of a document as the model has it: bytes beyond printable ASCII as escapes."""
     length = int(data.lengths[row])
     values = data.values[row, : min(length, columns * lines)]
@@ -182,7 +182,7 @@ def _shown(data: Splits, row: int, alphabet: list[str], columns: int, lines: int
     return "\n".join([*shown, f"… ({length:,} {unit})" if len(shown) < len(wrapped) else f"({length:,} {unit})"])
 
 
-def _histogram(axes: Axes, data: Splits) -> None:
+def _histogram(axes: Axes, data: Dataset) -> None:
     limit = data.values.shape[1]
     for (split, part), colour in zip(data.splits.items(), _COLOURS, strict=True):
         lengths = data.lengths[np.unique(part.index)]
@@ -195,7 +195,7 @@ def _histogram(axes: Axes, data: Splits) -> None:
     axes.legend(fontsize=8, frameon=False)
 
 
-def _levels(axes: Axes, data: Splits) -> None:
+def _levels(axes: Axes, data: Dataset) -> None:
     rows = np.linspace(0, len(data.values) - 1, min(len(data.values), 500)).astype(int)
     share = np.bincount(data.values[rows].reshape(-1), minlength=256) / (len(rows) * data.values.shape[1])
     axes.stairs(share, np.arange(257) - 0.5, fill=True, color=_COLOURS[0])
@@ -205,7 +205,7 @@ def _levels(axes: Axes, data: Splits) -> None:
     axes.set_title(f"grey level, share of the pixels of {len(rows)} pictures", fontsize=9, loc="left", color=_INK)
 
 
-def _classes(axes: Axes, data: Splits, meta: dict[str, Any]) -> None:
+def _classes(axes: Axes, data: Dataset, meta: dict[str, Any]) -> None:
     places = np.arange(data.classes)
     for number, ((split, part), colour) in enumerate(zip(data.splits.items(), _COLOURS, strict=True)):
         share = np.bincount(part.labels, minlength=data.classes) / len(part.labels)

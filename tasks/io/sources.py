@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks.io import download, tfds
 from tasks.io.files import Report
-from tasks.task import Absent, Archive, DataError, Task
+from tasks.task import Archive, DataError, SourceNotFound, Task
 
 ACLIMDB = Archive(
     "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
@@ -89,7 +89,7 @@ def _auto(task: Task, cache: Path, source_dir: Path | None, allow_unverified: bo
         for place in _places(cache, source_dir):
             try:
                 return _folder(task, place)
-            except Absent:
+            except SourceNotFound:
                 continue
     if "tfds" in task.sources and tfds.installed():
         copy = tfds.prepared(task.tfds, tfds.folders(cache, allow_unverified))
@@ -115,7 +115,7 @@ def _folder(task: Task, path: Path) -> Found:
     path = path.resolve()
     try:
         files = task.inputs(path)
-    except Absent:
+    except SourceNotFound:
         copy = tfds.prepared(task.tfds, [path]) if task.tfds else None
         if copy is None:
             raise
@@ -191,4 +191,4 @@ def find(path: Path, roots: Sequence[str], parts: Sequence[str], archive: Archiv
             raise DataError(f"{root} has {there[0]} but no {missing}: the copy is incomplete")
     if (path / archive.name).is_file():
         return [path / archive.name]
-    raise Absent(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} are looked for in it")
+    raise SourceNotFound(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} are looked for in it")

@@ -45,13 +45,13 @@ import numpy as np
 from PIL import Image
 
 from tasks.io import tfds
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.files import Progress
 from tasks.io.generate import blocks
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE
 from tasks.io.splits import canonical, consecutive, digest
-from tasks.task import Absent, Arrays, DataError, Request, Task
+from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 _BLOCK_PIXELS = 1 << 20
@@ -59,7 +59,7 @@ _BLOCK_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Kind:
+class Variant:
     """One task of the family."""
 
     size: int
@@ -73,7 +73,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Rules:
+class PathfinderConfig:
     """How many pictures. How they are drawn follows from the task's size and difficulty."""
 
     train: int = 160_000
@@ -85,25 +85,25 @@ class Rules:
 # --- the generator -----------------------------------------------------------------------------------
 
 
-def draw_block(kind: Kind, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [n, size²] and labels uint8 [n] of one block of the stream."""
     # Numba takes a second to import, and is needed nowhere else.
     from tasks.pathfinder import draw
 
-    count = max(1, _BLOCK_PIXELS // kind.size**2)
-    drawing = draw.rules(kind.size, kind.difficulty)
+    count = max(1, _BLOCK_PIXELS // variant.size**2)
+    drawing = draw.rules(variant.size, variant.difficulty)
     pictures, labels = draw.draw(drawing, seed, block * count, count)
     return pictures.reshape(count, -1), labels
 
 
-def _generate(kind: Kind, request: Request) -> Arrays:
-    rules: Rules = request.rules
+def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
+    rules: PathfinderConfig = request.rules
     counts = [rules.train, rules.validation, rules.test]
     if min(counts) < 1:
         raise DataError("every split of Pathfinder needs at least one picture")
     total, labels = sum(counts), np.zeros(0, np.uint8)
     progress = Progress(request.report)
-    stream = blocks(partial(draw_block, kind, request.seed), request.workers)
+    stream = blocks(partial(draw_block, variant, request.seed), request.workers)
     with Table(request.scratch, request.length) as table:
         try:
             for pictures, classes in stream:
@@ -116,21 +116,21 @@ def _generate(kind: Kind, request: Request) -> Arrays:
         finally:
             stream.close()
     lengths = np.full(total, request.length, np.int32)
-    return Arrays(table.array(), lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
+    return RawDataset(table.array(), lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
 
 
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _folder(path: Path, kind: Kind) -> Path:
+def _folder(path: Path, variant: Variant) -> Path:
     """The folder with `imgs` and `metadata`, or the one with the TFDS copy's records, at or below `path`."""
-    if _records(path, kind):
+    if _records(path, variant):
         return path
-    release = f"{kind.name}/{FOLDERS[kind.difficulty]}"
+    release = f"{variant.name}/{FOLDERS[variant.difficulty]}"
     if {path.parent.name, path.name} == set(release.split("/")) and (path / "metadata").exists():
         return path
     places = [path, path / "lra_release", path / "lra_release" / "lra_release", path / "TFDS"]
-    if path.name == kind.name:
+    if path.name == variant.name:
         places.insert(0, path.parent)
     found = [place / release for place in places if (place / release).is_dir()]
     found = list({folder.resolve(): folder for folder in found}.values())
@@ -141,17 +141,17 @@ def _folder(path: Path, kind: Kind) -> Path:
             if not (found[0] / part).is_dir():
                 raise DataError(f"{found[0]} has no {part}: the copy is incomplete")
         return found[0]
-    records = [place / kind.name for place in places]
-    copies = [folder for place in records for folder in place.glob("*.*.*") if _records(folder, kind)]
+    records = [place / variant.name for place in places]
+    copies = [folder for place in records for folder in place.glob("*.*.*") if _records(folder, variant)]
     if copies:
         return copies[-1]
-    raise Absent(
-        f"{path} holds no {release}: this folder, a TFDS copy of {kind.name} or {LRA_RELEASE.name} are looked for in it"
+    raise SourceNotFound(
+        f"{path} holds no {release}: this folder, a TFDS copy of {variant.name} or {LRA_RELEASE.name} are looked for in it"
     )
 
 
-def _records(folder: Path, kind: Kind) -> list[Path]:
-    return sorted(folder.glob(f"{kind.name}-{kind.difficulty}.tfrecord-*"))
+def _records(folder: Path, variant: Variant) -> list[Path]:
+    return sorted(folder.glob(f"{variant.name}-{variant.difficulty}.tfrecord-*"))
 
 
 def _metadata(folder: Path) -> list[Path]:
@@ -159,17 +159,17 @@ def _metadata(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: (len(file.stem), file.stem))  # 0, 1, … 9, 10
 
 
-def _files(kind: Kind, path: Path) -> list[Path]:
+def _files(variant: Variant, path: Path) -> list[Path]:
     """What the cache's key watches: the archive; the metadata and the folders of pictures; the records."""
     if path.is_file():
         return [path]
     try:
-        folder = _folder(path, kind)
-    except Absent:
+        folder = _folder(path, variant)
+    except SourceNotFound:
         if (path / LRA_RELEASE.name).is_file():
             return [path / LRA_RELEASE.name]
         raise
-    return _records(folder, kind) or [*_metadata(folder), *sorted((folder / "imgs").iterdir())]
+    return _records(folder, variant) or [*_metadata(folder), *sorted((folder / "imgs").iterdir())]
 
 
 def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
@@ -216,31 +216,31 @@ def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
         return None
 
 
-def _read(kind: Kind, request: Request) -> Arrays:
-    subset = (kind.name, FOLDERS[kind.difficulty])
+def _read(variant: Variant, request: BuildRequest) -> RawDataset:
+    subset = (variant.name, FOLDERS[variant.difficulty])
 
     def wanted(name: str) -> bool:
         parts = PurePosixPath(name).parts
-        return subset in pairwise(parts) or f"{kind.name}-{kind.difficulty}.tfrecord-" in parts[-1]
+        return subset in pairwise(parts) or f"{variant.name}-{variant.difficulty}.tfrecord-" in parts[-1]
 
-    with opened(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
-        folder = _folder(place, kind)
-        records = _records(folder, kind)
+    with open_source(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
+        folder = _folder(place, variant)
+        records = _records(folder, variant)
         pictures = _recorded(records) if records else _described(folder)
         source = f"tfds {folder.parent.name} {folder.name}" if records else f"lra_release ({folder.name})"
-        return _arrays(kind, request, pictures, source, notes)
+        return _arrays(variant, request, pictures, source, notes)
 
 
 def _arrays(
-    kind: Kind, request: Request, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
-) -> Arrays:
+    variant: Variant, request: BuildRequest, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
+) -> RawDataset:
     digests: list[bytes] = []
     labels = bytearray()
     broken: list[str] = []
     progress = Progress(request.report)
     with Table(request.scratch, request.length, "stored.npy") as table:
         for name, content, label in pictures:
-            pixels = decode(name, content, kind.size)
+            pixels = decode(name, content, variant.size)
             if pixels is None:
                 broken.append(name)
                 continue
@@ -256,7 +256,7 @@ def _arrays(
     classes = np.frombuffer(bytes(labels), np.uint8)
     order = canonical(digests, classes)
     order = order[np.random.default_rng([request.seed, 0x9A7F]).permutation(len(order))]
-    rules: Rules = request.rules
+    rules: PathfinderConfig = request.rules
     validation, test = (
         max(1, round(len(order) * part / (rules.train + rules.validation + rules.test)))
         for part in (rules.validation, rules.test)
@@ -267,22 +267,22 @@ def _arrays(
             shuffled.add(table.array()[order[start : start + 1024]])
     table.remove()
     lengths = np.full(len(order), request.length, np.int32)
-    return Arrays(shuffled.array(), lengths, consecutive(classes[order], counts), source, tuple(notes))
+    return RawDataset(shuffled.array(), lengths, consecutive(classes[order], counts), source, tuple(notes))
 
 
-def build(kind: Kind, request: Request) -> Arrays:
+def build(variant: Variant, request: BuildRequest) -> RawDataset:
     """Pictures from the generator, a release's folder or archive, or its TFDS copy. Raises `DataError`."""
-    if request.length != kind.size**2:
+    if request.length != variant.size**2:
         raise DataError(
-            f"{kind.name} has {kind.size}×{kind.size} = {kind.size**2:,} pixels: its length cannot be "
+            f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
             f"{request.length:,}"
         )
-    return _generate(kind, request) if request.source == "generate" else _read(kind, request)
+    return _generate(variant, request) if request.source == "generate" else _read(variant, request)
 
 
 def _task(size: int, difficulty: str) -> Task:
-    kind = Kind(size, difficulty)
-    name = {32: "pathfinder", 128: "pathx"}.get(size, kind.name)
+    variant = Variant(size, difficulty)
+    name = {32: "pathfinder", 128: "pathx"}.get(size, variant.name)
     return Task(
         name=name if difficulty == "hard" else f"{name}_{difficulty}",
         version="1",
@@ -290,12 +290,12 @@ def _task(size: int, difficulty: str) -> Task:
         classes=2,
         length=size**2,
         chance=0.5,
-        build=partial(build, kind),
-        rules=Rules(),
+        build=partial(build, variant),
+        rules=PathfinderConfig(),
         sources=("generate", "folder", "tfds"),
-        inputs=partial(_files, kind),
+        inputs=partial(_files, variant),
         archive=LRA_RELEASE,
-        tfds=kind.name,
+        tfds=variant.name,
         summary=f"{size}×{size} drawings: are two discs joined by a dashed path ({difficulty})",
         shape=(size, size),
         names=("apart", "joined"),
@@ -307,7 +307,7 @@ PATHFINDERS = tuple(_task(size, level) for size in (32, 64, 128, 256) for level 
 
 PATHFINDER_SHORT = replace(
     _task(32, "short"),
-    rules=Rules(validation=2_000, test=5_000),
+    rules=PathfinderConfig(validation=2_000, test=5_000),
     sources=("generate",),
     inputs=None,
     archive=None,

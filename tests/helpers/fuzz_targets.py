@@ -178,7 +178,7 @@ def read_tsv(data: bytes) -> None:
 def parse_overrides(data: bytes) -> None:
     """`--set`, and the options of `--models`: a recipe of the same form, or one line."""
     words = data.decode(errors="replace").split("\n")
-    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.Rules())
+    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.ListOpsConfig())
     with _one_line(UsageError):
         made = override(base, words)
         assert _types(made) == _types(base)

@@ -13,7 +13,7 @@ from tasks import TASKS
 from tasks.io import download, sources, tfds
 from tasks.io.cache import describe, open_entry, prepare
 from tasks.io.sources import resolve
-from tasks.task import Absent, Archive, DataError
+from tasks.task import Archive, DataError, SourceNotFound
 from tests.helpers import archives
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_a_source_that_there_is_not_is_told(task, source, words, tmp_path):
 
 
 def test_an_empty_or_missing_folder_is_told(tmp_path):
-    with pytest.raises(Absent, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
+    with pytest.raises(SourceNotFound, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
         found(TEXT, str(tmp_path))
     with pytest.raises(DataError, match=r"the source folder .*nowhere does not exist"):
         found(TEXT, source_dir=tmp_path / "nowhere")
