@@ -28,8 +28,8 @@ import numpy as np
 
 from tasks.io import safe_pickle, tfds
 from tasks.io.archives import open_source
-from tasks.io.sources import CIFAR10, find
-from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
+from tasks.io.sources import CIFAR10, find_parts
+from tasks.io.splits import canonical_order, check_counts, consecutive, digest, hold_out
 from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -65,14 +65,14 @@ def grey(colours: np.ndarray) -> np.ndarray:
     return out.reshape(*out.shape[:-2], 1024)
 
 
-def _files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     """The files at `path`: the binary version, else the Python version."""
     names = (*_BATCHES, "test_batch")
     try:
-        return find(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
+        return find_parts(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
     except SourceNotFound:
         with contextlib.suppress(SourceNotFound):
-            return find(path, ("cifar-10-batches-py",), names, PYTHON, "CIFAR-10")
+            return find_parts(path, ("cifar-10-batches-py",), names, PYTHON, "CIFAR-10")
         raise
 
 
@@ -82,7 +82,7 @@ def read_binary(file: Path) -> Pictures:
     if not len(data) or len(data) % _RECORD:
         raise DataError(f"{file}: {len(data):,} bytes are not whole records of {_RECORD:,}: fetch it again")
     records = data.reshape(-1, _RECORD)
-    return _checked(file, records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
+    return _check_classes(file, records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
 
 
 def read_python(file: Path) -> Pictures:
@@ -94,24 +94,24 @@ def read_python(file: Path) -> Pictures:
     if data.dtype != "u1" or not all(isinstance(label, int) and 0 <= label < 256 for label in labels):
         raise DataError(f"{file}: not a CIFAR-10 batch, which has bytes and classes")
     pictures = np.frombuffer(data.content, np.uint8).reshape(-1, 3, 32, 32)
-    return _checked(file, pictures, np.array(labels, np.uint8))
+    return _check_classes(file, pictures, np.array(labels, np.uint8))
 
 
-def _checked(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
+def _check_classes(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
     if labels.max(initial=0) > 9:
         raise DataError(f"{file}: class {labels.max()} in a set of ten classes: it is not a CIFAR-10 batch")
     return pictures, labels
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[str, Pictures]]:
-    for file in _files(folder):
+def _read_folder(folder: Path) -> Iterator[tuple[str, Pictures]]:
+    for file in _find_files(folder):
         split = "test" if file.name.startswith("test") else "train"
         yield split, (read_binary if file.suffix == ".bin" else read_python)(file)
 
 
-def _from_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
+def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
     for split in ("train", "test"):
-        examples = list(tfds.examples(folder, split))
+        examples = list(tfds.read_examples(folder, split))
         pictures = np.stack([example["image"] for example in examples]).transpose(0, 3, 1, 2)
         yield split, (pictures, np.array([example["label"] for example in examples], np.uint8))
 
@@ -122,7 +122,7 @@ def build(request: BuildRequest) -> RawDataset:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.notes(path))
+        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.copy_notes(path))
     archive = PYTHON if path.name == PYTHON.name else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
@@ -130,10 +130,10 @@ def build(request: BuildRequest) -> RawDataset:
         return Path(name).name.removesuffix(".bin") in names
 
     with open_source(request, archive, wanted, 400_000_000) as (folder, notes):
-        return _arrays(request, _from_folder(folder), f"CIFAR-10 ({path.name})", notes)
+        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", notes)
 
 
-def _arrays(
+def _assemble(
     request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
 ) -> RawDataset:
     levels: list[np.ndarray] = []
@@ -151,10 +151,10 @@ def _arrays(
     order, label = {}, {}
     for split in ("train", "test"):
         label[split] = np.concatenate(labels[split])
-        place = canonical(digests[split], label[split])
+        place = canonical_order(digests[split], label[split])
         order[split], label[split] = np.concatenate(where[split])[place], label[split][place]
     notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
-    kept, held = stratified(label["train"], request.rules.validation, request.seed)
+    kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]
     values = np.concatenate(levels)[np.concatenate(parts)]
     classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
@@ -172,7 +172,7 @@ IMAGE = Task(
     build=build,
     rules=ImageConfig(),
     sources=("folder", "tfds"),
-    inputs=_files,
+    inputs=_find_files,
     archive=CIFAR10,
     tfds="cifar10",
     summary="grey CIFAR-10 pictures as 1,024 pixels; ten classes",

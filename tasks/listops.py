@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from tasks.io.archives import open_source
-from tasks.io.generate import distinct
-from tasks.io.sources import LRA_RELEASE, find
+from tasks.io.generate import draw_distinct
+from tasks.io.sources import LRA_RELEASE, find_parts
 from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -103,11 +103,11 @@ def draw_block(rules: ListOpsConfig, seed: int, block: int) -> list[tuple[bytes,
     nearly all work is spent on array operations over a level. Depends on (rules, seed, block) only.
     """
     rng = np.random.default_rng([seed, block])
-    levels, lengths = _structures(rng, rules)
+    levels, lengths = _draw_shapes(rng, rules)
     kept = (lengths > rules.min_length) & (lengths < rules.max_length)
     if not kept.any():
         return []
-    values, sizes = _fill(rng, [arity[kept[tree]] for tree, arity in levels])
+    values, sizes = _draw_symbols(rng, [arity[kept[tree]] for tree, arity in levels])
     flat = _flatten(values, sizes)
     ends = np.cumsum(sizes[0])
     answers = values[0][1]
@@ -115,7 +115,7 @@ def draw_block(rules: ListOpsConfig, seed: int, block: int) -> list[tuple[bytes,
     return [(data[end - size : end], int(a)) for end, size, a in zip(ends, sizes[0], answers, strict=True)]
 
 
-def _structures(
+def _draw_shapes(
     rng: np.random.Generator, rules: ListOpsConfig
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Shapes of the trees: a level's (tree, arity) for each node in order (arity 0 is a digit); trees' lengths.
@@ -142,7 +142,7 @@ def _structures(
     return levels, lengths
 
 
-def _fill(
+def _draw_symbols(
     rng: np.random.Generator, arities: list[np.ndarray]
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
     """Symbols and answers, from the leaves up: a level's (symbol, answer) and its subtrees' sizes in tokens."""
@@ -204,7 +204,7 @@ def _generate(request: BuildRequest) -> RawDataset:
     counts = [rules.train, rules.validation, rules.test]
     if min(counts) < 1:
         raise DataError("every split of ListOps needs at least one example")
-    examples = distinct(
+    examples = draw_distinct(
         partial(draw_block, rules, request.seed), sum(counts), "expressions", request.workers, request.report
     )
     values, lengths, labels = _pack(examples, request.length)
@@ -226,10 +226,10 @@ def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, n
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     """The three TSVs: at `path`, or in `listops-1000` or `lra_release/listops-1000` below it; or the archive."""
     roots = ("listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
-    return find(path, roots, FILES, LRA_RELEASE, "ListOps")
+    return find_parts(path, roots, FILES, LRA_RELEASE, "ListOps")
 
 
 def read_tsv(file: Path) -> list[tuple[bytes, int]]:
@@ -253,13 +253,13 @@ def read_tsv(file: Path) -> list[tuple[bytes, int]]:
     return examples
 
 
-def _wanted(name: str) -> bool:
+def _is_wanted(name: str) -> bool:
     return Path(name).name in FILES
 
 
 def _read(request: BuildRequest) -> RawDataset:
-    with open_source(request, LRA_RELEASE, _wanted, 1_000_000_000) as (folder, unverified):
-        parts = [read_tsv(file) for file in _files(folder)]
+    with open_source(request, LRA_RELEASE, _is_wanted, 1_000_000_000) as (folder, unverified):
+        parts = [read_tsv(file) for file in _find_files(folder)]
     examples = [example for part in parts for example in part]
     values, lengths, labels = _pack(examples, request.length)
     index = np.arange(len(labels), dtype=np.int32)[:, None]
@@ -285,7 +285,7 @@ LISTOPS = Task(
     build=build,
     rules=ListOpsConfig(),
     sources=("generate", "folder"),
-    inputs=_files,
+    inputs=_find_files,
     archive=LRA_RELEASE,
     summary="nested list operators, up to 2,000 tokens; ten answers",
     names=tuple("0123456789"),

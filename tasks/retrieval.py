@@ -33,7 +33,7 @@ import numpy as np
 from tasks.io.archives import open_source
 from tasks.io.files import Progress
 from tasks.io.npy_writer import Table
-from tasks.io.sources import LRA_RELEASE, find
+from tasks.io.sources import LRA_RELEASE, find_parts
 from tasks.io.splits import digest
 from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
@@ -53,9 +53,9 @@ class RetrievalConfig:
     """There is nothing to choose."""
 
 
-def _files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     roots = ("tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
-    return find(path, roots, FILES, LRA_RELEASE, "Retrieval")
+    return find_parts(path, roots, FILES, LRA_RELEASE, "Retrieval")
 
 
 def read_pairs(file: Path, allow_unverified: bool, foreign: list[int]) -> Iterator[Pair]:
@@ -126,10 +126,10 @@ def build(request: BuildRequest) -> RawDataset:
         return Path(name).name in FILES
 
     with open_source(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
-        return _arrays(request, _files(folder), f"lra_release ({path.name})", notes)
+        return _assemble(request, _find_files(folder), f"lra_release ({path.name})", notes)
 
 
-def _arrays(request: BuildRequest, files: list[Path], source: str, notes: list[str]) -> RawDataset:
+def _assemble(request: BuildRequest, files: list[Path], source: str, notes: list[str]) -> RawDataset:
     splits: dict[str, Split] = {}
     progress, foreign = Progress(request.report), [0]
     with Table(request.scratch, request.length) as table:
@@ -168,7 +168,7 @@ RETRIEVAL = Task(
     build=build,
     rules=RetrievalConfig(),
     sources=("folder",),
-    inputs=_files,
+    inputs=_find_files,
     archive=LRA_RELEASE,
     pair=True,
     summary="two papers as bytes: does one cite the other",

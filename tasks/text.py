@@ -29,8 +29,8 @@ import numpy as np
 
 from tasks.io import tfds
 from tasks.io.archives import open_source
-from tasks.io.sources import ACLIMDB, find
-from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
+from tasks.io.sources import ACLIMDB, find_parts
+from tasks.io.splits import canonical_order, check_counts, consecutive, digest, hold_out
 from tasks.task import BuildRequest, DataError, RawDataset, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
@@ -46,12 +46,12 @@ class TextConfig:
     """Share of the 25,000 training reviews that is held out of training."""
 
 
-def _files(path: Path) -> list[Path]:
-    return find(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
+def _find_files(path: Path) -> list[Path]:
+    return find_parts(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
 
 
-def _from_folder(path: Path) -> Iterator[Review]:
-    for folder in _files(path):
+def _read_folder(path: Path) -> Iterator[Review]:
+    for folder in _find_files(path):
         split, label = folder.parent.name, int(folder.name == "pos")
         with os.scandir(folder) as files:
             names = sorted(file.path for file in files if file.name.endswith(".txt"))
@@ -62,13 +62,13 @@ def _from_folder(path: Path) -> Iterator[Review]:
                 yield split, name, file.read(), label
 
 
-def _from_tfds(folder: Path) -> Iterator[Review]:
+def _read_tfds(folder: Path) -> Iterator[Review]:
     for split in ("train", "test"):
-        for number, example in enumerate(tfds.examples(folder, split)):
+        for number, example in enumerate(tfds.read_examples(folder, split)):
             yield split, f"{folder} {split} {number}", example["text"], int(example["label"])
 
 
-def _wanted(name: str) -> bool:
+def _is_wanted(name: str) -> bool:
     """Whether a member of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
     path = PurePosixPath(name)
     return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
@@ -78,12 +78,12 @@ def build(request: BuildRequest) -> RawDataset:
     """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", tfds.notes(path))
-    with open_source(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
-        return _arrays(request, _from_folder(folder), f"aclImdb ({path.name})", notes)
+        return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", tfds.copy_notes(path))
+    with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, notes):
+        return _assemble(request, _read_folder(folder), f"aclImdb ({path.name})", notes)
 
 
-def _arrays(request: BuildRequest, reviews: Iterable[Review], source: str, notes: list[str]) -> RawDataset:
+def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, notes: list[str]) -> RawDataset:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
@@ -92,7 +92,7 @@ def _arrays(request: BuildRequest, reviews: Iterable[Review], source: str, notes
         text = content.strip()
         if not text:
             raise DataError(f"{name} is empty: the copy is damaged, fetch {ACLIMDB.url} again")
-        foreign += not _utf8(text, name, request.allow_unverified)
+        foreign += not _check_utf8(text, name, request.allow_unverified)
         cut += len(text) > request.length
         texts[split].append(text[: request.length])
         digests[split].append(digest(text))
@@ -101,8 +101,8 @@ def _arrays(request: BuildRequest, reviews: Iterable[Review], source: str, notes
         notes.append(f"{foreign} reviews are not UTF-8")
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
     notes += check_counts(liked, _COUNTS, request.allow_unverified, "IMDb")
-    order = {split: canonical(digests[split], liked[split]) for split in texts}
-    kept, held = stratified(liked["train"][order["train"]], request.rules.validation, request.seed)
+    order = {split: canonical_order(digests[split], liked[split]) for split in texts}
+    kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
     parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]
     values = np.zeros((sum(map(len, order.values())), request.length), np.uint8)
     lengths = np.zeros(len(values), np.int32)
@@ -120,7 +120,7 @@ def _arrays(request: BuildRequest, reviews: Iterable[Review], source: str, notes
     return RawDataset(values, lengths, splits, source, tuple(notes))
 
 
-def _utf8(text: bytes, name: str, allow: bool) -> bool:
+def _check_utf8(text: bytes, name: str, allow: bool) -> bool:
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -143,7 +143,7 @@ TEXT = Task(
     build=build,
     rules=TextConfig(),
     sources=("folder", "tfds"),
-    inputs=_files,
+    inputs=_find_files,
     archive=ACLIMDB,
     tfds="imdb_reviews/plain_text",
     summary="IMDb reviews as bytes: liked or not",

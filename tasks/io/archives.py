@@ -26,7 +26,7 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {
 
 _BLOCK = 4096
 """What a file takes on a disk at least: millions of empty ones fill it too."""
-_HEADER = 1 << 20
+_MAX_HEADER = 1 << 20
 """Most bytes of a member's long name and attributes; those of the archives that are read have some hundred."""
 
 
@@ -34,7 +34,7 @@ class _Member(tarfile.TarInfo):
     """Long names and attributes, which are read into memory whole, may not be of any size."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in b"LKxgX" and self.size > _HEADER:
+        if self.type in b"LKxgX" and self.size > _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
         return member

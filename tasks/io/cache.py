@@ -23,7 +23,7 @@ from tasks.io import sources
 from tasks.io.files import locked, sha256, sync, writing
 from tasks.task import SPLITS, BuildRequest, DataError, Dataset, RawDataset, Split, Task
 
-_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that say nothing about the file that was to be read."""
 
 
@@ -58,25 +58,25 @@ def prepare(
     settings = {"task": task.name, "version": task.version, "length": length, "seed": seed}
     settings["rules"] = dataclasses.asdict(rules)
     if source == "auto":
-        found = _find(cache, task, settings, report)
+        found = _find_cached(cache, task, settings, report)
         if found is not None:
             return found
     origin = sources.resolve(
         task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
     )
     settings["source"] = origin.identity
-    entry = cache / f"{task.name}-v{task.version}-L{length}-{_digest(settings)[:12]}"
-    if _whole(entry, report):  # before the lock: a cache that can only be read will do
+    entry = cache / f"{task.name}-v{task.version}-L{length}-{_hash_json(settings)[:12]}"
+    if _is_whole(entry, report):  # before the lock: a cache that can only be read will do
         return entry
     with locked(cache, entry.name, report):
-        if _whole(entry, report):
+        if _is_whole(entry, report):
             return entry
         request = BuildRequest(length, seed, origin.source, rules, workers, report, None, allow_unverified)
-        _make(task, entry, request, settings)
+        _build_entry(task, entry, request, settings)
     return entry
 
 
-def _whole(entry: Path, report: Callable[[str], None]) -> bool:
+def _is_whole(entry: Path, report: Callable[[str], None]) -> bool:
     if not entry.exists():
         return False
     try:
@@ -89,7 +89,7 @@ def _whole(entry: Path, report: Callable[[str], None]) -> bool:
     return True
 
 
-def _make(task: Task, entry: Path, request: BuildRequest, settings: dict[str, Any]) -> None:
+def _build_entry(task: Task, entry: Path, request: BuildRequest, settings: dict[str, Any]) -> None:
     """Builds the arrays and writes the entry: beside its place, synced, then renamed into it."""
     beside = entry.with_name(f".{entry.name}.{os.getpid()}")
     for left in entry.parent.glob(f".{entry.name}.*[0-9]"):  # by processes that were killed: we hold the lock
@@ -98,7 +98,7 @@ def _make(task: Task, entry: Path, request: BuildRequest, settings: dict[str, An
         with writing(entry.parent):
             beside.mkdir()
             arrays = task.build(dataclasses.replace(request, scratch=beside))
-            _write(beside, arrays, settings, task)
+            _write_entry(beside, arrays, settings, task)
             if entry.exists():
                 shutil.rmtree(entry)
             os.rename(beside, entry)
@@ -137,11 +137,11 @@ def open_entry(entry: Path) -> Dataset:
             meta["classes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _refusal(entry, error) from None
+        raise _as_data_error(entry, error) from None
 
 
-def _refusal(entry: Path, error: Exception) -> DataError:
-    if isinstance(error, OSError) and error.errno in _WANT:
+def _as_data_error(entry: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return Unreadable(f"the cache entry {entry} cannot be read ({error.strerror})")
     return error if isinstance(error, DataError) else DataError(f"the cache entry {entry} is damaged ({error})")
 
@@ -157,7 +157,7 @@ def entries(cache: Path) -> list[Path]:
     return sorted(meta.parent for meta in cache.glob("*/meta.json") if not meta.parent.name.startswith("."))
 
 
-def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
+def _find_cached(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
     found = []
     for entry in entries(cache):
         if entry.name.startswith(f"{task.name}-v{task.version}-L{settings['length']}-"):
@@ -167,21 +167,21 @@ def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[s
                     open_entry(entry)
                     found.append((made["source"]["kind"] == "generate", -entry.stat().st_mtime_ns, entry))
             except (DataError, KeyError, ValueError, OSError) as error:
-                refusal = _refusal(entry, error)
+                refusal = _as_data_error(entry, error)
                 if isinstance(refusal, Unreadable):
                     raise refusal from None
                 report(f"{refusal}: left out")
     return min(found)[2] if found else None
 
 
-def _write(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Task) -> None:
+def _write_entry(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Task) -> None:
     parts = {"values": arrays.values, "lengths": arrays.lengths}
     for name, split in arrays.splits.items():
         parts |= {f"{name}_index": split.index, f"{name}_labels": split.labels}
     sums = {}
     for name, array in parts.items():
         file = folder / f"{name}.npy"
-        if not _lies_at(file, array):
+        if not _is_mapped_from(file, array):
             _save(file, np.ascontiguousarray(array))
         sums[file.name] = sha256(file)
     meta = {
@@ -204,7 +204,7 @@ def _write(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Tas
     sync(folder)
 
 
-def _lies_at(file: Path, array: np.ndarray) -> bool:
+def _is_mapped_from(file: Path, array: np.ndarray) -> bool:
     """Whether the array is mapped from this very file, as a table of `tasks.io.npy_writer` is."""
     if not isinstance(array, np.memmap) or array.filename is None or not file.exists():
         return False
@@ -225,8 +225,8 @@ def _fingerprint(meta: dict[str, Any]) -> str:
     settings = meta["settings"]
     generated = settings["source"]["kind"] == "generate"
     made = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
-    return _digest({"made": made, "sha256": meta["sha256"]})
+    return _hash_json({"made": made, "sha256": meta["sha256"]})
 
 
-def _digest(settings: Any) -> str:
+def _hash_json(settings: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -44,7 +44,7 @@ def fetch(archive: Archive, folder: Path, allow_unverified: bool, report: Report
             return target
         part = folder / f".{archive.name}.part"
         resumed = part.exists()
-        _complete(archive, part, report)
+        _download_all(archive, part, report)
         try:
             _check(archive, part, allow_unverified)
         except DataError:
@@ -52,7 +52,7 @@ def fetch(archive: Archive, folder: Path, allow_unverified: bool, report: Report
             if not resumed:
                 raise
             # What was there before may have been damaged: once more from the start.
-            _complete(archive, part, report)
+            _download_all(archive, part, report)
             try:
                 _check(archive, part, allow_unverified)
             except DataError:
@@ -73,12 +73,12 @@ def _check(archive: Archive, part: Path, allow_unverified: bool) -> None:
     verify(part, archive, allow_unverified)
 
 
-def _complete(archive: Archive, part: Path, report: Report) -> None:
+def _download_all(archive: Archive, part: Path, report: Report) -> None:
     """Adds to `part` until all has come: a broken connection is resumed as long as each brings bytes."""
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            if _continue(archive.url, part, report):
+            if _resume(archive.url, part, report):
                 return
             error = "the connection broke off"
         except (OSError, http.client.HTTPException) as problem:
@@ -88,7 +88,7 @@ def _complete(archive: Archive, part: Path, report: Report) -> None:
         report(f"{archive.name}: {error}, resuming")
 
 
-def _continue(url: str, part: Path, report: Report) -> bool:
+def _resume(url: str, part: Path, report: Report) -> bool:
     """One connection: appends what it brings to `part`. True when that was all."""
     tag = part.with_suffix(".tag")
     have = part.stat().st_size if part.exists() else 0
@@ -100,7 +100,7 @@ def _continue(url: str, part: Path, report: Report) -> bool:
     if response.status == 416:  # there is nothing after what we have, so it is not a beginning of that file
         response.close()
         part.unlink()
-        return _continue(url, part, report)
+        return _resume(url, part, report)
     with response:
         if response.status != 206:
             have = 0

@@ -19,7 +19,7 @@ from tasks.task import DataError
 Block = TypeVar("Block")
 
 
-def blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None, None]:
+def draw_blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None, None]:
     """`draw(0)`, `draw(1)`, … in this order, without end. `draw` must be picklable when workers > 1."""
     if workers <= 1:
         yield from map(draw, itertools.count())
@@ -38,7 +38,7 @@ def blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None,
                 future.cancel()
 
 
-def distinct(
+def draw_distinct(
     draw: Callable[[int], list[tuple[bytes, int]]],
     count: int,
     what: str,
@@ -53,7 +53,7 @@ def distinct(
     seen: set[bytes] = set()
     examples: list[tuple[bytes, int]] = []
     lean, told = 0, time.monotonic()
-    stream = blocks(draw, workers)
+    stream = draw_blocks(draw, workers)
     try:
         for block in stream:
             before = len(examples)

@@ -48,7 +48,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of `pickletools`, on odd escapes in names
-            result = _run(file.read_bytes())
+            result = _execute(file.read_bytes())
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     except (ValueError, IndexError, TypeError, AttributeError, KeyError, UnicodeError) as error:
@@ -62,7 +62,7 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _run(program: bytes) -> Any:
+def _execute(program: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -119,7 +119,7 @@ def _run(program: bytes) -> Any:
             stack.append(_Name(argument))
         elif name == "REDUCE":
             arguments, wish = stack.pop(), stack.pop()
-            stack.append(_grant(wish, arguments))
+            stack.append(_answer_call(wish, arguments))
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], Array):
@@ -134,7 +134,7 @@ def _run(program: bytes) -> Any:
     raise ValueError("it has no end")
 
 
-def _grant(wish: Any, arguments: tuple[Any, ...]) -> Any:
+def _answer_call(wish: Any, arguments: tuple[Any, ...]) -> Any:
     """What stands for the result of a call that the program asks for."""
     asked = wish.name if isinstance(wish, _Name) else str(wish)
     if asked in ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"):

@@ -15,13 +15,13 @@ def digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def canonical(digests: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
+def canonical_order(digests: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
     """An order int64 [N] of examples by content: the same whatever order they were read in."""
     order = sorted(range(len(digests)), key=lambda i: (digests[i], labels[i]))
     return np.array(order, np.int64)
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows kept and rows held out, both ascending: round(fraction · N) are held out, each class in its share.
 
     Raises:
@@ -52,7 +52,7 @@ def check_counts(
     """
     found = {split: len(values) for split, values in labels.items()}
     if found != dict(counts):
-        line = f"{name} has {_listed(counts)} examples and this copy {_listed(found)}"
+        line = f"{name} has {_format_counts(counts)} examples and this copy {_format_counts(found)}"
     elif any(len(set(np.bincount(values))) > 1 for values in labels.values()):
         line = f"{name} has equally many examples of each class and this copy has not"
     else:
@@ -62,7 +62,7 @@ def check_counts(
     return [line]
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _format_counts(counts: Mapping[str, int]) -> str:
     return " and ".join(f"{count:,} {split}" for split, count in counts.items())
 
 

@@ -26,19 +26,19 @@ MISSING = (
 _UNVERIFIED = "tfds-unverified"
 
 
-def folders(cache: Path, allow_unverified: bool) -> list[Path]:
+def search_folders(cache: Path, allow_unverified: bool) -> list[Path]:
     """Where prepared copies may lie: $TFDS_DATA_DIR, what was built here, and TFDS's own default."""
     own = [os.environ["TFDS_DATA_DIR"]] if os.environ.get("TFDS_DATA_DIR") else []
     built = [cache / _UNVERIFIED] if allow_unverified else []
     return [*map(Path, own), cache / "tfds", *built, Path("~/tensorflow_datasets").expanduser()]
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether TensorFlow and TFDS can be imported, without importing them."""
     return all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorflow_datasets"))
 
 
-def prepared(name: str, places: list[Path]) -> Path | None:
+def find_prepared(name: str, places: list[Path]) -> Path | None:
     """The folder of a prepared copy, of the newest version: 'cifar10' → …/cifar10/3.0.2."""
     for place in places:
         found = [info.parent for info in (place / name).glob("*/dataset_info.json")]
@@ -69,8 +69,8 @@ def build(name: str, path: Path, archive: Archive, cache: Path, allow_unverified
     try:
         builder = tfds.builder(name, data_dir=str(place))
         if unverified:
-            _register(tfds, builder, path, archive)
-            _only_used(builder)
+            _register_checksum(tfds, builder, path, archive)
+            _build_labelled_only(builder)
         report(f"TensorFlow Datasets builds {name} from {path}")
         config = tfds.download.DownloadConfig(manual_dir=str(path.parent), try_download_gcs=False)
         builder.download_and_prepare(download_dir=str(place / "downloads"), download_config=config)
@@ -80,12 +80,12 @@ def build(name: str, path: Path, archive: Archive, cache: Path, allow_unverified
     return Path(builder.data_dir)
 
 
-def notes(folder: Path) -> list[str]:
+def copy_notes(folder: Path) -> list[str]:
     """What a user should know of a prepared copy."""
     return ["built by TFDS from an unverified copy of the archive"] if _UNVERIFIED in folder.parts else []
 
 
-def _only_used(builder: Any) -> None:
+def _build_labelled_only(builder: Any) -> None:
     """Has TFDS build train and test alone: a copy without the unlabelled reviews fails otherwise."""
     every = builder._split_generators
 
@@ -99,7 +99,7 @@ def _only_used(builder: Any) -> None:
     builder._split_generators = used
 
 
-def _register(tfds: ModuleType, builder: Any, path: Path, archive: Archive) -> None:
+def _register_checksum(tfds: ModuleType, builder: Any, path: Path, archive: Archive) -> None:
     """Has TFDS take the copy's checksum for the right one, in this process."""
     checksums = tfds.core.download.checksums
     info = checksums.UrlInfo(size=path.stat().st_size, checksum=sha256(path), filename=path.name)
@@ -109,7 +109,7 @@ def _register(tfds: ModuleType, builder: Any, path: Path, archive: Archive) -> N
                 known[url] = info
 
 
-def examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+def read_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """The examples of a prepared copy's split, as NumPy values. Raises `DataError`."""
     tfds = _import()
     try:
@@ -122,7 +122,7 @@ def examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"TensorFlow Datasets cannot read {folder}: {line}") from error
 
 
-def records(files: list[Path], features: dict[str, type]) -> Iterator[dict[str, Any]]:
+def read_records(files: list[Path], features: dict[str, type]) -> Iterator[dict[str, Any]]:
     """The examples in TFRecord files, in order, without TFDS: old copies lack the files it asks for.
 
     `features` says for each name whether it is bytes or int. Raises `DataError` naming the file.
@@ -143,7 +143,7 @@ def records(files: list[Path], features: dict[str, type]) -> Iterator[dict[str, 
 
 
 def _import() -> ModuleType:
-    if not installed():
+    if not is_installed():
         raise DataError(MISSING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf

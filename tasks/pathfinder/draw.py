@@ -83,32 +83,32 @@ def draw(rules: Rules, seed: int, start: int, count: int) -> tuple[np.ndarray, n
     labels = np.empty(count, np.uint8)
     which = choices(seed, start, count, len(rules.margins))
     for choice, margin in enumerate(rules.margins):
-        tables, chosen = _stamps(rules, margin), np.flatnonzero(which == choice)
+        tables, chosen = _cached_stamps(rules, margin), np.flatnonzero(which == choice)
         for rows in np.array_split(chosen, len(chosen) // BLOCK + 1):
-            paddles, marks, labels[rows] = plan(tables, _numbers(rules), seed, start + rows)
-            _paint(tables, _levels(rules), paddles, marks, rows, images)
+            paddles, marks, labels[rows] = plan(tables, _plan_rules(rules), seed, start + rows)
+            _paint(tables, _brightness(rules), paddles, marks, rows, images)
     return images, labels
 
 
 def contours(rules: Rules, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """How picture `index` is built: (paddles, marks, label, margin), the first three as `plan` says, without B."""
     margin = rules.margins[choices(seed, index, 1, len(rules.margins))[0]]
-    paddles, marks, labels = plan(_stamps(rules, margin), _numbers(rules), seed, np.array([index]))
+    paddles, marks, labels = plan(_cached_stamps(rules, margin), _plan_rules(rules), seed, np.array([index]))
     return paddles[0].astype(int), marks[0].astype(int), int(labels[0]), margin
 
 
 @lru_cache(maxsize=16)
-def _stamps(rules: Rules, margin: int) -> Stamps:
+def _cached_stamps(rules: Rules, margin: int) -> Stamps:
     return stamps(rules, margin)
 
 
-def _numbers(rules: Rules) -> tuple[int, ...]:
+def _plan_rules(rules: Rules) -> tuple[int, ...]:
     """The rules that `plan` reads, as a tuple of integers, which Numba takes as it is."""
     return (rules.size, rules.contour_length, rules.distractor_length, rules.distractors, rules.seed_distance,
             rules.padding, rules.contour_retries, rules.paddle_retries)  # fmt: skip
 
 
-def _levels(rules: Rules) -> np.ndarray:
+def _brightness(rules: Rules) -> np.ndarray:
     """The brightness of a stamp's value 0 … 255 on a target, a distractor and a disc: float64 [3, 256].
 
     Rounded as float32 after each step: many pixels lie just between two grey levels, and this decides which.

@@ -92,7 +92,7 @@ def _nearby(mask: np.ndarray, near: np.ndarray, y: int, x: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _roomy(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
+def _has_room(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
     """Whether all of a first paddle's core at (y, x) is free."""
     for k in range(core.shape[0]):  # noqa: SIM110  # Numba compiles no generator
         if mask[y + core[k, 0], x + core[k, 1]] > TAKEN:
@@ -116,13 +116,13 @@ def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> 
         return -1, -1
     for _ in range(24):
         y, x = y0 + _below(state, y1 - y0), x0 + _below(state, x1 - x0)
-        if _roomy(mask, core, y, x):
+        if _has_room(mask, core, y, x):
             return y, x
     places = np.empty(((y1 - y0) * (x1 - x0), 2), np.int64)
     found = 0
     for y in range(y0, y1):
         for x in range(x0, x1):
-            if _roomy(mask, core, y, x):
+            if _has_room(mask, core, y, x):
                 places[found] = y, x
                 found += 1
     if found == 0:

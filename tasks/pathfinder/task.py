@@ -47,10 +47,10 @@ from PIL import Image
 from tasks.io import tfds
 from tasks.io.archives import open_source
 from tasks.io.files import Progress
-from tasks.io.generate import blocks
+from tasks.io.generate import draw_blocks
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE
-from tasks.io.splits import canonical, consecutive, digest
+from tasks.io.splits import canonical_order, consecutive, digest
 from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
@@ -103,7 +103,7 @@ def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
         raise DataError("every split of Pathfinder needs at least one picture")
     total, labels = sum(counts), np.zeros(0, np.uint8)
     progress = Progress(request.report)
-    stream = blocks(partial(draw_block, variant, request.seed), request.workers)
+    stream = draw_blocks(partial(draw_block, variant, request.seed), request.workers)
     with Table(request.scratch, request.length) as table:
         try:
             for pictures, classes in stream:
@@ -122,9 +122,9 @@ def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _folder(path: Path, variant: Variant) -> Path:
+def _find_folder(path: Path, variant: Variant) -> Path:
     """The folder with `imgs` and `metadata`, or the one with the TFDS copy's records, at or below `path`."""
-    if _records(path, variant):
+    if _record_files(path, variant):
         return path
     release = f"{variant.name}/{FOLDERS[variant.difficulty]}"
     if {path.parent.name, path.name} == set(release.split("/")) and (path / "metadata").exists():
@@ -142,7 +142,7 @@ def _folder(path: Path, variant: Variant) -> Path:
                 raise DataError(f"{found[0]} has no {part}: the copy is incomplete")
         return found[0]
     records = [place / variant.name for place in places]
-    copies = [folder for place in records for folder in place.glob("*.*.*") if _records(folder, variant)]
+    copies = [folder for place in records for folder in place.glob("*.*.*") if _record_files(folder, variant)]
     if copies:
         return copies[-1]
     raise SourceNotFound(
@@ -150,31 +150,31 @@ def _folder(path: Path, variant: Variant) -> Path:
     )
 
 
-def _records(folder: Path, variant: Variant) -> list[Path]:
+def _record_files(folder: Path, variant: Variant) -> list[Path]:
     return sorted(folder.glob(f"{variant.name}-{variant.difficulty}.tfrecord-*"))
 
 
-def _metadata(folder: Path) -> list[Path]:
+def _metadata_files(folder: Path) -> list[Path]:
     files = (folder / "metadata").glob("*.npy")
     return sorted(files, key=lambda file: (len(file.stem), file.stem))  # 0, 1, … 9, 10
 
 
-def _files(variant: Variant, path: Path) -> list[Path]:
+def _find_files(variant: Variant, path: Path) -> list[Path]:
     """What the cache's key watches: the archive; the metadata and the folders of pictures; the records."""
     if path.is_file():
         return [path]
     try:
-        folder = _folder(path, variant)
+        folder = _find_folder(path, variant)
     except SourceNotFound:
         if (path / LRA_RELEASE.name).is_file():
             return [path / LRA_RELEASE.name]
         raise
-    return _records(folder, variant) or [*_metadata(folder), *sorted((folder / "imgs").iterdir())]
+    return _record_files(folder, variant) or [*_metadata_files(folder), *sorted((folder / "imgs").iterdir())]
 
 
-def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
+def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
     """(name, PNG, label) of each picture that a release's metadata name; b'' where its file is missing."""
-    files = _metadata(folder)
+    files = _metadata_files(folder)
     if not files:
         raise DataError(f"{folder / 'metadata'} holds no metadata (*.npy): the copy is incomplete")
     for file in files:
@@ -193,8 +193,8 @@ def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
             yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
 
-def _recorded(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
-    for number, record in enumerate(tfds.records(files, {"image": bytes, "label": int})):
+def _read_records(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
+    for number, record in enumerate(tfds.read_records(files, {"image": bytes, "label": int})):
         yield f"record {number} of {files[0].parent}", record["image"], record["label"]
 
 
@@ -224,14 +224,14 @@ def _read(variant: Variant, request: BuildRequest) -> RawDataset:
         return subset in pairwise(parts) or f"{variant.name}-{variant.difficulty}.tfrecord-" in parts[-1]
 
     with open_source(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
-        folder = _folder(place, variant)
-        records = _records(folder, variant)
-        pictures = _recorded(records) if records else _described(folder)
+        folder = _find_folder(place, variant)
+        records = _record_files(folder, variant)
+        pictures = _read_records(records) if records else _read_release(folder)
         source = f"tfds {folder.parent.name} {folder.name}" if records else f"lra_release ({folder.name})"
-        return _arrays(variant, request, pictures, source, notes)
+        return _assemble(variant, request, pictures, source, notes)
 
 
-def _arrays(
+def _assemble(
     variant: Variant, request: BuildRequest, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
 ) -> RawDataset:
     digests: list[bytes] = []
@@ -254,7 +254,7 @@ def _arrays(
         more = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
         notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{more}")
     classes = np.frombuffer(bytes(labels), np.uint8)
-    order = canonical(digests, classes)
+    order = canonical_order(digests, classes)
     order = order[np.random.default_rng([request.seed, 0x9A7F]).permutation(len(order))]
     rules: PathfinderConfig = request.rules
     validation, test = (
@@ -293,7 +293,7 @@ def _task(size: int, difficulty: str) -> Task:
         build=partial(build, variant),
         rules=PathfinderConfig(),
         sources=("generate", "folder", "tfds"),
-        inputs=partial(_files, variant),
+        inputs=partial(_find_files, variant),
         archive=LRA_RELEASE,
         tfds=variant.name,
         summary=f"{size}×{size} drawings: are two discs joined by a dashed path ({difficulty})",
