@@ -1,6 +1,6 @@
 """The tasks of the Long Range Arena, by name.
 
-Adding one: its module, its line here, its recipe in `configs`.
+To add one, write its module, list it here and give it a recipe in `configs`.
 """
 
 from tasks.image import IMAGE
