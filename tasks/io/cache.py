@@ -235,9 +235,9 @@ def _fingerprint(meta: dict[str, Any]) -> str:
     """Hashes the contents and the settings that produced them. Which copy of real data was read makes no difference."""
     settings = meta["settings"]
     generated = settings["source"]["kind"] == "generate"
-    made = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
-    return _hash_json({"made": made, "sha256": meta["sha256"]})
+    hashed = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
+    return _hash_json({"made": hashed, "sha256": meta["sha256"]})
 
 
-def _hash_json(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _hash_json(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
