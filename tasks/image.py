@@ -29,7 +29,7 @@ import numpy as np
 from tasks.io import safe_pickle, tfds
 from tasks.io.archives import open_source
 from tasks.io.sources import CIFAR10, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, digest, hold_out
+from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
 from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -144,7 +144,7 @@ def _assemble(
     for split, (colours, classes) in batches:
         for start in range(0, len(colours), 1000):  # floats of all pictures at once would need a gigabyte
             levels.append(grey(colours[start : start + 1000]))
-        digests[split] += [digest(picture.tobytes()) for picture in colours]
+        digests[split] += [content_digest(picture.tobytes()) for picture in colours]
         labels[split].append(classes)
         where[split].append(np.arange(rows, rows + len(classes)))
         rows += len(classes)

@@ -34,7 +34,7 @@ from tasks.io.archives import open_source
 from tasks.io.files import Progress
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE, find_parts
-from tasks.io.splits import digest
+from tasks.io.splits import content_digest
 from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
 FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))
@@ -102,7 +102,7 @@ class _Documents:
     def row(self, text: bytes) -> int:
         """The row of a document, which is added where it is new."""
         cut = text[: self.table.length]
-        row = self.rows.setdefault(digest(cut), len(self.lengths))
+        row = self.rows.setdefault(content_digest(cut), len(self.lengths))
         if row == len(self.lengths):
             self.lengths.append(len(cut))
             self._waiting.append(cut)

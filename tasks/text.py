@@ -30,7 +30,7 @@ import numpy as np
 from tasks.io import tfds
 from tasks.io.archives import open_source
 from tasks.io.sources import ACLIMDB, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, digest, hold_out
+from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
 from tasks.task import BuildRequest, DataError, RawDataset, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
@@ -95,7 +95,7 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, not
         foreign += not _check_utf8(text, name, request.allow_unverified)
         cut += len(text) > request.length
         texts[split].append(text[: request.length])
-        digests[split].append(digest(text))
+        digests[split].append(content_digest(text))
         labels[split].append(label)
     if foreign:
         notes.append(f"{foreign} reviews are not UTF-8")

@@ -5,15 +5,15 @@ Block i depends on the settings, the seed and i alone, so the workers never chan
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import multiprocessing
-import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+from tasks.io.files import Progress
+from tasks.io.splits import content_digest
 from tasks.task import DataError
 
 Block = TypeVar("Block")
@@ -59,21 +59,19 @@ def draw_distinct(
     """
     seen: set[bytes] = set()
     examples: list[tuple[bytes, int]] = []
-    lean_blocks, last_time = 0, time.monotonic()
+    lean_blocks, progress = 0, Progress(report)
     stream = draw_blocks(draw, workers)
     try:
         for block in stream:
             before = len(examples)
             for example in block:
-                digest = hashlib.blake2b(example[0], digest_size=16).digest()
+                digest = content_digest(example[0])
                 if digest not in seen:
                     seen.add(digest)
                     examples.append(example)
             if len(examples) >= count:
                 break
-            if time.monotonic() - last_time > 2:
-                last_time = time.monotonic()
-                report(f"{len(examples):,} of {count:,} {noun}")
+            progress(lambda: f"{len(examples):,} of {count:,} {noun}")
             lean_blocks = lean_blocks + 1 if len(examples) - before < 2 else 0
             if lean_blocks == 100:
                 raise DataError(

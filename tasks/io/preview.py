@@ -1,6 +1,6 @@
-"""What a model sees: the figures of a prepared entry as text, and a page of samples as a picture.
+"""Previews of prepared data as the model sees them: statistics as text, and a page of samples as a picture.
 
-Both are functions of the cache entry alone. Matplotlib is imported when a picture is drawn.
+Both depend on the cache entry only. Matplotlib is imported when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _INK, _GREY, _COLOURS = "#222222", "#8a8a8a", ("#3b6ea5", "#c8793b", "#6a9a55")
 
 
 def details(entry: Path) -> str:
-    """Several lines: counts, class balance, lengths, source, fingerprint and notes of one entry.
+    """Describes one entry in several lines: counts, class balance, lengths, source, fingerprint and notes.
 
     Raises:
         DataError: the entry is damaged.
     """
     data, meta = open_entry(entry), describe(entry)
-    made = meta["settings"]
+    settings = meta["settings"]
     rows = [
         ("source", data.source),
-        ("made with", f"version {made['version']}, length {made['length']:,}, seed {made['seed']}"),
+        ("made with", f"version {settings['version']}, length {settings['length']:,}, seed {settings['seed']}"),
         ("entry", f"{entry.name} ({_format_size(entry)})"),
         ("fingerprint", data.fingerprint),
         ("documents", f"{len(data.lengths):,}; token ids 1 to {data.vocab - 1}, 0 is padding"),
@@ -43,7 +43,7 @@ def details(entry: Path) -> str:
         rows.append((split, f"{len(part.labels):,} examples; {_format_balance(shares, meta['names'])}"))
     rows += [(f"{split} length", _format_lengths(data, split)) for split in data.splits]
     rows += [("note", note) for note in data.notes]
-    return "\n".join([f"{made['task']}: {meta['summary']}", *(f"  {name:<18}{text}" for name, text in rows)])
+    return "\n".join([f"{settings['task']}: {meta['summary']}", *(f"  {name:<18}{text}" for name, text in rows)])
 
 
 def _format_size(entry: Path) -> str:
@@ -52,7 +52,7 @@ def _format_size(entry: Path) -> str:
 
 
 def _format_balance(shares: np.ndarray, names: list[str]) -> str:
-    """Each class's share; where all are the same, said once."""
+    """The share of each class, or one share if all are equal."""
     if np.ptp(shares) < 0.0005:
         return f"{len(shares)} classes of {shares[0]:.1%} each"
     return ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
@@ -68,12 +68,12 @@ def _format_lengths(data: Dataset, split: str) -> str:
 
 
 def preview(entries: Iterable[Path], out_dir: Path) -> list[Path]:
-    """Draws one PNG an entry into `out_dir`: samples of the training split, lengths or grey levels, classes.
+    """Draws one PNG per entry into `out_dir`: samples of the training split, lengths or grey levels, classes.
 
     Raises:
         DataError: an entry is damaged, or the folder cannot be written.
     """
-    # Drawn without a display, and without touching the user's own choice of one.
+    # Needs no display, and leaves the user's choice of a backend alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -114,7 +114,7 @@ def _draw_page(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
 
 
 def _draw_pictures(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
-    """Each class in a block of its own: with two classes two squares, with ten ten columns."""
+    """Draws one block of pictures per class: two squares for two classes, ten columns for ten."""
     height, width = meta["shape"]
     across = {32: 4, 64: 4, 128: 3}.get(height, 2) if data.classes == 2 else 1
     down = across if data.classes == 2 else 5
@@ -132,7 +132,7 @@ def _draw_pictures(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
 
 
 def _draw_texts(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
-    """Six examples (of pairs four), taking turns among the classes; of each what comes first."""
+    """Prints the beginnings of six examples (or four pairs), alternating between the classes."""
     pair = data.splits["train"].index.shape[1] == 2
     count, columns, lines = (4, 87, 8) if pair else (6, 178, 5)
     turns = [label for label in range(data.classes) for _ in range(-(-count // data.classes))][:count]
@@ -162,13 +162,13 @@ def _draw_texts(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
 
 
 def _rows_of_class(data: Dataset, label: int, count: int) -> np.ndarray:
-    """The table's rows [n, P] of the first `count` training examples of a class."""
+    """Rows of the table [n, P] of the first `count` training examples of a class."""
     train = data.splits["train"]
     return np.asarray(train.index[np.flatnonzero(train.labels == label)[:count]])
 
 
 def _excerpt(data: Dataset, row: int, alphabet: list[str], columns: int, lines: int) -> str:
-    """The beginning of a document as the model has it: bytes beyond printable ASCII as escapes."""
+    """The beginning of a document as the model sees it; bytes that are not printable ASCII are escaped."""
     length = int(data.lengths[row])
     values = data.values[row, : min(length, columns * lines)]
     if alphabet:

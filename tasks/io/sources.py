@@ -1,9 +1,8 @@
-"""Where a task's bytes come from: which of its sources is taken, and the checks and downloads on the way.
+"""Choice of a task's source, with the checks and downloads that it needs.
 
-`auto` takes the first that is there: the user's folder (`--source_dir`, $LRA_SOURCE, or `sources` in the
-data cache), a copy that TensorFlow Datasets has prepared, a download, the generator. A task that can be
-generated is generated rather than downloaded: the release is 7.7 GB, a generator takes seconds to minutes.
-`download` asks for the download.
+`auto` takes the first source available: the user's folder (`--source_dir`, $LRA_SOURCE, or `sources` in the data
+cache), a copy that TensorFlow Datasets has prepared, the generator, a download. A task that can be generated is
+never downloaded by `auto`: the release is 7.7 GB, a generator takes seconds to minutes. `download` downloads it.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ GENERATED = "listops, pathfinder and pathx need no download: --source=generate m
 
 @dataclass(frozen=True)
 class ResolvedSource:
-    """A source that was resolved."""
+    """The source to read, and its identity in the cache key."""
 
     source: str
-    """What `Request.source` becomes."""
+    """The value of `BuildRequest.source`."""
     identity: dict[str, Any]
-    """What of it is part of the cache's key."""
+    """The part of the cache key that identifies the source."""
 
 
 def resolve(
@@ -57,10 +56,18 @@ def resolve(
     allow_unverified: bool = False,
     report: Report,
 ) -> ResolvedSource:
-    """The source to read: 'auto', 'generate', 'tfds', 'download', or a path.
+    """Finds the source to read, and downloads or builds it if need be.
+
+    Args:
+        task: the task.
+        source: 'auto', 'generate', 'tfds', 'download', or the path of a folder or archive.
+        cache: the data cache, which also holds downloads.
+        source_dir: a folder of the user's, searched first.
+        allow_unverified: accept data that differs from the published data.
+        report: receives progress messages.
 
     Raises:
-        DataError: there is none; the line says what is missing, where to get it and where to put it.
+        DataError: no source is available; the message says what is missing, where to get it and where to put it.
     """
     if source == "generate":
         if "generate" not in task.sources:
@@ -103,7 +110,7 @@ def _resolve_auto(
 
 
 def _search_folders(cache: Path, source_dir: Path | None) -> list[Path]:
-    """The user's folders. One that was named has to exist; the cache's own need not."""
+    """The folders to search. One that the user names must exist; the cache's `sources` need not."""
     named = source_dir or os.environ.get("LRA_SOURCE")
     if named and not Path(named).expanduser().is_dir():
         raise DataError(f"the source folder {named} does not exist")
@@ -123,7 +130,7 @@ def _resolve_folder(task: Task, path: Path) -> ResolvedSource:
             raise
         return _tfds_copy(copy)
     if len(files) == 1 and files[0].is_file():
-        path = files[0]  # an archive that lies in the folder
+        path = files[0]  # an archive in the folder
     listing = hashlib.sha256()
     for file in files:
         stat = file.stat()
@@ -140,7 +147,7 @@ def _resolve_tfds(
     task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report
 ) -> ResolvedSource:
     places = _search_folders(cache, source_dir)
-    places += [place / "TFDS" for place in places]  # as the benchmark's archive unpacks
+    places += [place / "TFDS" for place in places]  # where the benchmark's archive unpacks them
     copy = tfds.find_prepared(task.tfds, [*places, *tfds.search_folders(cache, allow_unverified)])
     if copy is not None:
         return _tfds_copy(copy)
@@ -175,24 +182,31 @@ def _list_sources(task: Task) -> str:
 
 
 def find_parts(path: Path, roots: Sequence[str], parts: Sequence[str], archive: Archive, task: str) -> list[Path]:
-    """A task's data at `path`: the files or folders it consists of, one for each of `parts`, or the archive.
+    """Finds a task's data at `path`: its parts in `path` or in one of `roots` below it, else the archive in `path`.
 
-    Looked for: `parts` in `path` itself or in one of `roots` below it, else the archive in `path`. A path
-    that is a file is taken for the archive.
+    Args:
+        path: a folder, or a file, which is taken for the archive.
+        roots: paths below `path` that may contain the parts.
+        parts: names of the files or folders that make up the data.
+        archive: the published archive.
+        task: the data's name in messages.
+
+    Returns:
+        The paths of all parts, or that of the archive.
 
     Raises:
-        Absent: nothing of it is there.
-        DataError: a part of it is there, and a part is missing.
+        SourceNotFound: `path` contains neither.
+        DataError: some of the parts are missing.
     """
     if path.is_file():
         return [path]
     for root in (path, *(path / root for root in roots)):
-        there = [part for part in parts if (root / part).exists()]
-        if len(there) == len(parts):
+        present = [part for part in parts if (root / part).exists()]
+        if len(present) == len(parts):
             return [root / part for part in parts]
-        if there:
-            missing = next(part for part in parts if part not in there)
-            raise DataError(f"{root} has {there[0]} but no {missing}: the copy is incomplete")
+        if present:
+            missing = next(part for part in parts if part not in present)
+            raise DataError(f"{root} has {present[0]} but no {missing}: the copy is incomplete")
     if (path / archive.name).is_file():
         return [path / archive.name]
-    raise SourceNotFound(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} are looked for in it")
+    raise SourceNotFound(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} should be in it")

@@ -50,7 +50,7 @@ from tasks.io.files import Progress
 from tasks.io.generate import draw_blocks
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE
-from tasks.io.splits import canonical_order, consecutive, digest
+from tasks.io.splits import canonical_order, consecutive, content_digest
 from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
@@ -245,7 +245,7 @@ def _assemble(
                 broken.append(name)
                 continue
             table.add(pixels[None])
-            digests.append(digest(pixels.tobytes()))
+            digests.append(content_digest(pixels.tobytes()))
             labels.append(label)
             progress(lambda: f"{table.rows:,} pictures read")
     if len(labels) < 3:
