@@ -1,9 +1,10 @@
-"""Image: grey CIFAR-10, pixel by pixel, row by row (Krizhevsky 2009).
+"""Image: classify grey CIFAR-10 pictures, pixel by pixel (Krizhevsky 2009).
 
 Data card
-    What        32×32 photographs of ten kinds of things as a sequence of 1,024 grey levels; which kind?
+    What        32×32 photographs of ten kinds of objects, row by row as a sequence of 1,024 grey levels;
+                which kind?
     From        CIFAR-10: its binary version or its Python version, as a folder or archive; or TensorFlow
-                Datasets (`cifar10`). 50,000 and 10,000 pictures, a tenth of each class.
+                Datasets (`cifar10`). 50,000 and 10,000 pictures, a tenth of them of each class.
     Decided     Grey is 0.2989 R + 0.5870 G + 0.1140 B in float32, rounded as `tf.image.rgb_to_grayscale`
                 does (checked for all 16.7 million colours); other libraries differ by 1 on a quarter of
                 the pixels. The value is the grey level and the token id is value + 1: black is a level
@@ -11,8 +12,8 @@ Data card
                 pictures are stratified and seeded, and every test picture counts. Pictures are ordered by
                 content, so that every copy gives the same splits.
     Traps       Published numbers may use RGB, data augmentation or normalised floats: none is done here.
-                The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so that a
-                file from a stranger runs no code.
+                The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so
+                that an untrusted file runs no code.
     Licence     None stated by its authors; made for research. Not distributed with this project.
     Cite        A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
@@ -49,14 +50,16 @@ Pictures = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class ImageConfig:
+    """The held-out split."""
+
     validation: float = 0.1
-    """Share of the 50,000 that is held out of training."""
+    """Share of the 50,000 training pictures that is held out of training."""
 
 
 def grey(colours: np.ndarray) -> np.ndarray:
-    """Grey levels uint8 [..., 1024] of pictures uint8 [..., 3, 32, 32].
+    """Converts pictures uint8 [..., 3, 32, 32] to grey levels uint8 [..., 1024].
 
-    Truncating after a multiplication by 255.5, and the order of the float32 operations, are TensorFlow's.
+    The truncation after multiplying by 255.5 and the order of the float32 operations are TensorFlow's.
     """
     unit = colours.astype(np.float32) * np.float32(1 / 255)
     red, green, blue = np.moveaxis(unit, -3, 0)
@@ -66,7 +69,7 @@ def grey(colours: np.ndarray) -> np.ndarray:
 
 
 def _find_files(path: Path) -> list[Path]:
-    """The files at `path`: the binary version, else the Python version."""
+    """Finds the files in `path`: the binary version, else the Python version."""
     names = (*_BATCHES, "test_batch")
     try:
         return find_parts(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
@@ -77,7 +80,7 @@ def _find_files(path: Path) -> list[Path]:
 
 
 def read_binary(file: Path) -> Pictures:
-    """A batch of the binary version: records of a class and 3,072 bytes. Raises `DataError` naming it."""
+    """Reads a batch of the binary version: records of a class and 3,072 bytes. Raises `DataError` naming the file."""
     data = np.fromfile(file, np.uint8)
     if not len(data) or len(data) % _RECORD:
         raise DataError(f"{file}: {len(data):,} bytes are not whole records of {_RECORD:,}: fetch it again")
@@ -86,7 +89,7 @@ def read_binary(file: Path) -> Pictures:
 
 
 def read_python(file: Path) -> Pictures:
-    """A batch of the Python version, read without unpickling. Raises `DataError` naming the file."""
+    """Reads a batch of the Python version, without unpickling. Raises `DataError` naming the file."""
     batch = safe_pickle.read(file)
     data, labels = batch.get("data"), batch.get("labels")
     if not isinstance(data, safe_pickle.Array) or not isinstance(labels, list) or data.shape != (len(labels), 3072):
@@ -117,7 +120,7 @@ def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
 
 
 def build(request: BuildRequest) -> RawDataset:
-    """Grey pictures from a folder, an archive or TFDS's copy. Raises `DataError`."""
+    """Builds Image from a folder, an archive or a TFDS copy. Raises `DataError`."""
     if request.length != 1024:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
@@ -139,20 +142,20 @@ def _assemble(
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    where: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    rows = 0
+    rows_read: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    count = 0
     for split, (colours, classes) in batches:
         for start in range(0, len(colours), 1000):  # floats of all pictures at once would need a gigabyte
             levels.append(grey(colours[start : start + 1000]))
         digests[split] += [content_digest(picture.tobytes()) for picture in colours]
         labels[split].append(classes)
-        where[split].append(np.arange(rows, rows + len(classes)))
-        rows += len(classes)
+        rows_read[split].append(np.arange(count, count + len(classes)))
+        count += len(classes)
     order, label = {}, {}
     for split in ("train", "test"):
         label[split] = np.concatenate(labels[split])
-        place = canonical_order(digests[split], label[split])
-        order[split], label[split] = np.concatenate(where[split])[place], label[split][place]
+        by_content = canonical_order(digests[split], label[split])
+        order[split], label[split] = np.concatenate(rows_read[split])[by_content], label[split][by_content]
     notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
     kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]

@@ -1,4 +1,4 @@
-"""Text: the bytes of IMDb reviews; is the film liked? (Maas et al. 2011)
+"""Text: classify IMDb reviews, as bytes, by sentiment (Maas et al. 2011)
 
 Data card
     What        A film review as a sequence of bytes, cut at the length; 0 is negative, 1 positive. The
@@ -8,12 +8,12 @@ Data card
                 25,000 reviews to train and 25,000 to test, half of them positive.
     Decided     The value is the byte and the token id is value + 1. White space at both ends is cut, as
                 TFDS does; nothing else is touched, and `<br />` stays. The official code selects on the
-                test split: here a tenth of train is held out, stratified and seeded, and test is left for
-                one final score. Reviews are ordered by content, so that every copy gives the same splits.
+                test split: here a tenth of train is held out, stratified and seeded, and test is used for
+                one final score only. Reviews are ordered by content, so that every copy gives the same splits.
                 The length is part of a result's name: accuracy grows with it.
     Traps       418 of the 50,000 reviews are copies of another, some of them across train and test: as
-                published. A byte that is not UTF-8 means a copy that was re-encoded, whose bytes are
-                other tokens: refused.
+                published. Bytes that are not UTF-8 mean a re-encoded copy, whose tokens differ: it is
+                refused.
     Licence     None stated; IMDb's reviews, collected for research. Not distributed with this project.
     Cite        A. L. Maas et al., "Learning word vectors for sentiment analysis", ACL 2011, P11-1015.
 """
@@ -37,11 +37,13 @@ _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 _COUNTS = {"train": 25_000, "test": 25_000}
 
 Review = tuple[str, str, bytes, int]
-"""Split, a name for messages, contents, class."""
+"""(split, name for messages, content, class)"""
 
 
 @dataclass(frozen=True)
 class TextConfig:
+    """The held-out split."""
+
     validation: float = 0.1
     """Share of the 25,000 training reviews that is held out of training."""
 
@@ -69,13 +71,13 @@ def _read_tfds(folder: Path) -> Iterator[Review]:
 
 
 def _is_wanted(name: str) -> bool:
-    """Whether a member of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
+    """Whether a file of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
     path = PurePosixPath(name)
     return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
 
 
 def build(request: BuildRequest) -> RawDataset:
-    """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
+    """Builds Text from a folder, an archive or a TFDS copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
         return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", tfds.copy_notes(path))
@@ -87,18 +89,18 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, not
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
-    cut = foreign = 0
+    cut = not_utf8 = 0
     for split, name, content, label in reviews:
         text = content.strip()
         if not text:
             raise DataError(f"{name} is empty: the copy is damaged, fetch {ACLIMDB.url} again")
-        foreign += not _check_utf8(text, name, request.allow_unverified)
+        not_utf8 += not _check_utf8(text, name, request.allow_unverified)
         cut += len(text) > request.length
         texts[split].append(text[: request.length])
         digests[split].append(content_digest(text))
         labels[split].append(label)
-    if foreign:
-        notes.append(f"{foreign} reviews are not UTF-8")
+    if not_utf8:
+        notes.append(f"{not_utf8} reviews are not UTF-8")
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
     notes += check_counts(liked, _COUNTS, request.allow_unverified, "IMDb")
     order = {split: canonical_order(digests[split], liked[split]) for split in texts}
@@ -121,6 +123,7 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, not
 
 
 def _check_utf8(text: bytes, name: str, allow: bool) -> bool:
+    """Whether the text is UTF-8. Raises `DataError` if it is not and `allow` is False."""
     try:
         text.decode()
     except UnicodeDecodeError as error:

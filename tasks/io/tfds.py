@@ -38,7 +38,7 @@ def is_installed() -> bool:
 
 
 def find_prepared(name: str, places: list[Path]) -> Path | None:
-    """The folder of a prepared copy, newest version first: 'cifar10' → …/cifar10/3.0.2."""
+    """The newest version's folder of a prepared copy: 'cifar10' → …/cifar10/3.0.2."""
     for place in places:
         copies = [info.parent for info in (place / name).glob("*/dataset_info.json")]
         if copies:
