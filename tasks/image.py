@@ -142,20 +142,20 @@ def _assemble(
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    rows_read: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    count = 0
+    row_numbers: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    total = 0
     for split, (colours, classes) in batches:
         for start in range(0, len(colours), 1000):  # floats of all pictures at once would need a gigabyte
             levels.append(grey(colours[start : start + 1000]))
         digests[split] += [content_digest(picture.tobytes()) for picture in colours]
         labels[split].append(classes)
-        rows_read[split].append(np.arange(count, count + len(classes)))
-        count += len(classes)
+        row_numbers[split].append(np.arange(total, total + len(classes)))
+        total += len(classes)
     order, label = {}, {}
     for split in ("train", "test"):
         label[split] = np.concatenate(labels[split])
         by_content = canonical_order(digests[split], label[split])
-        order[split], label[split] = np.concatenate(rows_read[split])[by_content], label[split][by_content]
+        order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
     notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
     kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]

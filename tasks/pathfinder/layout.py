@@ -1,11 +1,11 @@
-"""Where a Pathfinder drawing's paddles and discs lie: the chance in it, compiled by Numba.
+"""Random layout of a Pathfinder drawing's paddles and discs, compiled by Numba.
 
-Every picture has its own stream of random numbers, from (seed, index). All that follows is integers, table look-ups
-and sums of a few rounded weights, so that it comes out the same on every machine.
+Every picture has its own stream of random numbers, from (seed, index). The rest is integers, table look-ups and sums
+of a few rounded weights, so the result is the same on every machine.
 
-What the original (drewlinsley/pathfinder, `snakes2`) does and is not obvious is named where it happens. One of its
-rules is left out: that a distractor is given up where less than 1 % of the ground is free. No rules of the Long Range
-Arena draw paddles enough to cover so much.
+Behaviour of the original (drewlinsley/pathfinder, `snakes2`) that is not obvious is noted in the code. One of its
+rules is omitted: it gives up on a distractor if less than 1 % of the ground is free. No rules of the Long Range Arena
+draw enough paddles to cover that much.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from numba import njit
 
 from tasks.pathfinder.stamps import CROSSED, DEGREES, Stamps
 
-# --- random numbers: SplitMix64 (Steele, Lea and Flood 2014), one stream a picture ---
+# --- random numbers: SplitMix64 (Steele, Lea and Flood 2014), one stream per picture ---
 
 _GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
@@ -28,7 +28,7 @@ def _mix(z: np.uint64) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _stream(seed: int, index: int) -> np.ndarray:
-    """The state of picture `index`'s own stream: uint64 [1]."""
+    """The initial state of picture `index`'s stream: uint64 [1]."""
     state = np.empty(1, np.uint64)
     state[0] = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(index))
     return state
@@ -43,27 +43,27 @@ def _uniform(state: np.ndarray) -> float:
 
 @njit(cache=True, nogil=True)
 def _below(state: np.ndarray, n: int) -> int:
-    """The next whole number in [0, n)."""
+    """The next integer in [0, n)."""
     return int(_uniform(state) * n)
 
 
 @njit(cache=True, nogil=True)
 def choices(seed: int, start: int, count: int, options: int) -> np.ndarray:
-    """Which of its options each picture takes, by the first number of its stream: int64 [count]."""
+    """The option that each picture uses, by the first number of its stream: int64 [count]."""
     which = np.empty(count, np.int64)
     for k in range(count):
         which[k] = _below(_stream(seed, start + k), options)
     return which
 
 
-# --- the ground that is taken: mask, uint8 [size, size], 0 free … 255 taken ---
+# --- the taken ground: mask, uint8 [size, size], 0 free … 255 taken ---
 
-TAKEN = 76  # a first paddle needs values up to 0.3 · 255
+TAKEN = 76  # a first paddle needs values of at most 0.3 · 255
 
 
 @njit(cache=True, nogil=True)
 def _claim(mask: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None:
-    """Paste a paddle's mask centred on (y, x): the larger value stays."""
+    """Pastes a paddle's mask centred on (y, x); the larger value stays."""
     half = stamp.shape[0] // 2
     for i in range(max(0, y - half), min(mask.shape[0], y + half + 1)):
         for j in range(max(0, x - half), min(mask.shape[1], x + half + 1)):
@@ -72,7 +72,7 @@ def _claim(mask: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _crosses(mask: np.ndarray, hard: np.ndarray, y: int, x: int) -> bool:
-    """Whether a paddle at (y, x) would run into ground that is taken."""
+    """Whether a paddle at (y, x) would run into taken ground."""
     for k in range(hard.shape[0]):
         i, j = y + hard[k, 0], x + hard[k, 1]
         if 0 <= i < mask.shape[0] and 0 <= j < mask.shape[1] and mask[i, j] + hard[k, 2] >= CROSSED:
@@ -102,10 +102,10 @@ def _has_room(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
 
 @njit(cache=True, nogil=True)
 def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> tuple[int, int]:
-    """A pixel drawn evenly from those with room for a first paddle whose core stays `band` pixels off the border.
+    """Draws a pixel uniformly from those with room for a first paddle whose core stays `band` pixels off the border.
 
-    (-1, -1) if there is none. A few blind tries come first: where there is much room they find it sooner than
-    looking at every pixel does, and what they find is as evenly spread.
+    (-1, -1) if no pixel has room. A few blind tries come first: with much room they succeed sooner than a scan of
+    all pixels, and are just as uniform.
     """
     if core.shape[0] == 0:
         return -1, -1
@@ -119,15 +119,15 @@ def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> 
         if _has_room(mask, core, y, x):
             return y, x
     places = np.empty(((y1 - y0) * (x1 - x0), 2), np.int64)
-    found = 0
+    free = 0
     for y in range(y0, y1):
         for x in range(x0, x1):
             if _has_room(mask, core, y, x):
-                places[found] = y, x
-                found += 1
-    if found == 0:
+                places[free] = y, x
+                free += 1
+    if free == 0:
         return -1, -1
-    k = _below(state, found)
+    k = _below(state, free)
     return places[k, 0], places[k, 1]
 
 
@@ -136,13 +136,13 @@ def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> 
 
 @njit(cache=True, nogil=True)
 def _move(y: int, x: int, shift: np.ndarray) -> tuple[int, int]:
-    """Always rounded up, as in the original."""
+    """The shifted point, always rounded up, as in the original."""
     return int(np.ceil(y + shift[0])), int(np.ceil(x + shift[1]))
 
 
 @njit(cache=True, nogil=True)
 def _begin(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: int) -> bool:
-    """Put a contour's first paddle at (y, x); False if it would leave the picture."""
+    """Puts a contour's first paddle at (y, x). False if it would leave the picture."""
     hy, hx = _move(y, x, tables.head[degree])
     py, px = _move(hy, hx, tables.back[degree])
     if min(hy, hx, py, px) < 0 or max(hy, hx, py, px) >= size:
@@ -153,7 +153,7 @@ def _begin(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: i
 
 @njit(cache=True, nogil=True)
 def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray, retries: int) -> bool:
-    """Add a paddle to a contour, and claim the ground of the one before it. False if there is no way on."""
+    """Adds a paddle to a contour, and claims the ground of the one before it. False if the contour is stuck."""
     y, x = _move(tip[0], tip[1], tables.step[tip[2]])
     size, turns = mask.shape[0], tables.turn.shape[0]
     chances = np.empty(turns)
@@ -180,7 +180,7 @@ def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray
 def _begin_targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, tips: np.ndarray, distance: int, retries: int
 ) -> bool:
-    """First paddles of the two targets: one near the middle, the other at a distance from it. False if it fails."""
+    """Lays the first paddles of the two targets: one near the middle, one at a distance from it. False on failure."""
     size = mask.shape[0]
     for trial in range(retries + 1):
         degree = _below(state, DEGREES)
@@ -191,7 +191,7 @@ def _begin_targets(
             break
         if trial == retries:
             return False
-    for _ in range(retries + 1):  # the second asks for no room: it may cross the first
+    for _ in range(retries + 1):  # the second needs no free ground: it may cross the first
         degree, way = _below(state, DEGREES), _below(state, DEGREES)
         y2, x2 = int(np.rint(y + tables.away[way, 0])), int(np.rint(x + tables.away[way, 1]))
         if _begin(tables, tips[1], size, degree, y2, x2):
@@ -203,10 +203,10 @@ def _begin_targets(
 def _targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, distance: int, retries: int
 ) -> bool:
-    """Lay the two target contours, a paddle each in turn. False, with everything half done, if one gets stuck.
+    """Lays the two target contours, one paddle of each in turn. False, leaving partial results, if one is stuck.
 
-    The ground of a paddle is claimed when the next one of its contour is laid. So paddles laid within a turn of
-    each other may cross, and so may the first target's last paddle and a distractor, as in the original.
+    A paddle's ground is claimed when the next paddle of its contour is laid. So paddles laid within one turn of each
+    other may cross, and so may the first target's last paddle and a distractor, as in the original.
     """
     tips = np.empty((2, 5), np.int64)
     if not _begin_targets(tables, state, mask, tips, distance, retries):
@@ -224,7 +224,7 @@ def _targets(
 def _distractor(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, retries: int
 ) -> bool:
-    """Lay one distractor. False, with everything half done, if it gets stuck."""
+    """Lays one distractor. False, leaving partial results, if it is stuck."""
     tip = np.empty(5, np.int64)
     for trial in range(retries + 1):
         degree = _below(state, DEGREES)
@@ -247,7 +247,7 @@ def _distractor(
 def _lay_out(
     tables: Stamps, numbers: tuple[int, ...], state: np.ndarray, paddles: np.ndarray, marks: np.ndarray
 ) -> int:
-    """Lay out one picture, into its places in `plan`'s arrays; its label."""
+    """Lays out one picture, in its part of `plan`'s arrays. Returns its label."""
     size, length, short, distractors, distance, padding, contour_retries, paddle_retries = numbers
     paddles[:] = -1
     mask = np.empty((size, size), np.uint8)
@@ -275,12 +275,12 @@ def _lay_out(
 def plan(
     tables: Stamps, numbers: tuple[int, ...], seed: int, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay out the pictures of these indices: (paddles, marks, labels).
+    """Lays out the pictures of these indices: (paddles, marks, labels).
 
     tables   the Stamps of the pictures' margin
     numbers  size, contour and distractor length, distractors, seed distance, padding, contour and paddle retries
     paddles  int16 [B, 2 + distractors, contour length, 3]: each paddle's anchor (y, x) and direction, a row of the
-             tables; the two targets come first; places of paddles that don't exist hold -1
+             tables; the two targets come first; missing paddles are -1
     marks    int16 [B, 2, 2]: (y, x) of the discs, the first at the start of a target contour
     labels   uint8 [B]: 1 if the second disc is at the same contour's end
     """
@@ -289,6 +289,6 @@ def plan(
     labels = np.empty(len(indices), np.uint8)
     for k in range(len(indices)):
         state = _stream(seed, indices[k])
-        _uniform(state)  # has chosen the margin
+        _uniform(state)  # the number that chose the margin
         labels[k] = _lay_out(tables, numbers, state, paddles[k], marks[k])
     return paddles, marks, labels

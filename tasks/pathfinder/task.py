@@ -1,14 +1,14 @@
-"""Pathfinder: do two discs lie at the ends of one dashed path? (Linsley et al. 2018, arXiv:1805.08315)
+"""Pathfinder: are two discs joined by one dashed path? (Linsley et al. 2018, arXiv:1805.08315)
 
 Data card
     What        A square drawing of dashed curves, pixel by pixel, row by row, as a sequence of grey
                 levels: 1 where the two discs mark the ends of one curve, 0 where they mark ends of two.
     Names       `pathfinder` is the paper's task: 32×32, hard. `pathx` (Path-X) is 128×128, hard. The
-                sizes 64 and 256, and the difficulties easy and intermediate, are named so:
+                names of sizes 64 and 256 and of the difficulties easy and intermediate say so:
                 `pathfinder64_easy`. Easy curves have 6 dashes, intermediate 9, hard 14.
     Also        `pathfinder_short`: the same rules with curves of 3 dashes, for laptops. Not comparable with
-                anything: how far apart the discs are gives 77 % of the answers away (56 % of the easy
-                ones), by a linear classifier of the bright pixels' autocorrelation.
+                other results: the distance between the discs reveals 77 % of the answers (56 % of the
+                easy ones) to a linear classifier of the bright pixels' autocorrelation.
     From        Our generator, by the rules of the original one (`tasks.pathfinder.draw`); or the
                 benchmark's release: its folder (`pathfinder32/curv_contour_length_14/{imgs,metadata}`),
                 its archive, or its TFDS version (`pathfinder_tfds.gz`, unpacked:
@@ -19,10 +19,9 @@ Data card
                 of the picture, are tokens like any other, while the official code masks them as padding.
                 The difficulty is in the name: some published examples are easy ones.
     Traps       A release's `metadata/*.npy` are text files. One picture of the official release is an
-                empty file (32×32, easy): pictures that are empty or broken are skipped, counted and
-                named. The official archive has two folders `pathfinder128`, and users report that one
-                cannot be learned: where a place has two, none is chosen, and their own path has to be
-                given.
+                empty file (32×32, easy): empty or broken pictures are skipped, counted and named. The
+                official archive has two folders `pathfinder128`, and users report that one cannot be
+                learned: if a folder contains two, neither is chosen, and the user has to name one.
     Licence     The original generator has an MIT licence, the release is Apache-2.0; generated data has
                 none.
     Cite        D. Linsley et al., "Learning long-range spatial dependencies with horizontal gated
@@ -55,7 +54,7 @@ from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 _BLOCK_PIXELS = 1 << 20
-"""Pixels of a block that a worker draws: its pictures depend on their own numbers, not on the block."""
+"""Pixels that a worker draws per block. The pictures depend on their indices, not on the blocks."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class PathfinderConfig:
-    """How many pictures. How they are drawn follows from the task's size and difficulty."""
+    """Numbers of pictures. How they are drawn follows from the task's size and difficulty."""
 
     train: int = 160_000
-    """Pictures to generate; of a release the same shares are taken."""
+    """Pictures to generate; a release is split in the same proportions."""
     validation: int = 20_000
     test: int = 20_000
 
@@ -86,8 +85,14 @@ class PathfinderConfig:
 
 
 def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [n, size²] and labels uint8 [n] of one block of the stream."""
-    # Numba takes a second to import, and is needed nowhere else.
+    """Draws one block of the stream: pictures uint8 [n, size²] and labels uint8 [n].
+
+    Args:
+        variant: size and difficulty.
+        seed: the stream.
+        block: the block's number.
+    """
+    # Numba takes a second to import, and only this needs it.
     from tasks.pathfinder import draw
 
     count = max(1, _BLOCK_PIXELS // variant.size**2)
@@ -123,7 +128,7 @@ def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
 
 
 def _find_folder(path: Path, variant: Variant) -> Path:
-    """The folder with `imgs` and `metadata`, or the one with the TFDS copy's records, at or below `path`."""
+    """Finds the folder with `imgs` and `metadata`, or that with the records of a TFDS copy, at or below `path`."""
     if _record_files(path, variant):
         return path
     release = f"{variant.name}/{FOLDERS[variant.difficulty]}"
@@ -132,25 +137,26 @@ def _find_folder(path: Path, variant: Variant) -> Path:
     places = [path, path / "lra_release", path / "lra_release" / "lra_release", path / "TFDS"]
     if path.name == variant.name:
         places.insert(0, path.parent)
-    found = [place / release for place in places if (place / release).is_dir()]
-    found = list({folder.resolve(): folder for folder in found}.values())
-    if len(found) > 1:
-        raise DataError(f"there are two: {found[0]} and {found[1]}; name the one to read as the source")
-    if found:
+    releases = [place / release for place in places if (place / release).is_dir()]
+    releases = list({folder.resolve(): folder for folder in releases}.values())
+    if len(releases) > 1:
+        raise DataError(f"there are two: {releases[0]} and {releases[1]}; name the one to read as the source")
+    if releases:
         for part in ("metadata", "imgs"):
-            if not (found[0] / part).is_dir():
-                raise DataError(f"{found[0]} has no {part}: the copy is incomplete")
-        return found[0]
+            if not (releases[0] / part).is_dir():
+                raise DataError(f"{releases[0]} has no {part}: the copy is incomplete")
+        return releases[0]
     records = [place / variant.name for place in places]
     copies = [folder for place in records for folder in place.glob("*.*.*") if _record_files(folder, variant)]
     if copies:
         return copies[-1]
     raise SourceNotFound(
-        f"{path} holds no {release}: this folder, a TFDS copy of {variant.name} or {LRA_RELEASE.name} are looked for in it"
+        f"{path} holds no {release}: this folder, a TFDS copy of {variant.name} or {LRA_RELEASE.name} should be in it"
     )
 
 
 def _record_files(folder: Path, variant: Variant) -> list[Path]:
+    """The TFRecord files of a TFDS copy, sorted; empty if `folder` is no such copy."""
     return sorted(folder.glob(f"{variant.name}-{variant.difficulty}.tfrecord-*"))
 
 
@@ -160,7 +166,7 @@ def _metadata_files(folder: Path) -> list[Path]:
 
 
 def _find_files(variant: Variant, path: Path) -> list[Path]:
-    """What the cache's key watches: the archive; the metadata and the folders of pictures; the records."""
+    """Files whose sizes and times enter the cache key: the archive; metadata and folders of pictures; records."""
     if path.is_file():
         return [path]
     try:
@@ -173,7 +179,7 @@ def _find_files(variant: Variant, path: Path) -> list[Path]:
 
 
 def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
-    """(name, PNG, label) of each picture that a release's metadata name; b'' where its file is missing."""
+    """Yields (name, PNG, label) of each picture in a release's metadata; the PNG is b'' if its file is missing."""
     files = _metadata_files(folder)
     if not files:
         raise DataError(f"{folder / 'metadata'} holds no metadata (*.npy): the copy is incomplete")
@@ -181,28 +187,37 @@ def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
         try:
             lines = file.read_text(encoding="ascii").splitlines()
         except UnicodeDecodeError:
-            raise DataError(f"{file} is not text, which a release's metadata are") from None
+            raise DataError(f"{file} is not text, as a release's metadata are") from None
         for number, line in enumerate(lines, start=1):
             fields = line.split()
             if len(fields) < 4 or fields[3] not in ("0", "1"):
                 raise DataError(f"{file}, line {number}: folder, file, number and label 0 or 1 are expected")
             name = PurePosixPath(fields[0], fields[1])
             if name.is_absolute() or ".." in name.parts:
-                raise DataError(f"{file}, line {number}: {name} lies outside the data set")
+                raise DataError(f"{file}, line {number}: {name} is outside the data set")
             picture = folder / name
             yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
 
 def _read_records(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
+    """Yields (name, PNG, label) of each picture of a TFDS copy."""
     for number, record in enumerate(tfds.read_records(files, {"image": bytes, "label": int})):
         yield f"record {number} of {files[0].parent}", record["image"], record["label"]
 
 
 def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
-    """Grey levels uint8 [size²] of a PNG, or None where it is empty or broken.
+    """Decodes a PNG to grey levels uint8 [size²].
+
+    Args:
+        name: the picture's name in messages.
+        content: the PNG.
+        size: pixels along an edge.
+
+    Returns:
+        The grey levels, or None if the PNG is empty or broken.
 
     Raises:
-        DataError: it is a whole picture of another size or kind, so it belongs to another task.
+        DataError: the picture is intact but of another size or mode, so it belongs to another task.
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
@@ -251,8 +266,8 @@ def _assemble(
     if len(labels) < 3:
         raise DataError(f"{source}: {len(labels)} of {len(labels) + len(broken)} pictures can be read")
     if broken:
-        more = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
-        notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{more}")
+        ellipsis = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
+        notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{ellipsis}")
     classes = np.frombuffer(bytes(labels), np.uint8)
     order = canonical_order(digests, classes)
     order = order[np.random.default_rng([request.seed, 0x9A7F]).permutation(len(order))]
@@ -262,16 +277,23 @@ def _assemble(
         for part in (rules.validation, rules.test)
     )
     counts = [len(order) - validation - test, validation, test]
+    lengths = np.full(len(order), request.length, np.int32)
+    return RawDataset(
+        _reorder(table, order, request), lengths, consecutive(classes[order], counts), source, tuple(notes)
+    )
+
+
+def _reorder(table: Table, order: np.ndarray, request: BuildRequest) -> np.ndarray:
+    """Copies the table's rows in the given order to a new table, and deletes the old one."""
     with Table(request.scratch, request.length) as shuffled:
         for start in range(0, len(order), 1024):
             shuffled.add(table.array()[order[start : start + 1024]])
     table.remove()
-    lengths = np.full(len(order), request.length, np.int32)
-    return RawDataset(shuffled.array(), lengths, consecutive(classes[order], counts), source, tuple(notes))
+    return shuffled.array()
 
 
 def build(variant: Variant, request: BuildRequest) -> RawDataset:
-    """Pictures from the generator, a release's folder or archive, or its TFDS copy. Raises `DataError`."""
+    """Builds Pathfinder from the generator, a release's folder or archive, or its TFDS copy. Raises `DataError`."""
     if request.length != variant.size**2:
         raise DataError(
             f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
