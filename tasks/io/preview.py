@@ -101,8 +101,8 @@ def _draw_page(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
         _draw_pictures(figure, data, meta)
     else:
         _draw_texts(figure, data, meta)
-    below = figure.add_gridspec(1, 2, left=0.06, right=0.97, bottom=0.075, top=0.215, wspace=0.16)
-    left, right = figure.add_subplot(below[0]), figure.add_subplot(below[1])
+    bottom_row = figure.add_gridspec(1, 2, left=0.06, right=0.97, bottom=0.075, top=0.215, wspace=0.16)
+    left, right = figure.add_subplot(bottom_row[0]), figure.add_subplot(bottom_row[1])
     if meta["shape"]:
         _plot_grey_levels(left, data)
     else:
@@ -135,12 +135,12 @@ def _draw_texts(figure: Figure, data: Dataset, meta: dict[str, Any]) -> None:
     """Prints the beginnings of six examples (or four pairs), alternating between the classes."""
     pair = data.splits["train"].index.shape[1] == 2
     count, columns, lines = (4, 87, 8) if pair else (6, 178, 5)
-    turns = [label for label in range(data.classes) for _ in range(-(-count // data.classes))][:count]
+    label_order = [label for label in range(data.classes) for _ in range(-(-count // data.classes))][:count]
     if data.classes > count:
-        turns = np.linspace(0, data.classes - 1, count).astype(int).tolist()
-    taken = {label: iter(_rows_of_class(data, label, count)) for label in turns}
-    for place, label in enumerate(turns):
-        rows = next(taken[label], None)
+        label_order = np.linspace(0, data.classes - 1, count).astype(int).tolist()
+    samples = {label: iter(_rows_of_class(data, label, count)) for label in label_order}
+    for place, label in enumerate(label_order):
+        rows = next(samples[label], None)
         if rows is None:
             continue
         top = 0.885 - place * 0.63 / count

@@ -72,19 +72,19 @@ def build(name: str, path: Path, archive: Archive, cache: Path, allow_unverified
     """
     tfds = _import()
     unverified = verify(path, archive, allow_unverified)
-    place = cache / (_UNVERIFIED if unverified else "tfds")
+    data_dir = cache / (_UNVERIFIED if unverified else "tfds")
     if "TFDS_DATA_DIR" in os.environ and not unverified:
-        place = Path(os.environ["TFDS_DATA_DIR"])
-    with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+        data_dir = Path(os.environ["TFDS_DATA_DIR"])
+    with writing(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        builder = tfds.builder(name, data_dir=str(place))
+        builder = tfds.builder(name, data_dir=str(data_dir))
         if unverified:
             _register_checksum(tfds, builder, path, archive)
             _build_labelled_only(builder)
         report(f"TensorFlow Datasets builds {name} from {path}")
         config = tfds.download.DownloadConfig(manual_dir=str(path.parent), try_download_gcs=False)
-        builder.download_and_prepare(download_dir=str(place / "downloads"), download_config=config)
+        builder.download_and_prepare(download_dir=str(data_dir / "downloads"), download_config=config)
     except Exception as error:  # TFDS and its dependencies raise errors of any kind
         line = str(error).strip().split("\n")[0]
         raise DataError(f"TensorFlow Datasets cannot build {name} from {path}: {line}") from error

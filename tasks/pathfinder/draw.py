@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tasks.pathfinder.layout import choices, plan
-from tasks.pathfinder.stamps import Stamps, stamps
+from tasks.pathfinder.layout import choose_options, plan
+from tasks.pathfinder.stamps import Stamps, build_stamps
 
 BLOCK = 1000  # pictures laid out at a time, to bound memory
 CONTOUR_LENGTH = {"short": 3, "easy": 6, "intermediate": 9, "hard": 14}
@@ -89,9 +89,9 @@ def draw(rules: Rules, seed: int, start: int, count: int) -> tuple[np.ndarray, n
     """
     images = np.empty((count, rules.size, rules.size), np.uint8)
     labels = np.empty(count, np.uint8)
-    which = choices(seed, start, count, len(rules.margins))
-    for choice, margin in enumerate(rules.margins):
-        tables, chosen = _cached_stamps(rules, margin), np.flatnonzero(which == choice)
+    options = choose_options(seed, start, count, len(rules.margins))
+    for option, margin in enumerate(rules.margins):
+        tables, chosen = _cached_stamps(rules, margin), np.flatnonzero(options == option)
         for rows in np.array_split(chosen, len(chosen) // BLOCK + 1):
             paddles, marks, labels[rows] = plan(tables, _plan_rules(rules), seed, start + rows)
             _paint(tables, _brightness(rules), paddles, marks, rows, images)
@@ -100,14 +100,14 @@ def draw(rules: Rules, seed: int, start: int, count: int) -> tuple[np.ndarray, n
 
 def contours(rules: Rules, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """The layout of picture `index`: (paddles, marks, label, margin), the first three as in `plan`, without B."""
-    margin = rules.margins[choices(seed, index, 1, len(rules.margins))[0]]
+    margin = rules.margins[choose_options(seed, index, 1, len(rules.margins))[0]]
     paddles, marks, labels = plan(_cached_stamps(rules, margin), _plan_rules(rules), seed, np.array([index]))
     return paddles[0].astype(int), marks[0].astype(int), int(labels[0]), margin
 
 
 @lru_cache(maxsize=16)
 def _cached_stamps(rules: Rules, margin: int) -> Stamps:
-    return stamps(rules, margin)
+    return build_stamps(rules, margin)
 
 
 def _plan_rules(rules: Rules) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def _paste(image: np.ndarray, stamp: np.ndarray, level: np.ndarray, top: int, le
 
 
 @njit(cache=True, nogil=True)
-def _window(at: int, size: int, side: int) -> int:
+def _window_position(at: int, size: int, side: int) -> int:
     """The position of a disc's centre at coordinate `at` in its window of `side` pixels: off centre near a border."""
     half = side // 2
     return min(at, half) if at < size - half else side - (size - at)
@@ -159,7 +159,7 @@ def _paint(
                     _paste(image, tables.line[direction], levels[0 if n < 2 else 1], y - half, x - half)
         for n in range(2):
             y, x = marks[b, n]
-            wy, wx = _window(y, size, side), _window(x, size, side)
+            wy, wx = _window_position(y, size, side), _window_position(x, size, side)
             _paste(image, tables.disc[wy, wx], levels[2], y - wy, x - wx)
         scale = 255.0 / image.max()
         for i in range(size):

@@ -20,14 +20,14 @@ _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(
 
 
 @njit(cache=True, nogil=True)
-def _mix(z: np.uint64) -> np.uint64:
-    z = (z ^ (z >> _S30)) * _M1
-    z = (z ^ (z >> _S27)) * _M2
-    return z ^ (z >> _S31)
+def _mix(bits: np.uint64) -> np.uint64:
+    bits = (bits ^ (bits >> _S30)) * _M1
+    bits = (bits ^ (bits >> _S27)) * _M2
+    return bits ^ (bits >> _S31)
 
 
 @njit(cache=True, nogil=True)
-def _stream(seed: int, index: int) -> np.ndarray:
+def _new_stream(seed: int, index: int) -> np.ndarray:
     """The initial state of picture `index`'s stream: uint64 [1]."""
     state = np.empty(1, np.uint64)
     state[0] = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(index))
@@ -42,18 +42,18 @@ def _uniform(state: np.ndarray) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _below(state: np.ndarray, n: int) -> int:
-    """The next integer in [0, n)."""
-    return int(_uniform(state) * n)
+def _integer(state: np.ndarray, limit: int) -> int:
+    """The next integer in [0, limit)."""
+    return int(_uniform(state) * limit)
 
 
 @njit(cache=True, nogil=True)
-def choices(seed: int, start: int, count: int, options: int) -> np.ndarray:
+def choose_options(seed: int, start: int, count: int, options: int) -> np.ndarray:
     """The option that each picture uses, by the first number of its stream: int64 [count]."""
-    which = np.empty(count, np.int64)
+    chosen = np.empty(count, np.int64)
     for k in range(count):
-        which[k] = _below(_stream(seed, start + k), options)
-    return which
+        chosen[k] = _integer(_new_stream(seed, start + k), options)
+    return chosen
 
 
 # --- the taken ground: mask, uint8 [size, size], 0 free … 255 taken ---
@@ -81,7 +81,7 @@ def _crosses(mask: np.ndarray, hard: np.ndarray, y: int, x: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _nearby(mask: np.ndarray, near: np.ndarray, y: int, x: int) -> int:
+def _max_nearby(mask: np.ndarray, near: np.ndarray, y: int, x: int) -> int:
     """The mask's largest value within the margin of (y, x)."""
     top = 0
     for k in range(near.shape[0]):
@@ -101,7 +101,7 @@ def _has_room(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> tuple[int, int]:
+def _find_room(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> tuple[int, int]:
     """Draws a pixel uniformly from those with room for a first paddle whose core stays `band` pixels off the border.
 
     (-1, -1) if no pixel has room. A few blind tries come first: with much room they succeed sooner than a scan of
@@ -115,7 +115,7 @@ def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> 
     if y0 >= y1 or x0 >= x1:
         return -1, -1
     for _ in range(24):
-        y, x = y0 + _below(state, y1 - y0), x0 + _below(state, x1 - x0)
+        y, x = y0 + _integer(state, y1 - y0), x0 + _integer(state, x1 - x0)
         if _has_room(mask, core, y, x):
             return y, x
     places = np.empty(((y1 - y0) * (x1 - x0), 2), np.int64)
@@ -127,7 +127,7 @@ def _place(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> 
                 free += 1
     if free == 0:
         return -1, -1
-    k = _below(state, free)
+    k = _integer(state, free)
     return places[k, 0], places[k, 1]
 
 
@@ -141,7 +141,7 @@ def _move(y: int, x: int, shift: np.ndarray) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _begin(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: int) -> bool:
+def _lay_first(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: int) -> bool:
     """Puts a contour's first paddle at (y, x). False if it would leave the picture."""
     hy, hx = _move(y, x, tables.head[degree])
     py, px = _move(hy, hx, tables.back[degree])
@@ -155,14 +155,14 @@ def _begin(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: i
 def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray, retries: int) -> bool:
     """Adds a paddle to a contour, and claims the ground of the one before it. False if the contour is stuck."""
     y, x = _move(tip[0], tip[1], tables.step[tip[2]])
-    size, turns = mask.shape[0], tables.turn.shape[0]
-    chances = np.empty(turns)
+    size, candidates = mask.shape[0], tables.turn.shape[0]
+    chances = np.empty(candidates)
     total = 0.0
-    for c in range(turns):
+    for c in range(candidates):
         i, j = y + tables.turn[c, 0], x + tables.turn[c, 1]
         weight = tables.weight[tip[2], c]
         if weight > 0.0 and 0 <= i < size and 0 <= j < size:
-            total += weight * (1.0 - _nearby(mask, tables.near, i, j) / 255.0)
+            total += weight * (1.0 - _max_nearby(mask, tables.near, i, j) / 255.0)
         chances[c] = total
     if total < 1e-4:
         return False
@@ -177,30 +177,30 @@ def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray
 
 
 @njit(cache=True, nogil=True)
-def _begin_targets(
+def _lay_first_targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, tips: np.ndarray, distance: int, retries: int
 ) -> bool:
     """Lays the first paddles of the two targets: one near the middle, one at a distance from it. False on failure."""
     size = mask.shape[0]
     for trial in range(retries + 1):
-        degree = _below(state, DEGREES)
-        y, x = _place(state, mask, 2 * distance, tables.core[degree, : tables.cores[degree]])
+        degree = _integer(state, DEGREES)
+        y, x = _find_room(state, mask, 2 * distance, tables.core[degree, : tables.cores[degree]])
         if y < 0:
             return False
-        if _begin(tables, tips[0], size, degree, y, x):
+        if _lay_first(tables, tips[0], size, degree, y, x):
             break
         if trial == retries:
             return False
     for _ in range(retries + 1):  # the second needs no free ground: it may cross the first
-        degree, way = _below(state, DEGREES), _below(state, DEGREES)
-        y2, x2 = int(np.rint(y + tables.away[way, 0])), int(np.rint(x + tables.away[way, 1]))
-        if _begin(tables, tips[1], size, degree, y2, x2):
+        degree, direction = _integer(state, DEGREES), _integer(state, DEGREES)
+        y2, x2 = int(np.rint(y + tables.away[direction, 0])), int(np.rint(x + tables.away[direction, 1]))
+        if _lay_first(tables, tips[1], size, degree, y2, x2):
             return True
     return False
 
 
 @njit(cache=True, nogil=True)
-def _targets(
+def _lay_targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, distance: int, retries: int
 ) -> bool:
     """Lays the two target contours, one paddle of each in turn. False, leaving partial results, if one is stuck.
@@ -209,7 +209,7 @@ def _targets(
     other may cross, and so may the first target's last paddle and a distractor, as in the original.
     """
     tips = np.empty((2, 5), np.int64)
-    if not _begin_targets(tables, state, mask, tips, distance, retries):
+    if not _lay_first_targets(tables, state, mask, tips, distance, retries):
         return False
     for k in range(length):
         for n in range(2):
@@ -221,17 +221,17 @@ def _targets(
 
 
 @njit(cache=True, nogil=True)
-def _distractor(
+def _lay_distractor(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, retries: int
 ) -> bool:
     """Lays one distractor. False, leaving partial results, if it is stuck."""
     tip = np.empty(5, np.int64)
     for trial in range(retries + 1):
-        degree = _below(state, DEGREES)
-        y, x = _place(state, mask, 1, tables.core[degree, : tables.cores[degree]])
+        degree = _integer(state, DEGREES)
+        y, x = _find_room(state, mask, 1, tables.core[degree, : tables.cores[degree]])
         if y < 0:
             return False
-        if _begin(tables, tip, mask.shape[0], degree, y, x):
+        if _lay_first(tables, tip, mask.shape[0], degree, y, x):
             break
         if trial == retries:
             return False
@@ -251,20 +251,20 @@ def _lay_out(
     size, length, short, distractors, distance, padding, contour_retries, paddle_retries = numbers
     paddles[:] = -1
     mask = np.empty((size, size), np.uint8)
-    label = _below(state, 2)
+    label = _integer(state, 2)
     while True:
         mask[:] = 255
         mask[padding : size - padding, padding : size - padding] = 0
-        if _targets(tables, state, mask, paddles, length, distance, paddle_retries):
+        if _lay_targets(tables, state, mask, paddles, length, distance, paddle_retries):
             break
     for n in range(2, 2 + distractors):
         before = mask.copy()
         for _ in range(contour_retries + 1):
-            if _distractor(tables, state, mask, paddles[n], short, paddle_retries):
+            if _lay_distractor(tables, state, mask, paddles[n], short, paddle_retries):
                 break
             mask[:] = before
             paddles[n] = -1
-    origin = _below(state, 2)
+    origin = _integer(state, 2)
     end = origin if label == 1 else 1 - origin
     marks[0] = paddles[origin, 0, :2]
     marks[1] = paddles[end, length - 1, :2]
@@ -288,7 +288,7 @@ def plan(
     marks = np.empty((len(indices), 2, 2), np.int16)
     labels = np.empty(len(indices), np.uint8)
     for k in range(len(indices)):
-        state = _stream(seed, indices[k])
+        state = _new_stream(seed, indices[k])
         _uniform(state)  # the number that chose the margin
         labels[k] = _lay_out(tables, numbers, state, paddles[k], marks[k])
     return paddles, marks, labels

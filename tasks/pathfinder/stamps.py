@@ -52,32 +52,32 @@ class Stamps(NamedTuple):
     disc: np.ndarray
 
 
-def stamps(rules: Any, margin: int) -> Stamps:
+def build_stamps(rules: Any, margin: int) -> Stamps:
     """Computes the tables for `rules` and a margin in pixels."""
     length, reach = rules.paddle_length, rules.paddle_length + margin
-    turn = _circle(reach)
+    turn = _pixels_on_circle(reach)
     seed = np.arange(-180, 180) * np.pi / 180
     bend = np.arctan2(turn[:, 0], turn[:, 1])
     course = np.concatenate([seed, bend])
     # a first paddle is drawn from its tail on, a later one from its head back
-    pairs = [_paddle(rules, margin, angle) for angle in np.concatenate([seed, _flip(bend)])]
+    pairs = [_draw_paddle(rules, margin, angle) for angle in np.concatenate([seed, _opposite(bend)])]
     line, mask = (np.stack(images) for images in zip(*pairs, strict=True))
-    hard, hards = _ragged(_hard(image) for image in mask)
-    core, cores = _ragged(_core(image, reach) for image in mask[:DEGREES])
+    hard, hards = _stack_padded(_crossing_pixels(image) for image in mask)
+    core, cores = _stack_padded(_core_pixels(image, reach) for image in mask[:DEGREES])
     return Stamps(
         line=line, mask=mask, hard=hard, hards=hards, core=core, cores=cores,
-        head=_shift(length, seed), back=_shift(reach, _flip(seed)), away=_shift(rules.seed_distance, seed),
-        step=_shift(length + 2 * margin, course), turn=turn, weight=_weights(course, bend, rules.continuity),
-        near=_ball(margin), disc=_discs(rules),
+        head=_offset(length, seed), back=_offset(reach, _opposite(seed)), away=_offset(rules.seed_distance, seed),
+        step=_offset(length + 2 * margin, course), turn=turn, weight=_weights(course, bend, rules.continuity),
+        near=_pixels_within(margin), disc=_draw_markers(rules),
     )  # fmt: skip
 
 
-def _flip(angle: np.ndarray) -> np.ndarray:
+def _opposite(angle: np.ndarray) -> np.ndarray:
     """The opposite direction, in -π … π."""
     return np.where(angle < 0, angle + np.pi, angle - np.pi)
 
 
-def _shift(distance: float, angle: np.ndarray | float) -> np.ndarray:
+def _offset(distance: float, angle: np.ndarray | float) -> np.ndarray:
     """(y, x) of a point at a distance in a direction: float64 [..., 2].
 
     Sums with it are rounded up, so rounding errors show. Those of a sine of π are part of the drawings: they push a
@@ -89,14 +89,14 @@ def _shift(distance: float, angle: np.ndarray | float) -> np.ndarray:
     return np.where((np.abs(shift - whole) < 1e-9) & (whole != 0), whole, shift)
 
 
-def _circle(radius: float) -> np.ndarray:
+def _pixels_on_circle(radius: float) -> np.ndarray:
     """Pixels on a circle, sampled once per pixel of arc, without repeats, by row: int64 [C, 2]."""
     angle = np.arange(math.ceil(2 * math.pi * radius)) / radius
     y, x = radius * np.sin(angle), radius * np.cos(angle)
     return np.unique(np.floor(np.stack([y, x], 1)).astype(np.int64), axis=0)
 
 
-def _ball(radius: int) -> np.ndarray:
+def _pixels_within(radius: int) -> np.ndarray:
     """Pixels no further than `radius` from the origin: int64 [N, 2]."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     inside = y**2 + x**2 <= radius**2
@@ -110,12 +110,12 @@ def _weights(course: np.ndarray, bend: np.ndarray, continuity: float) -> np.ndar
     return np.round(np.cos(np.minimum(angle * continuity, np.pi / 2)) ** 2, 12)
 
 
-def _paddle(rules: Any, margin: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def _draw_paddle(rules: Any, margin: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Draws one paddle from the centre of its stamp, at an angle: (line, mask), uint8 [S, S] each."""
     scale = rules.aa_scale
     half = rules.paddle_length + math.ceil(rules.thickness) + margin
     fine = np.zeros((2 * half * scale + 1,) * 2, np.uint8)
-    y, x = np.ceil(half * scale + _shift(rules.paddle_length * scale, angle))
+    y, x = np.ceil(half * scale + _offset(rules.paddle_length * scale, angle))
     image = Image.fromarray(fine)
     ImageDraw.Draw(image).line([(half * scale,) * 2, (int(x), int(y))], 255, round(rules.thickness * scale))
     fine = np.asarray(image)
@@ -126,20 +126,20 @@ def _dilate(image: np.ndarray, radius: int) -> np.ndarray:
     """The largest value within the radius of each pixel."""
     wide = np.pad(image, radius)
     height, width = image.shape
-    return np.max([wide[radius + y :, radius + x :][:height, :width] for y, x in _ball(radius)], axis=0)
+    return np.max([wide[radius + y :, radius + x :][:height, :width] for y, x in _pixels_within(radius)], axis=0)
 
 
 def _shrink(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def _hard(mask: np.ndarray) -> np.ndarray:
+def _crossing_pixels(mask: np.ndarray) -> np.ndarray:
     """(y, x) from the centre, and value, of the pixels that reach CROSSED on ground that is fully taken: [P, 3]."""
     points = np.argwhere(mask >= CROSSED - 255)
     return np.concatenate([points - mask.shape[0] // 2, mask[*points.T, None]], axis=1)
 
 
-def _core(mask: np.ndarray, reach: int) -> np.ndarray:
+def _core_pixels(mask: np.ndarray, reach: int) -> np.ndarray:
     """(y, x) of the pixels that must be free for a first paddle, or none if it is never placed: [P, 2].
 
     They are those where its mask is full, within reach. Two quirks of the original shape the pictures, and are kept.
@@ -153,7 +153,7 @@ def _core(mask: np.ndarray, reach: int) -> np.ndarray:
     return points if all((points * corner >= 0).all(1).any() for corner in corners) else points[:0]
 
 
-def _ragged(rows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _stack_padded(rows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Stacks tables of different lengths, padded with zeros; returns the stack and the lengths."""
     rows = list(rows)
     counts = np.array([len(row) for row in rows])
@@ -163,7 +163,7 @@ def _ragged(rows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return table, counts
 
 
-def _discs(rules: Any) -> np.ndarray:
+def _draw_markers(rules: Any) -> np.ndarray:
     """Draws a marker in a window of R × R, for every centre in it: uint8 [R, R, R, R]."""
     scale, margin = rules.aa_scale, math.ceil(rules.marker_radius + 3.5)  # Lanczos looks 3 pixels far
     side = 2 * margin + 1

@@ -194,7 +194,7 @@ def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
                 raise DataError(f"{file}, line {number}: folder, file, number and label 0 or 1 are expected")
             name = PurePosixPath(fields[0], fields[1])
             if name.is_absolute() or ".." in name.parts:
-                raise DataError(f"{file}, line {number}: {name} is outside the data set")
+                raise DataError(f"{file}, line {number}: {name} lies outside the data set")
             picture = folder / name
             yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
