@@ -115,6 +115,7 @@ class Archive:
 
     @property
     def name(self) -> str:
+        """The file's name."""
         return self.url.rsplit("/", 1)[-1]
 
 

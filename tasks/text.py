@@ -8,8 +8,8 @@ Data card
                 25,000 reviews to train and 25,000 to test, half of them positive.
     Decided     The value is the byte and the token id is value + 1. White space at both ends is cut, as
                 TFDS does; nothing else is touched, and `<br />` stays. The official code selects on the
-                test split: here a tenth of train is held out, stratified and seeded, and test is used for
-                one final score only. Reviews are ordered by content, so that every copy gives the same splits.
+                test split: here a tenth of train is held out, stratified and seeded, and test is only used for
+                one final score. Reviews are ordered by content, so that every copy gives the same splits.
                 The length is part of a result's name: accuracy grows with it.
     Traps       418 of the 50,000 reviews are copies of another, some of them across train and test: as
                 published. Bytes that are not UTF-8 mean a re-encoded copy, whose tokens differ: it is

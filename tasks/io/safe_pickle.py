@@ -123,16 +123,21 @@ def _execute(program: bytes) -> Any:
             stack.append(_answer_call(function, arguments))
         elif name == "BUILD":
             state = stack.pop()
-            if isinstance(stack[-1], Array):
-                _, shape, kind, fortran, content = state
-                if fortran:
-                    raise DataError("an array in column order, which CIFAR-10 never has")
-                stack[-1].shape, stack[-1].dtype, stack[-1].content = shape, kind.code, content
-            elif not isinstance(stack[-1], _Type):
-                raise DataError("a pickle that builds an object, which is refused")
+            _set_state(stack[-1], state)
         else:
             raise DataError(f"a pickle with the instruction {name}, which is refused")
     raise ValueError("it has no end")
+
+
+def _set_state(target: Any, state: Any) -> None:
+    """Sets an array's parts; a dtype's state is ignored."""
+    if isinstance(target, Array):
+        _, shape, dtype, fortran, content = state
+        if fortran:
+            raise DataError("an array in column order, which CIFAR-10 never has")
+        target.shape, target.dtype, target.content = shape, dtype.code, content
+    elif not isinstance(target, _Type):
+        raise DataError("a pickle that builds an object, which is refused")
 
 
 def _answer_call(function: Any, arguments: tuple[Any, ...]) -> Any:

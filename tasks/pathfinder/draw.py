@@ -99,7 +99,16 @@ def draw(rules: Rules, seed: int, start: int, count: int) -> tuple[np.ndarray, n
 
 
 def contours(rules: Rules, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """The layout of picture `index`: (paddles, marks, label, margin), the first three as in `plan`, without B."""
+    """The layout of one picture.
+
+    Args:
+        rules: parameters of the drawing.
+        seed: at least 0.
+        index: the picture's index, at least 0.
+
+    Returns:
+        (paddles, marks, label, margin): the first three as in `plan`, without B.
+    """
     margin = rules.margins[choose_options(seed, index, 1, len(rules.margins))[0]]
     paddles, marks, labels = plan(_cached_stamps(rules, margin), _plan_rules(rules), seed, np.array([index]))
     return paddles[0].astype(int), marks[0].astype(int), int(labels[0]), margin

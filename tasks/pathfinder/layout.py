@@ -49,7 +49,14 @@ def _integer(state: np.ndarray, limit: int) -> int:
 
 @njit(cache=True, nogil=True)
 def choose_options(seed: int, start: int, count: int, options: int) -> np.ndarray:
-    """The option that each picture uses, by the first number of its stream: int64 [count]."""
+    """Chooses an option 0 … options - 1 for each picture, by the first number of its stream: int64 [count].
+
+    Args:
+        seed: the pictures' seed.
+        start: index of the first picture.
+        count: number of pictures.
+        options: number of options.
+    """
     chosen = np.empty(count, np.int64)
     for k in range(count):
         chosen[k] = _integer(_new_stream(seed, start + k), options)
@@ -277,12 +284,17 @@ def plan(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays out the pictures of these indices: (paddles, marks, labels).
 
-    tables   the Stamps of the pictures' margin
-    numbers  size, contour and distractor length, distractors, seed distance, padding, contour and paddle retries
-    paddles  int16 [B, 2 + distractors, contour length, 3]: each paddle's anchor (y, x) and direction, a row of the
-             tables; the two targets come first; missing paddles are -1
-    marks    int16 [B, 2, 2]: (y, x) of the discs, the first at the start of a target contour
-    labels   uint8 [B]: 1 if the second disc is at the same contour's end
+    Args:
+        tables: the stamps of the pictures' margin.
+        numbers: size, contour and distractor length, distractors, seed distance, padding, contour and paddle retries.
+        seed: the pictures' seed.
+        indices: the pictures' indices [B].
+
+    Returns:
+        paddles: int16 [B, 2 + distractors, contour length, 3]: each paddle's anchor (y, x) and direction, a row of
+            the tables; the two targets come first; missing paddles are -1.
+        marks: int16 [B, 2, 2]: (y, x) of the discs, the first at the start of a target contour.
+        labels: uint8 [B]: 1 if the second disc is at the end of the same contour.
     """
     paddles = np.empty((len(indices), 2 + numbers[3], numbers[1], 3), np.int16)
     marks = np.empty((len(indices), 2, 2), np.int16)
