@@ -1,13 +1,13 @@
 """The tasks of the Long Range Arena, by name.
 
-Adding one: its module, its line here, its recipe in `configs`.
+To add one, write its module, list it here and give it a recipe in `configs`.
 """
 
 from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
 from tasks.pathfinder.task import PATHFINDER_SHORT, PATHFINDERS
 from tasks.retrieval import RETRIEVAL
-from tasks.task import DataError, Splits, Task
+from tasks.task import DataError, Dataset, Task
 from tasks.text import TEXT
 
 TASKS: dict[str, Task] = {
@@ -17,4 +17,4 @@ TASKS: dict[str, Task] = {
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 """The six tasks of the paper, in its order."""
 
-__all__ = ["PAPER", "TASKS", "DataError", "Splits", "Task"]
+__all__ = ["PAPER", "TASKS", "DataError", "Dataset", "Task"]

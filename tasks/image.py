@@ -1,9 +1,10 @@
-"""Image: grey CIFAR-10, pixel by pixel, row by row (Krizhevsky 2009).
+"""Image: classify grey CIFAR-10 pictures, pixel by pixel (Krizhevsky 2009).
 
 Data card
-    What        32×32 photographs of ten kinds of things as a sequence of 1,024 grey levels; which kind?
+    What        32×32 photographs of ten kinds of objects, row by row as a sequence of 1,024 grey levels;
+                which kind?
     From        CIFAR-10: its binary version or its Python version, as a folder or archive; or TensorFlow
-                Datasets (`cifar10`). 50,000 and 10,000 pictures, a tenth of each class.
+                Datasets (`cifar10`). 50,000 and 10,000 pictures, a tenth of them of each class.
     Decided     Grey is 0.2989 R + 0.5870 G + 0.1140 B in float32, rounded as `tf.image.rgb_to_grayscale`
                 does (checked for all 16.7 million colours); other libraries differ by 1 on a quarter of
                 the pixels. The value is the grey level and the token id is value + 1: black is a level
@@ -11,8 +12,8 @@ Data card
                 pictures are stratified and seeded, and every test picture counts. Pictures are ordered by
                 content, so that every copy gives the same splits.
     Traps       Published numbers may use RGB, data augmentation or normalised floats: none is done here.
-                The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so that a
-                file from a stranger runs no code.
+                The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so
+                that an untrusted file runs no code.
     Licence     None stated by its authors; made for research. Not distributed with this project.
     Cite        A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
@@ -27,10 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.io import safe_pickle, tfds
-from tasks.io.archives import opened
-from tasks.io.sources import CIFAR10, find
-from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
-from tasks.task import Absent, Archive, Arrays, DataError, Request, Task
+from tasks.io.archives import open_source
+from tasks.io.sources import CIFAR10, find_parts
+from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
+from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -48,15 +49,17 @@ Pictures = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Rules:
+class ImageConfig:
+    """The held-out split."""
+
     validation: float = 0.1
-    """Share of the 50,000 that is held out of training."""
+    """Share of the 50,000 training pictures that is held out of training."""
 
 
 def grey(colours: np.ndarray) -> np.ndarray:
-    """Grey levels uint8 [..., 1024] of pictures uint8 [..., 3, 32, 32].
+    """Converts pictures uint8 [..., 3, 32, 32] to grey levels uint8 [..., 1024].
 
-    Truncating after a multiplication by 255.5, and the order of the float32 operations, are TensorFlow's.
+    The truncation after multiplying by 255.5 and the order of the float32 operations are TensorFlow's.
     """
     unit = colours.astype(np.float32) * np.float32(1 / 255)
     red, green, blue = np.moveaxis(unit, -3, 0)
@@ -65,28 +68,28 @@ def grey(colours: np.ndarray) -> np.ndarray:
     return out.reshape(*out.shape[:-2], 1024)
 
 
-def _files(path: Path) -> list[Path]:
-    """The files at `path`: the binary version, else the Python version."""
+def _find_files(path: Path) -> list[Path]:
+    """Finds the files in `path`: the binary version, else the Python version."""
     names = (*_BATCHES, "test_batch")
     try:
-        return find(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
-    except Absent:
-        with contextlib.suppress(Absent):
-            return find(path, ("cifar-10-batches-py",), names, PYTHON, "CIFAR-10")
+        return find_parts(path, ("cifar-10-batches-bin",), [f"{name}.bin" for name in names], CIFAR10, "CIFAR-10")
+    except SourceNotFound:
+        with contextlib.suppress(SourceNotFound):
+            return find_parts(path, ("cifar-10-batches-py",), names, PYTHON, "CIFAR-10")
         raise
 
 
 def read_binary(file: Path) -> Pictures:
-    """A batch of the binary version: records of a class and 3,072 bytes. Raises `DataError` naming it."""
+    """Reads a batch of the binary version: records of a class and 3,072 bytes. Raises `DataError` naming the file."""
     data = np.fromfile(file, np.uint8)
     if not len(data) or len(data) % _RECORD:
         raise DataError(f"{file}: {len(data):,} bytes are not whole records of {_RECORD:,}: fetch it again")
     records = data.reshape(-1, _RECORD)
-    return _checked(file, records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
+    return _check_classes(file, records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
 
 
 def read_python(file: Path) -> Pictures:
-    """A batch of the Python version, read without unpickling. Raises `DataError` naming the file."""
+    """Reads a batch of the Python version, without unpickling. Raises `DataError` naming the file."""
     batch = safe_pickle.read(file)
     data, labels = batch.get("data"), batch.get("labels")
     if not isinstance(data, safe_pickle.Array) or not isinstance(labels, list) or data.shape != (len(labels), 3072):
@@ -94,70 +97,72 @@ def read_python(file: Path) -> Pictures:
     if data.dtype != "u1" or not all(isinstance(label, int) and 0 <= label < 256 for label in labels):
         raise DataError(f"{file}: not a CIFAR-10 batch, which has bytes and classes")
     pictures = np.frombuffer(data.content, np.uint8).reshape(-1, 3, 32, 32)
-    return _checked(file, pictures, np.array(labels, np.uint8))
+    return _check_classes(file, pictures, np.array(labels, np.uint8))
 
 
-def _checked(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
+def _check_classes(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
     if labels.max(initial=0) > 9:
         raise DataError(f"{file}: class {labels.max()} in a set of ten classes: it is not a CIFAR-10 batch")
     return pictures, labels
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[str, Pictures]]:
-    for file in _files(folder):
+def _read_folder(folder: Path) -> Iterator[tuple[str, Pictures]]:
+    for file in _find_files(folder):
         split = "test" if file.name.startswith("test") else "train"
         yield split, (read_binary if file.suffix == ".bin" else read_python)(file)
 
 
-def _from_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
+def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
     for split in ("train", "test"):
-        examples = list(tfds.examples(folder, split))
+        examples = list(tfds.read_examples(folder, split))
         pictures = np.stack([example["image"] for example in examples]).transpose(0, 3, 1, 2)
         yield split, (pictures, np.array([example["label"] for example in examples], np.uint8))
 
 
-def build(request: Request) -> Arrays:
-    """Grey pictures from a folder, an archive or TFDS's copy. Raises `DataError`."""
+def build(request: BuildRequest) -> RawDataset:
+    """Builds Image from a folder, an archive or a TFDS copy. Raises `DataError`."""
     if request.length != 1024:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.notes(path))
+        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.copy_notes(path))
     archive = PYTHON if path.name == PYTHON.name else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
     def wanted(name: str) -> bool:
         return Path(name).name.removesuffix(".bin") in names
 
-    with opened(request, archive, wanted, 400_000_000) as (folder, notes):
-        return _arrays(request, _from_folder(folder), f"CIFAR-10 ({path.name})", notes)
+    with open_source(request, archive, wanted, 400_000_000) as (folder, notes):
+        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", notes)
 
 
-def _arrays(request: Request, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]) -> Arrays:
+def _assemble(
+    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
+) -> RawDataset:
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    where: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    rows = 0
+    row_numbers: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    total = 0
     for split, (colours, classes) in batches:
         for start in range(0, len(colours), 1000):  # floats of all pictures at once would need a gigabyte
             levels.append(grey(colours[start : start + 1000]))
-        digests[split] += [digest(picture.tobytes()) for picture in colours]
+        digests[split] += [content_digest(picture.tobytes()) for picture in colours]
         labels[split].append(classes)
-        where[split].append(np.arange(rows, rows + len(classes)))
-        rows += len(classes)
+        row_numbers[split].append(np.arange(total, total + len(classes)))
+        total += len(classes)
     order, label = {}, {}
     for split in ("train", "test"):
         label[split] = np.concatenate(labels[split])
-        place = canonical(digests[split], label[split])
-        order[split], label[split] = np.concatenate(where[split])[place], label[split][place]
+        by_content = canonical_order(digests[split], label[split])
+        order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
     notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
-    kept, held = stratified(label["train"], request.rules.validation, request.seed)
+    kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]
     values = np.concatenate(levels)[np.concatenate(parts)]
     classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
     splits = consecutive(classes, [len(part) for part in parts])
-    return Arrays(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
+    return RawDataset(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
 
 
 IMAGE = Task(
@@ -168,9 +173,9 @@ IMAGE = Task(
     length=1024,
     chance=0.1,
     build=build,
-    rules=Rules(),
+    rules=ImageConfig(),
     sources=("folder", "tfds"),
-    inputs=_files,
+    inputs=_find_files,
     archive=CIFAR10,
     tfds="cifar10",
     summary="grey CIFAR-10 pictures as 1,024 pixels; ten classes",

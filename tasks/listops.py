@@ -1,4 +1,4 @@
-"""ListOps: the value of a nested list expression (Nangia & Bowman 2018, arXiv:1804.06028).
+"""ListOps: evaluate a nested list expression (Nangia & Bowman 2018, arXiv:1804.06028).
 
 Data card
     What        `[MAX 2 9 [MIN 4 7 ] 0 ]` → 9. Operators MIN, MAX, MED (median, truncated to an integer) and SM
@@ -9,10 +9,10 @@ Data card
                 `basic_{train,val,test}.tsv` of the benchmark's release.
     Decided     The closing bracket is a token (an early release dropped it, which makes the task unlearnable).
                 The vocabulary is fixed, so that ids never depend on a split or on a hash seed. Round brackets
-                carry no meaning and are removed. An expression is never cut by the generator: at a shorter
-                `length` the expressions are shorter. A release's rows that are longer are cut, and counted.
-    Also        `listops_short`: the same rules with short expressions, for laptops and tests. Not comparable
-                with published numbers, and named so.
+                carry no meaning and are removed. The generator never cuts an expression: at a shorter `length`
+                it draws shorter ones. Longer rows of a release are cut and counted.
+    Also        `listops_short`: the same rules with short expressions, for laptops and tests; not comparable
+                with published numbers.
     Licence     Generated data has none; the release is Apache-2.0.
 """
 
@@ -25,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.io.archives import opened
-from tasks.io.generate import distinct
-from tasks.io.sources import LRA_RELEASE, find
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+from tasks.io.archives import open_source
+from tasks.io.generate import draw_distinct
+from tasks.io.sources import LRA_RELEASE, find_parts
+from tasks.io.splits import consecutive
+from tasks.task import BuildRequest, DataError, RawDataset, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 VOCABULARY = (*"0123456789", *OPERATORS, "]")
@@ -37,12 +38,12 @@ _OPERATOR, _CLOSE = 10, 14
 FILES = tuple(f"basic_{part}.tsv" for part in ("train", "val", "test"))
 _IDS = {token: value for value, token in enumerate(VOCABULARY)}
 _CANDIDATES = 8192
-"""Trees a block draws: a constant of the stream, so changing it changes the data (and the version)."""
+"""Trees drawn per block: a constant of the stream, so changing it changes the data (and the version)."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What expressions are drawn; the defaults are the benchmark's."""
+class ListOpsConfig:
+    """Which expressions to draw, and how many; the defaults are the benchmark's."""
 
     max_depth: int = 10
     """Depth of the deepest digit; the root has depth 1."""
@@ -57,7 +58,7 @@ class Rules:
 
 
 def evaluate(values: np.ndarray) -> int:
-    """The value of one expression given as raw values [n]. Raises `DataError` on one that isn't well formed."""
+    """Evaluates one expression, given as raw values [n]. Raises `DataError` if it is not well formed."""
     stack: list[list[int]] = [[]]
     for value in values.tolist():
         if value < _OPERATOR:
@@ -86,7 +87,7 @@ def _apply(operator: int, args: list[int]) -> int:
 
 
 def parse(text: str) -> np.ndarray:
-    """Raw values uint8 [n] of an expression's text. Raises `DataError` on an unknown token."""
+    """Converts an expression's text to raw values uint8 [n]. Raises `DataError` on an unknown token."""
     try:
         return np.array([_IDS[t] for t in text.replace("(", " ").replace(")", " ").split()], np.uint8)
     except KeyError as unknown:
@@ -96,18 +97,23 @@ def parse(text: str) -> np.ndarray:
 # --- the generator -----------------------------------------------------------------------------------
 
 
-def draw_block(rules: Rules, seed: int, block: int) -> list[tuple[bytes, int]]:
-    """The expressions of one block of the stream, as (raw values, answer) in a fixed order.
+def draw_block(rules: ListOpsConfig, seed: int, block: int) -> list[tuple[bytes, int]]:
+    """Draws one block of the stream: expressions as (raw values, answer), in a fixed order.
 
-    A block draws `_CANDIDATES` trees, all at once and level by level, and keeps those of the right length:
-    nearly all work is spent on array operations over a level. Depends on (rules, seed, block) only.
+    A block draws `_CANDIDATES` trees at once, level by level, and keeps those of the right length: nearly all
+    work is spent on array operations over one level. The result depends on (rules, seed, block) only.
+
+    Args:
+        rules: which expressions to draw.
+        seed: the stream.
+        block: the block's number.
     """
     rng = np.random.default_rng([seed, block])
-    levels, lengths = _structures(rng, rules)
+    levels, lengths = _draw_shapes(rng, rules)
     kept = (lengths > rules.min_length) & (lengths < rules.max_length)
     if not kept.any():
         return []
-    values, sizes = _fill(rng, [arity[kept[tree]] for tree, arity in levels])
+    values, sizes = _draw_symbols(rng, [arity[kept[tree]] for tree, arity in levels])
     flat = _flatten(values, sizes)
     ends = np.cumsum(sizes[0])
     answers = values[0][1]
@@ -115,8 +121,10 @@ def draw_block(rules: Rules, seed: int, block: int) -> list[tuple[bytes, int]]:
     return [(data[end - size : end], int(a)) for end, size, a in zip(ends, sizes[0], answers, strict=True)]
 
 
-def _structures(rng: np.random.Generator, rules: Rules) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Shapes of the trees: a level's (tree, arity) for each node in order (arity 0 is a digit); trees' lengths.
+def _draw_shapes(
+    rng: np.random.Generator, rules: ListOpsConfig
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Draws the trees' shapes. Returns (tree, arity) of the nodes of each level (arity 0 is a digit), and lengths.
 
     A tree that has grown too long is not grown further: its length only has to stay out of range.
     """
@@ -140,10 +148,13 @@ def _structures(rng: np.random.Generator, rules: Rules) -> tuple[list[tuple[np.n
     return levels, lengths
 
 
-def _fill(
+def _draw_symbols(
     rng: np.random.Generator, arities: list[np.ndarray]
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[np.ndarray]]:
-    """Symbols and answers, from the leaves up: a level's (symbol, answer) and its subtrees' sizes in tokens."""
+    """Draws symbols and evaluates them, from the leaves up.
+
+    Returns (symbol, answer) of the nodes of each level, and the sizes of their subtrees in tokens.
+    """
     values: list[tuple[np.ndarray, np.ndarray]] = []
     sizes: list[np.ndarray] = []
     below, below_size = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -171,45 +182,42 @@ def _fill(
 
 
 def _flatten(values: list[tuple[np.ndarray, np.ndarray]], sizes: list[np.ndarray]) -> np.ndarray:
-    """All expressions one after the other, uint8: every node's place follows from its parent's and its sizes."""
+    """Concatenates all expressions, uint8: a node's position follows from its parent's and the subtree sizes."""
     out = np.empty(int(sizes[0].sum()), np.uint8)
-    place = np.cumsum(sizes[0]) - sizes[0]
+    position = np.cumsum(sizes[0]) - sizes[0]
     for depth, ((symbol, _), size) in enumerate(zip(values, sizes, strict=True)):
-        out[place] = symbol
+        out[position] = symbol
         operator = symbol >= _OPERATOR
-        out[place[operator] + size[operator] - 1] = _CLOSE
+        out[position[operator] + size[operator] - 1] = _CLOSE
         if depth + 1 == len(sizes) or not operator.any():
             break
-        # Children lie one after the other behind their parent; the parents' own two tokens set them apart.
+        # Children follow their parent one after the other; between families are the parents' own two tokens.
         child = sizes[depth + 1]
         before = np.cumsum(child) - child
         parent_span = size[operator] - 2
         first = np.cumsum(parent_span) - parent_span
         parent = np.searchsorted(first, before, side="right") - 1
-        place = place[operator][parent] + 1 + before - first[parent]
+        position = position[operator][parent] + 1 + before - first[parent]
     return out
 
 
-def _generate(request: Request) -> Arrays:
-    rules: Rules = replace(request.rules, max_length=min(request.rules.max_length, request.length))
+def _generate(request: BuildRequest) -> RawDataset:
+    rules: ListOpsConfig = replace(request.rules, max_length=min(request.rules.max_length, request.length))
     if not 2 <= rules.max_args <= 100 or rules.max_depth < 1:
         raise DataError("ListOps needs 2 ≤ max_args ≤ 100 and max_depth ≥ 1")
     if rules.min_length + 1 >= rules.max_length:
         raise DataError(
             f"no ListOps expression is longer than {rules.min_length} and shorter than {rules.max_length} tokens: "
-            "lower data.min_length or take a greater length"
+            "lower data.min_length or choose a greater length"
         )
     counts = [rules.train, rules.validation, rules.test]
     if min(counts) < 1:
         raise DataError("every split of ListOps needs at least one example")
-    examples = distinct(
+    examples = draw_distinct(
         partial(draw_block, rules, request.seed), sum(counts), "expressions", request.workers, request.report
     )
     values, lengths, labels = _pack(examples, request.length)
-    index = np.arange(len(labels), dtype=np.int32)[:, None]
-    cuts = np.cumsum([0, *counts])
-    splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
-    return Arrays(values, lengths, splits, f"generated (seed {request.seed})")
+    return RawDataset(values, lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
 
 
 def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,14 +232,14 @@ def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, n
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _files(path: Path) -> list[Path]:
-    """The three TSVs: at `path`, or in `listops-1000` or `lra_release/listops-1000` below it; or the archive."""
+def _find_files(path: Path) -> list[Path]:
+    """Finds the three TSVs in `path`, or in `listops-1000` or `lra_release/listops-1000` below it; or the archive."""
     roots = ("listops-1000", "lra_release/listops-1000", "lra_release/lra_release/listops-1000")
-    return find(path, roots, FILES, LRA_RELEASE, "ListOps")
+    return find_parts(path, roots, FILES, LRA_RELEASE, "ListOps")
 
 
 def read_tsv(file: Path) -> list[tuple[bytes, int]]:
-    """(raw values, answer) for each row of one of the release's TSVs. Raises `DataError` naming file and line."""
+    """Reads (raw values, answer) from each row of a TSV of the release. Raises `DataError` naming file and line."""
     examples = []
     try:
         with open(file, encoding="ascii", newline="") as lines:
@@ -251,25 +259,23 @@ def read_tsv(file: Path) -> list[tuple[bytes, int]]:
     return examples
 
 
-def _wanted(name: str) -> bool:
+def _is_wanted(name: str) -> bool:
     return Path(name).name in FILES
 
 
-def _read(request: Request) -> Arrays:
-    with opened(request, LRA_RELEASE, _wanted, 1_000_000_000) as (folder, unverified):
-        parts = [read_tsv(file) for file in _files(folder)]
+def _read(request: BuildRequest) -> RawDataset:
+    with open_source(request, LRA_RELEASE, _is_wanted, 1_000_000_000) as (folder, unverified):
+        parts = [read_tsv(file) for file in _find_files(folder)]
     examples = [example for part in parts for example in part]
     values, lengths, labels = _pack(examples, request.length)
-    index = np.arange(len(labels), dtype=np.int32)[:, None]
-    cuts = np.cumsum([0, *map(len, parts)])
-    splits = {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    splits = consecutive(labels, [len(part) for part in parts])
     cut = sum(len(data) > request.length for data, _ in examples)
     notes = [*unverified, *([f"{cut} expressions longer than {request.length} tokens were cut"] if cut else [])]
-    return Arrays(values, lengths, splits, "lra_release", tuple(notes))
+    return RawDataset(values, lengths, splits, "lra_release", tuple(notes))
 
 
-def build(request: Request) -> Arrays:
-    """ListOps from the generator or from a folder. Raises `DataError`."""
+def build(request: BuildRequest) -> RawDataset:
+    """Builds ListOps from the generator or from a folder. Raises `DataError`."""
     return _generate(request) if request.source == "generate" else _read(request)
 
 
@@ -281,9 +287,9 @@ LISTOPS = Task(
     length=2000,
     chance=0.1,
     build=build,
-    rules=Rules(),
+    rules=ListOpsConfig(),
     sources=("generate", "folder"),
-    inputs=_files,
+    inputs=_find_files,
     archive=LRA_RELEASE,
     summary="nested list operators, up to 2,000 tokens; ten answers",
     names=tuple("0123456789"),
@@ -294,7 +300,9 @@ LISTOPS_SHORT = replace(
     LISTOPS,
     name="listops_short",
     length=64,
-    rules=Rules(max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000),
+    rules=ListOpsConfig(
+        max_depth=4, max_args=5, min_length=4, max_length=64, train=48_000, validation=2_000, test=2_000
+    ),
     sources=("generate",),
     inputs=None,
     archive=None,

@@ -1,10 +1,10 @@
-"""Retrieval: the bytes of two papers; does one cite the other? (ACL Anthology Network, Radev et al. 2009)
+"""Retrieval: does one of two papers, given as bytes, cite the other? (ACL Anthology Network, Radev et al. 2009)
 
 Data card
     What        Two papers of computational linguistics as sequences of bytes, each cut at the length
                 (4,000); 1 where one cites the other.
     From        `new_aan_pairs.{train,eval,test}.tsv` of the benchmark's release: 147,086 / 18,090 /
-                17,437 pairs of some ten thousands of papers. It is in no other place, and cannot be
+                17,437 pairs of some ten thousand papers. There is no other source, and it cannot be
                 generated.
     Decided     A line is label, id, id, text, text between tabs. There is no header and no quoting: a
                 quote is a character of the text (a reader of CSV would join lines at unbalanced ones).
@@ -30,44 +30,47 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.files import Progress
 from tasks.io.npy_writer import Table
-from tasks.io.sources import LRA_RELEASE, find
-from tasks.io.splits import digest
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Task
+from tasks.io.sources import LRA_RELEASE, find_parts
+from tasks.io.splits import content_digest
+from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
 
 FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))
 COUNTS = (147_086, 18_090, 17_437)
 _LONGEST = 1 << 26
-"""Bytes of a line; the longest that are known have some hundred thousand."""
+"""Limit on the bytes of a line; the longest known lines have some hundred thousand."""
 _LABELS = {b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1}
 _BLOCK = 256
-"""Documents that wait in memory to be written together."""
+"""Documents that are buffered and written together."""
 
 Pair = tuple[int, bytes, bytes]
 
 
 @dataclass(frozen=True)
-class Rules:
-    """There is nothing to choose."""
+class RetrievalConfig:
+    """Retrieval has no settings."""
 
 
-def _files(path: Path) -> list[Path]:
+def _find_files(path: Path) -> list[Path]:
     roots = ("tsv_data", "lra_release/tsv_data", "lra_release/lra_release/tsv_data")
-    return find(path, roots, FILES, LRA_RELEASE, "Retrieval")
+    return find_parts(path, roots, FILES, LRA_RELEASE, "Retrieval")
 
 
-def read_pairs(file: Path, allow_unverified: bool, foreign: list[int]) -> Iterator[Pair]:
-    """(class, text, text) for each line of a TSV, one line at a time.
+def read_pairs(file: Path, allow_unverified: bool, not_utf8: list[int]) -> Iterator[Pair]:
+    """Yields (class, text, text) for each line of a TSV, one line at a time.
 
-    Counts lines that are not UTF-8 in `foreign[0]` where `allow_unverified` lets them pass.
+    Args:
+        file: the TSV.
+        allow_unverified: accept lines that are not UTF-8.
+        not_utf8: one counter, raised for each line that is not UTF-8.
 
     Raises:
-        DataError: naming file and line.
+        DataError: the file is malformed; the message names file and line.
     """
     with open(file, "rb") as lines:
-        # A file without line ends must not be read as one line of any size.
+        # The limit: a file without line ends must not be read as one huge line.
         for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
             fields = line.rstrip(b"\r\n").split(b"\t")
             if len(fields) != 5:
@@ -86,57 +89,58 @@ def read_pairs(file: Path, allow_unverified: bool, foreign: list[int]) -> Iterat
                         f"{file}, line {number}: byte {error.start} is not UTF-8 ({error.reason}): the copy "
                         "was re-encoded or is damaged; take its bytes as they are with --allow_unverified"
                     ) from None
-                foreign[0] += 1
+                not_utf8[0] += 1
             yield label, fields[3], fields[4]
 
 
 class _Documents:
-    """The table, growing on disk. In memory there are 16 bytes a document, to know it again."""
+    """The table of distinct documents, growing on disk; a 16-byte digest per document is kept in memory."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.rows: dict[bytes, int] = {}
         self.lengths: list[int] = []
-        self._waiting: list[bytes] = []
+        self._buffer: list[bytes] = []
 
     def row(self, text: bytes) -> int:
-        """The row of a document, which is added where it is new."""
+        """The row of a document; a new document is appended."""
         cut = text[: self.table.length]
-        row = self.rows.setdefault(digest(cut), len(self.lengths))
+        row = self.rows.setdefault(content_digest(cut), len(self.lengths))
         if row == len(self.lengths):
             self.lengths.append(len(cut))
-            self._waiting.append(cut)
-            if len(self._waiting) == _BLOCK:
+            self._buffer.append(cut)
+            if len(self._buffer) == _BLOCK:
                 self.flush()
         return row
 
     def flush(self) -> None:
-        block = np.zeros((len(self._waiting), self.table.length), np.uint8)
-        for place, text in zip(block, self._waiting, strict=True):
-            place[: len(text)] = np.frombuffer(text, np.uint8)
+        """Writes the buffered documents."""
+        block = np.zeros((len(self._buffer), self.table.length), np.uint8)
+        for row, text in zip(block, self._buffer, strict=True):
+            row[: len(text)] = np.frombuffer(text, np.uint8)
         self.table.add(block)
-        self._waiting.clear()
+        self._buffer.clear()
 
 
-def build(request: Request) -> Arrays:
-    """The pairs from a folder or the release's archive. Raises `DataError`."""
+def build(request: BuildRequest) -> RawDataset:
+    """Builds Retrieval from a folder or the release's archive. Raises `DataError`."""
     path = Path(request.source)
 
     def wanted(name: str) -> bool:
         return Path(name).name in FILES
 
-    with opened(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
-        return _arrays(request, _files(folder), f"lra_release ({path.name})", notes)
+    with open_source(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
+        return _assemble(request, _find_files(folder), f"lra_release ({path.name})", notes)
 
 
-def _arrays(request: Request, files: list[Path], source: str, notes: list[str]) -> Arrays:
+def _assemble(request: BuildRequest, files: list[Path], source: str, notes: list[str]) -> RawDataset:
     splits: dict[str, Split] = {}
-    progress, foreign = Progress(request.report), [0]
+    progress, not_utf8 = Progress(request.report), [0]
     with Table(request.scratch, request.length) as table:
         documents = _Documents(table)
         for split, file in zip(SPLITS, files, strict=True):
             index, labels = array("i"), bytearray()
-            for label, *texts in read_pairs(file, request.allow_unverified, foreign):
+            for label, *texts in read_pairs(file, request.allow_unverified, not_utf8):
                 index.extend(documents.row(text) for text in texts)
                 labels.append(label)
                 progress(lambda: f"{len(documents.lengths):,} documents, {len(labels):,} {split} pairs")  # noqa: B023
@@ -153,9 +157,9 @@ def _arrays(request: Request, files: list[Path], source: str, notes: list[str]) 
     full = int((lengths == request.length).sum())
     if full:
         notes.append(f"{full:,} of {len(lengths):,} documents fill the length: longer ones were cut")
-    if foreign[0]:
-        notes.append(f"{foreign[0]:,} lines are not UTF-8")
-    return Arrays(table.array(), lengths, splits, source, tuple(notes))
+    if not_utf8[0]:
+        notes.append(f"{not_utf8[0]:,} lines are not UTF-8")
+    return RawDataset(table.array(), lengths, splits, source, tuple(notes))
 
 
 RETRIEVAL = Task(
@@ -166,9 +170,9 @@ RETRIEVAL = Task(
     length=4000,
     chance=0.5,
     build=build,
-    rules=Rules(),
+    rules=RetrievalConfig(),
     sources=("folder",),
-    inputs=_files,
+    inputs=_find_files,
     archive=LRA_RELEASE,
     pair=True,
     summary="two papers as bytes: does one cite the other",

@@ -1,9 +1,8 @@
-"""The contract every task keeps: what a task says of itself, and the arrays it gives.
+"""The contract of a task: its description, and the arrays it builds.
 
-A task is arrays. It knows nothing of models, training or records, and imports neither JAX nor
-TensorFlow (a source that needs TensorFlow imports it when it is read).
+A task knows nothing of models, training or records. A source that needs TensorFlow imports it only when it is read.
 
-Notation: M documents in the table, N examples in a split, L the length, P = 1 or 2 documents an example.
+Notation: M documents in the table, N examples in a split, L the length, P = 1 or 2 documents per example.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ SPLITS = ("train", "validation", "test")
 
 
 class DataError(Exception):
-    """Data that is missing, damaged or not what it claims to be. One line that says what to do."""
+    """Data is missing, damaged or not what it claims to be. The message is one line and says what to do."""
 
 
-class Absent(DataError):
-    """A place that holds nothing of the task: the next source may have it."""
+class SourceNotFound(DataError):
+    """A folder holds none of the task's data; another source may."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: which rows of the table make each example, and its class."""
+    """One split: for each example, its rows in the table and its class."""
 
     index: np.ndarray
     """Rows of the table, int32 [N, P]."""
@@ -37,8 +36,8 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """What a task's `build` returns: the table of documents and the splits that point into it.
+class RawDataset:
+    """A task's data as its `build` returns them: the table of documents and the splits that point into it.
 
     Every document is stored once, as raw values 0 … vocab − 2 in the smallest integer type. The token id
     is value + 1 within the document's length and 0 (padding) after it, so that padding can never be
@@ -46,17 +45,17 @@ class Arrays:
     """
 
     values: np.ndarray
-    """uint8 [M, L]; what lies beyond a document's length is 0 and carries no meaning.
+    """uint8 [M, L]; values beyond a document's length are 0 and carry no meaning.
 
-    May be mapped from a file (`tasks.io.npy_writer`): Path-X is 3.3 GB.
+    May be memory-mapped from a file (`tasks.io.npy_writer`): Path-X is 3.3 GB.
     """
     lengths: np.ndarray
     """int32 [M], at most L."""
     splits: dict[str, Split]
     source: str
-    """Where the bytes came from, for people: 'generated (seed 0)', 'tfds imdb_reviews 1.0.0'."""
+    """Where the bytes came from, for display: 'generated (seed 0)', 'tfds imdb_reviews 1.0.0'."""
     notes: tuple[str, ...] = ()
-    """What a user should know of this copy: examples cut, skipped or dropped."""
+    """Remarks on this copy for the user: examples cut, skipped or dropped."""
 
     def majority(self, split: str = "test") -> float:
         """Accuracy of always answering the split's most frequent class."""
@@ -65,13 +64,13 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Splits(Arrays):
-    """A task's arrays as loaded from the cache, with what identifies them."""
+class Dataset(RawDataset):
+    """A task's data as loaded from the cache, with their fingerprint and sizes."""
 
     fingerprint: str = ""
-    """sha-256 over the contents and the settings that made them (hexadecimal)."""
+    """sha-256 over the contents and the settings that produced them (hexadecimal)."""
     vocab: int = 0
-    """Token ids are 0 … vocab − 1; 0 is padding and nothing else is."""
+    """Token ids are 0 … vocab − 1; only 0 is padding."""
     classes: int = 0
 
     def tokens(self, rows: np.ndarray) -> np.ndarray:
@@ -81,41 +80,42 @@ class Splits(Arrays):
 
 
 @dataclass(frozen=True)
-class Request:
-    """One call for data, handed to a task's `build`."""
+class BuildRequest:
+    """The arguments of a task's `build`."""
 
     length: int
     """Documents are cut or padded to this many tokens."""
     seed: int
-    """Seeds generators and held-out splits; training seeds have no part in it."""
+    """Seeds generators and held-out splits; independent of the training seeds."""
     source: str
     """'generate', or the path of a folder or archive ('auto' and 'tfds' have been resolved by then)."""
     rules: Any
     """The task's frozen dataclass of settings."""
     workers: int
-    """Processes that may be used. Never changes a result."""
+    """Maximum number of processes. Never changes a result."""
     report: Callable[[str], None]
-    """Takes a line on how far the work is."""
+    """Receives one-line progress messages."""
     scratch: Path | None = None
-    """Where large arrays are written as they grow and archives are unpacked; None is the system's place."""
+    """Folder for growing arrays and unpacked archives; None means the system's temporary folder."""
     allow_unverified: bool = False
-    """Take data that is not what was published (a checksum, a count, an encoding differs), and note it."""
+    """Accept data that differs from the published data (in checksum, counts or encoding), and note it."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that can be downloaded: where it lives and what it has to be."""
+    """A file to download, and how to verify it."""
 
     url: str
     size: int = 0
-    """Bytes; 0 where nobody has published it."""
+    """Bytes; 0 if not published."""
     sha256: str = ""
-    """Empty where nobody has published one."""
+    """Empty if not published."""
     unpacked: str = ""
-    """What it unpacks to, for people."""
+    """The folder it unpacks to, for messages."""
 
     @property
     def name(self) -> str:
+        """The file's name."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -126,33 +126,33 @@ SourceKind = Literal["generate", "tfds", "folder"]
 class Task:
     """A task of the benchmark.
 
-    `build(request)` makes the arrays; `inputs(path)` names the files a folder source would be read from
-    (their sizes and times are part of the cache's key), and raises `Absent` where the place holds nothing of
-    this task, another `DataError` where it holds a part of it. Which source `auto` takes: `tasks.io.sources`.
+    `build(request)` builds the arrays. `inputs(path)` lists the files that a folder source is read from (their sizes
+    and times are part of the cache key); it raises `SourceNotFound` if `path` holds none of the task's data, and
+    another `DataError` if it holds only part. `tasks.io.sources` says which source `auto` takes.
     """
 
     name: str
     version: str
-    """Raised whenever the same settings would give other arrays. Two versions' records are never averaged."""
+    """Raised whenever the same settings would give other arrays. Records of different versions are never averaged."""
     vocab: int
     classes: int
     length: int
-    """The benchmark's own length."""
+    """The benchmark's sequence length."""
     chance: float
-    """Accuracy of guessing, as the field quotes it; the majority class of a test split is measured apart."""
-    build: Callable[[Request], Arrays]
+    """Accuracy of guessing, as usually quoted; the accuracy of the majority class is measured from the data."""
+    build: Callable[[BuildRequest], RawDataset]
     rules: Any
     sources: tuple[SourceKind, ...]
     inputs: Callable[[Path], list[Path]] | None = None
     archive: Archive | None = None
-    """The download that holds the task."""
+    """The download that contains the task."""
     tfds: str = ""
-    """Name (and configuration) in TensorFlow Datasets, as its folder has it: 'imdb_reviews/plain_text'."""
+    """Name (and configuration) in TensorFlow Datasets, as in its folder's path: 'imdb_reviews/plain_text'."""
     pair: bool = False
     summary: str = ""
     shape: tuple[int, ...] = field(default=())
-    """How a picture's pixels are laid out; empty for text."""
+    """Height and width of a picture; empty for text."""
     names: tuple[str, ...] = ()
-    """What the classes mean, for people."""
+    """Names of the classes, for display."""
     alphabet: tuple[str, ...] = ()
-    """What the values mean, for people; empty for bytes and pixels."""
+    """Symbols of the values, for display; empty for bytes and pixels."""

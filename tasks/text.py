@@ -1,4 +1,4 @@
-"""Text: the bytes of IMDb reviews; is the film liked? (Maas et al. 2011)
+"""Text: classify IMDb reviews, as bytes, by sentiment (Maas et al. 2011)
 
 Data card
     What        A film review as a sequence of bytes, cut at the length; 0 is negative, 1 positive. The
@@ -8,12 +8,12 @@ Data card
                 25,000 reviews to train and 25,000 to test, half of them positive.
     Decided     The value is the byte and the token id is value + 1. White space at both ends is cut, as
                 TFDS does; nothing else is touched, and `<br />` stays. The official code selects on the
-                test split: here a tenth of train is held out, stratified and seeded, and test is left for
+                test split: here a tenth of train is held out, stratified and seeded, and test is only used for
                 one final score. Reviews are ordered by content, so that every copy gives the same splits.
                 The length is part of a result's name: accuracy grows with it.
     Traps       418 of the 50,000 reviews are copies of another, some of them across train and test: as
-                published. A byte that is not UTF-8 means a copy that was re-encoded, whose bytes are
-                other tokens: refused.
+                published. Bytes that are not UTF-8 mean a re-encoded copy, whose tokens differ: it is
+                refused.
     Licence     None stated; IMDb's reviews, collected for research. Not distributed with this project.
     Cite        A. L. Maas et al., "Learning word vectors for sentiment analysis", ACL 2011, P11-1015.
 """
@@ -28,30 +28,32 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tasks.io import tfds
-from tasks.io.archives import opened
-from tasks.io.sources import ACLIMDB, find
-from tasks.io.splits import canonical, check_counts, consecutive, digest, stratified
-from tasks.task import Arrays, DataError, Request, Task
+from tasks.io.archives import open_source
+from tasks.io.sources import ACLIMDB, find_parts
+from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
+from tasks.task import BuildRequest, DataError, RawDataset, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 _COUNTS = {"train": 25_000, "test": 25_000}
 
 Review = tuple[str, str, bytes, int]
-"""Split, a name for messages, contents, class."""
+"""(split, name for messages, content, class)"""
 
 
 @dataclass(frozen=True)
-class Rules:
+class TextConfig:
+    """The held-out split."""
+
     validation: float = 0.1
     """Share of the 25,000 training reviews that is held out of training."""
 
 
-def _files(path: Path) -> list[Path]:
-    return find(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
+def _find_files(path: Path) -> list[Path]:
+    return find_parts(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
 
 
-def _from_folder(path: Path) -> Iterator[Review]:
-    for folder in _files(path):
+def _read_folder(path: Path) -> Iterator[Review]:
+    for folder in _find_files(path):
         split, label = folder.parent.name, int(folder.name == "pos")
         with os.scandir(folder) as files:
             names = sorted(file.path for file in files if file.name.endswith(".txt"))
@@ -62,47 +64,47 @@ def _from_folder(path: Path) -> Iterator[Review]:
                 yield split, name, file.read(), label
 
 
-def _from_tfds(folder: Path) -> Iterator[Review]:
+def _read_tfds(folder: Path) -> Iterator[Review]:
     for split in ("train", "test"):
-        for number, example in enumerate(tfds.examples(folder, split)):
+        for number, example in enumerate(tfds.read_examples(folder, split)):
             yield split, f"{folder} {split} {number}", example["text"], int(example["label"])
 
 
-def _wanted(name: str) -> bool:
-    """Whether a member of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
+def _is_wanted(name: str) -> bool:
+    """Whether a file of the archive is a labelled review: 'aclImdb/train/pos/0_9.txt'."""
     path = PurePosixPath(name)
     return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
 
 
-def build(request: Request) -> Arrays:
-    """Reviews from a folder, an archive or TFDS's copy. Raises `DataError`."""
+def build(request: BuildRequest) -> RawDataset:
+    """Builds Text from a folder, an archive or a TFDS copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _arrays(request, _from_tfds(path), f"tfds imdb_reviews {path.name}", tfds.notes(path))
-    with opened(request, ACLIMDB, _wanted, 1_000_000_000) as (folder, notes):
-        return _arrays(request, _from_folder(folder), f"aclImdb ({path.name})", notes)
+        return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", tfds.copy_notes(path))
+    with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, notes):
+        return _assemble(request, _read_folder(folder), f"aclImdb ({path.name})", notes)
 
 
-def _arrays(request: Request, reviews: Iterable[Review], source: str, notes: list[str]) -> Arrays:
+def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, notes: list[str]) -> RawDataset:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
-    cut = foreign = 0
+    cut = not_utf8 = 0
     for split, name, content, label in reviews:
         text = content.strip()
         if not text:
             raise DataError(f"{name} is empty: the copy is damaged, fetch {ACLIMDB.url} again")
-        foreign += not _utf8(text, name, request.allow_unverified)
+        not_utf8 += not _check_utf8(text, name, request.allow_unverified)
         cut += len(text) > request.length
         texts[split].append(text[: request.length])
-        digests[split].append(digest(text))
+        digests[split].append(content_digest(text))
         labels[split].append(label)
-    if foreign:
-        notes.append(f"{foreign} reviews are not UTF-8")
+    if not_utf8:
+        notes.append(f"{not_utf8} reviews are not UTF-8")
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
     notes += check_counts(liked, _COUNTS, request.allow_unverified, "IMDb")
-    order = {split: canonical(digests[split], liked[split]) for split in texts}
-    kept, held = stratified(liked["train"][order["train"]], request.rules.validation, request.seed)
+    order = {split: canonical_order(digests[split], liked[split]) for split in texts}
+    kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
     parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]
     values = np.zeros((sum(map(len, order.values())), request.length), np.uint8)
     lengths = np.zeros(len(values), np.int32)
@@ -117,10 +119,11 @@ def _arrays(request: Request, reviews: Iterable[Review], source: str, notes: lis
     splits = consecutive(classes, [len(rows) for _, rows in parts])
     if cut:
         notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
-    return Arrays(values, lengths, splits, source, tuple(notes))
+    return RawDataset(values, lengths, splits, source, tuple(notes))
 
 
-def _utf8(text: bytes, name: str, allow: bool) -> bool:
+def _check_utf8(text: bytes, name: str, allow: bool) -> bool:
+    """Whether the text is UTF-8. Raises `DataError` if it is not and `allow` is False."""
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -141,9 +144,9 @@ TEXT = Task(
     length=4000,
     chance=0.5,
     build=build,
-    rules=Rules(),
+    rules=TextConfig(),
     sources=("folder", "tfds"),
-    inputs=_files,
+    inputs=_find_files,
     archive=ACLIMDB,
     tfds="imdb_reviews/plain_text",
     summary="IMDb reviews as bytes: liked or not",

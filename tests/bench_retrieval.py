@@ -35,10 +35,10 @@ def peak() -> int:
 def read(folder: str) -> None:
     """Reads a folder and prints bytes: the peak beyond the imports, and the table."""
     from tasks.retrieval import RETRIEVAL
-    from tasks.task import Request
+    from tasks.task import BuildRequest
 
     before = peak()
-    arrays = RETRIEVAL.build(Request(4000, 0, folder, RETRIEVAL.rules, 1, lambda line: None))
+    arrays = RETRIEVAL.build(BuildRequest(4000, 0, folder, RETRIEVAL.rules, 1, lambda line: None))
     print(peak() - before, arrays.values.nbytes)
 
 

@@ -35,7 +35,7 @@ from lra.train.loop import Hooks, Trainer
 from lra.train.step import State
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tasks.task import Splits
+from tasks.task import Dataset
 
 SHAPES = {
     "small (2 layers, 64 wide, L 64, batch 32)": (Shape(64, 4, 2, 64, 128, positions="learned"), 64, 32, 250),
@@ -44,12 +44,12 @@ SHAPES = {
 EXAMPLES = 2048
 
 
-def splits_of(length: int) -> Splits:
+def splits_of(length: int) -> Dataset:
     """Random text-like examples; validation and test are a few of them."""
     splits = random_splits(257, 2, False, length, EXAMPLES)
     train = splits.splits["train"]
     few = type(train)(train.index[:8], train.labels[:8])
-    return Splits(splits.values, splits.lengths, {"train": train, "validation": few, "test": few}, "", 257, 2)
+    return Dataset(splits.values, splits.lengths, {"train": train, "validation": few, "test": few}, "", 257, 2)
 
 
 class Contest:

@@ -20,7 +20,7 @@ from lra.train import device
 from lra.train.data import DeviceData, SplitArrays
 from lra.train.device import EnergyMeter
 from lra.train.step import Program, State, program_bytes
-from tasks.task import Split, Splits
+from tasks.task import Dataset, Split
 
 MIN_BLOCKS = 5
 SECONDS = 2.0
@@ -51,7 +51,7 @@ class Measured:
     """The GPU board's, over the timed training blocks."""
 
 
-def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int) -> Splits:
+def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int) -> Dataset:
     """One batch of documents of full length, with uniform tokens and labels."""
     rng = np.random.default_rng(0)
     documents = batch * (2 if pair else 1)
@@ -59,7 +59,7 @@ def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int)
     index = np.arange(documents, dtype=np.int32).reshape(batch, -1)
     split = Split(index, rng.integers(0, classes, batch).astype(np.uint8))
     lengths = np.full(documents, length, np.int32)
-    return Splits(values, lengths, {"train": split}, "random tokens", vocab=vocab, classes=classes)
+    return Dataset(values, lengths, {"train": split}, "random tokens", vocab=vocab, classes=classes)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Prepared:
     """What is known before anything has been timed."""
 
 
-def prepare(model: nnx.Module, splits: Splits, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
+def prepare(model: nnx.Module, splits: Dataset, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
     """Counts and compiles the training and the inference of `model`. `recipe.train.precision` must be resolved.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lra.train import data, distributed
-from tasks.task import Split, Splits
+from tasks.task import Dataset, Split
 
 
 class SplitArrays(NamedTuple):
@@ -48,7 +48,7 @@ def tokens_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
 class DeviceData:
     """All splits on the devices, a whole copy on each; the table is there once."""
 
-    def __init__(self, splits: Splits, sharding: jax.sharding.Sharding):
+    def __init__(self, splits: Dataset, sharding: jax.sharding.Sharding):
         values, lengths = distributed.put_replicated((np.asarray(splits.values), np.asarray(splits.lengths)), sharding)
 
         def put(split: Split) -> SplitArrays:
@@ -77,7 +77,7 @@ class StreamedData:
         mesh: the devices that share a batch, or None.
     """
 
-    def __init__(self, splits: Splits, batch: int, seeds: Sequence[int], mesh: jax.sharding.Mesh | None):
+    def __init__(self, splits: Dataset, batch: int, seeds: Sequence[int], mesh: jax.sharding.Mesh | None):
         self.splits, self.batch, self.seeds, self.mesh = splits, batch, tuple(seeds), mesh
         self.worker = ThreadPoolExecutor(1, "feed")
         self.pending: dict[tuple[int, int], Future[Batch]] = {}
@@ -117,7 +117,7 @@ class StreamedData:
         return Batch(*distributed.put_local_parts(self._gather(split, distributed.local_part(rows)), sharding))
 
 
-def fits(splits: Splits, device: jax.Device) -> bool:
+def fits(splits: Dataset, device: jax.Device) -> bool:
     """Whether the table may lie on a device: it takes at most a quarter of the memory that JAX has there."""
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")

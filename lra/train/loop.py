@@ -24,7 +24,7 @@ from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits
 from lra.train.step import Program, State, chunk_length, program_bytes
-from tasks.task import Splits
+from tasks.task import Dataset
 
 Tree = Any
 
@@ -93,7 +93,7 @@ class Hooks:
 
 def fit(
     models: Sequence[nnx.Module],
-    splits: Splits,
+    splits: Dataset,
     recipe: Recipe,
     seeds: Sequence[int],
     options: TrainOptions | None = None,
@@ -114,7 +114,7 @@ class Trainer:
     def __init__(
         self,
         models: Sequence[nnx.Module],
-        splits: Splits,
+        splits: Dataset,
         recipe: Recipe,
         seeds: Sequence[int],
         options: TrainOptions,

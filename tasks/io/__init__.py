@@ -1,1 +1,1 @@
-"""Reading, checking, caching and showing data."""
+"""Reads, verifies, caches and previews data."""

@@ -1,8 +1,8 @@
 """The cache of prepared arrays: plain `.npy` files that are memory-mapped when read.
 
-An entry is a folder `<task>-v<version>-L<length>-<hash>` with the arrays and `meta.json`, which names the
-settings that made them and each file's sha-256. An entry is written beside its place, synced and renamed,
-so what stands in its place is whole; it is checked again on every read.
+An entry is a folder `<task>-v<version>-L<length>-<hash>` with the arrays and `meta.json`, which holds the
+settings that produced them and the sha-256 of each file. An entry is written under a temporary name, synced and
+renamed, so an entry under its final name is complete; it is verified again on every read.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy as np
 
 from tasks.io import sources
 from tasks.io.files import locked, sha256, sync, writing
-from tasks.task import SPLITS, Arrays, DataError, Request, Split, Splits, Task
+from tasks.task import SPLITS, BuildRequest, DataError, Dataset, RawDataset, Split, Task
 
-_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that say nothing about the file that was to be read."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of an exhausted process or machine, which say nothing about the file."""
 
 
 class Unreadable(DataError):
-    """Data that cannot be read now, and may be whole: never a reason to make them anew."""
+    """Data cannot be read now but may be intact: never a reason to rebuild them."""
 
 
 def prepare(
@@ -44,12 +44,23 @@ def prepare(
     source_dir: Path | None = None,
     allow_unverified: bool = False,
 ) -> Path:
-    """Makes sure that the arrays are in the cache and whole; returns their entry's folder.
+    """Ensures that the task's arrays are in the cache and intact.
 
-    `source` is 'auto' (a cached copy whatever its source, real data before generated; else what
-    `tasks.io.sources` finds first), 'generate', 'tfds', 'download', or the path of a folder or archive.
-    `source_dir` is a folder of the user's that 'auto' and 'tfds' look into. `allow_unverified` takes data
-    that are not what was published (a copy with another checksum), and notes it in the entry.
+    Args:
+        task: the task.
+        length: sequence length.
+        seed: seeds the generator and the held-out split.
+        source: 'auto' (any cached copy, real data before generated; else the first source that
+            `tasks.io.sources` finds), 'generate', 'tfds', 'download', or the path of a folder or archive.
+        rules: the task's settings; by default `task.rules`.
+        cache: the cache's folder.
+        workers: maximum number of processes.
+        report: receives progress messages.
+        source_dir: a folder of the user's, which 'auto' and 'tfds' search.
+        allow_unverified: accept data that differs from the published data, and note it in the entry.
+
+    Returns:
+        The folder of the cache entry.
 
     Raises:
         DataError: no source has the data, they are damaged, or the cache cannot be written.
@@ -58,25 +69,25 @@ def prepare(
     settings = {"task": task.name, "version": task.version, "length": length, "seed": seed}
     settings["rules"] = dataclasses.asdict(rules)
     if source == "auto":
-        found = _find(cache, task, settings, report)
-        if found is not None:
-            return found
+        cached = _find_cached(cache, task, settings, report)
+        if cached is not None:
+            return cached
     origin = sources.resolve(
         task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
     )
     settings["source"] = origin.identity
-    entry = cache / f"{task.name}-v{task.version}-L{length}-{_digest(settings)[:12]}"
-    if _whole(entry, report):  # before the lock: a cache that can only be read will do
+    entry = cache / f"{task.name}-v{task.version}-L{length}-{_hash_json(settings)[:12]}"
+    if _is_whole(entry, report):  # before the lock: a read-only cache will do
         return entry
     with locked(cache, entry.name, report):
-        if _whole(entry, report):
+        if _is_whole(entry, report):
             return entry
-        request = Request(length, seed, origin.source, rules, workers, report, None, allow_unverified)
-        _make(task, entry, request, settings)
+        request = BuildRequest(length, seed, origin.source, rules, workers, report, None, allow_unverified)
+        _build_entry(task, entry, request, settings)
     return entry
 
 
-def _whole(entry: Path, report: Callable[[str], None]) -> bool:
+def _is_whole(entry: Path, report: Callable[[str], None]) -> bool:
     if not entry.exists():
         return False
     try:
@@ -84,34 +95,34 @@ def _whole(entry: Path, report: Callable[[str], None]) -> bool:
     except Unreadable:
         raise
     except DataError as damage:
-        report(f"{damage}: making it anew")
+        report(f"{damage}: rebuilding it")
         return False
     return True
 
 
-def _make(task: Task, entry: Path, request: Request, settings: dict[str, Any]) -> None:
-    """Builds the arrays and writes the entry: beside its place, synced, then renamed into it."""
-    beside = entry.with_name(f".{entry.name}.{os.getpid()}")
-    for left in entry.parent.glob(f".{entry.name}.*[0-9]"):  # by processes that were killed: we hold the lock
-        shutil.rmtree(left, ignore_errors=True)
+def _build_entry(task: Task, entry: Path, request: BuildRequest, settings: dict[str, Any]) -> None:
+    """Builds the arrays and writes the entry under a temporary name, syncs it and renames it."""
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+    for leftover in entry.parent.glob(f".{entry.name}.*[0-9]"):  # by killed processes: we hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         with writing(entry.parent):
-            beside.mkdir()
-            arrays = task.build(dataclasses.replace(request, scratch=beside))
-            _write(beside, arrays, settings, task)
+            temporary.mkdir()
+            arrays = task.build(dataclasses.replace(request, scratch=temporary))
+            _write_entry(temporary, arrays, settings, task)
             if entry.exists():
                 shutil.rmtree(entry)
-            os.rename(beside, entry)
+            os.rename(temporary, entry)
             sync(entry.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_entry(entry: Path) -> Splits:
-    """The arrays of a cache entry, memory-mapped.
+def open_entry(entry: Path) -> Dataset:
+    """Opens a cache entry: verifies its files and memory-maps the arrays.
 
     Raises:
-        Unreadable: this process may open no more files, or has no memory.
+        Unreadable: the process has run out of file descriptors or memory.
         DataError: the entry is damaged.
     """
     try:
@@ -126,7 +137,7 @@ def open_entry(entry: Path) -> Splits:
             return np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
         splits = {s: Split(array(f"{s}_index"), array(f"{s}_labels")) for s in SPLITS}
-        return Splits(
+        return Dataset(
             array("values"),
             array("lengths"),
             splits,
@@ -137,53 +148,53 @@ def open_entry(entry: Path) -> Splits:
             meta["classes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _refusal(entry, error) from None
+        raise _as_data_error(entry, error) from None
 
 
-def _refusal(entry: Path, error: Exception) -> DataError:
-    if isinstance(error, OSError) and error.errno in _WANT:
+def _as_data_error(entry: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return Unreadable(f"the cache entry {entry} cannot be read ({error.strerror})")
     return error if isinstance(error, DataError) else DataError(f"the cache entry {entry} is damaged ({error})")
 
 
 def describe(entry: Path) -> dict[str, Any]:
-    """An entry's `meta.json`: settings, source, notes, counts and fingerprint."""
+    """Reads an entry's `meta.json`: settings, source, notes, counts and fingerprint."""
     meta: dict[str, Any] = json.loads((entry / "meta.json").read_text())
     return meta
 
 
 def entries(cache: Path) -> list[Path]:
-    """All whole entries of a cache, by name."""
+    """All complete entries of a cache, sorted by name."""
     return sorted(meta.parent for meta in cache.glob("*/meta.json") if not meta.parent.name.startswith("."))
 
 
-def _find(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
-    found = []
+def _find_cached(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
+    candidates = []
     for entry in entries(cache):
         if entry.name.startswith(f"{task.name}-v{task.version}-L{settings['length']}-"):
             try:
-                made = describe(entry)["settings"]
-                if made | {"source": None} == settings | {"source": None}:
+                cached = describe(entry)["settings"]
+                if cached | {"source": None} == settings | {"source": None}:
                     open_entry(entry)
-                    found.append((made["source"]["kind"] == "generate", -entry.stat().st_mtime_ns, entry))
+                    candidates.append((cached["source"]["kind"] == "generate", -entry.stat().st_mtime_ns, entry))
             except (DataError, KeyError, ValueError, OSError) as error:
-                refusal = _refusal(entry, error)
+                refusal = _as_data_error(entry, error)
                 if isinstance(refusal, Unreadable):
                     raise refusal from None
-                report(f"{refusal}: left out")
-    return min(found)[2] if found else None
+                report(f"{refusal}: skipped")
+    return min(candidates)[2] if candidates else None
 
 
-def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -> None:
-    parts = {"values": arrays.values, "lengths": arrays.lengths}
+def _write_entry(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Task) -> None:
+    named_arrays = {"values": arrays.values, "lengths": arrays.lengths}
     for name, split in arrays.splits.items():
-        parts |= {f"{name}_index": split.index, f"{name}_labels": split.labels}
-    sums = {}
-    for name, array in parts.items():
+        named_arrays |= {f"{name}_index": split.index, f"{name}_labels": split.labels}
+    checksums = {}
+    for name, array in named_arrays.items():
         file = folder / f"{name}.npy"
-        if not _lies_at(file, array):
+        if not _is_mapped_from(file, array):
             _save(file, np.ascontiguousarray(array))
-        sums[file.name] = sha256(file)
+        checksums[file.name] = sha256(file)
     meta = {
         "settings": settings,
         "source": arrays.source,
@@ -196,7 +207,7 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
         "shape": task.shape,
         "names": task.names,
         "alphabet": task.alphabet,
-        "sha256": sums,
+        "sha256": checksums,
     }
     meta["fingerprint"] = _fingerprint(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
@@ -204,15 +215,15 @@ def _write(folder: Path, arrays: Arrays, settings: dict[str, Any], task: Task) -
     sync(folder)
 
 
-def _lies_at(file: Path, array: np.ndarray) -> bool:
-    """Whether the array is mapped from this very file, as a table of `tasks.io.npy_writer` is."""
+def _is_mapped_from(file: Path, array: np.ndarray) -> bool:
+    """Whether the array is already mapped from this file, as a table of `tasks.io.npy_writer` is."""
     if not isinstance(array, np.memmap) or array.filename is None or not file.exists():
         return False
     return os.path.samefile(array.filename, file)
 
 
 def _save(file: Path, array: np.ndarray) -> None:
-    """What `numpy.save` does, whose error does not say that the disk is full."""
+    """Saves like `numpy.save`, whose error does not say that the disk is full."""
     with open(file, "wb") as out:
         np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(array))
         out.write(array.data)
@@ -221,12 +232,12 @@ def _save(file: Path, array: np.ndarray) -> None:
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:
-    """The digest of the contents and of what made them. Where real data were read makes no difference."""
+    """Hashes the contents and the settings that produced them. Which copy of real data was read makes no difference."""
     settings = meta["settings"]
     generated = settings["source"]["kind"] == "generate"
-    made = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
-    return _digest({"made": made, "sha256": meta["sha256"]})
+    hashed = settings | {"source": "generate"} if generated else settings | {"source": "real", "rules": None}
+    return _hash_json({"made": hashed, "sha256": meta["sha256"]})
 
 
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _hash_json(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

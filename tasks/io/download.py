@@ -1,4 +1,4 @@
-"""Downloads: resumed where they stopped, checked, locked, and never half there under their own name."""
+"""Downloads: locked, resumed where they stopped, verified, and never incomplete under their final name."""
 
 from __future__ import annotations
 
@@ -17,42 +17,51 @@ from tasks.io.files import Progress, Report, locked, writing
 from tasks.task import Archive, DataError
 
 CONNECT = 4.0
-"""Seconds a server has for its first answer: without network, `prepare` says so in less than 5."""
+"""Seconds to wait for a server's first answer: without network, `prepare` fails in less than 5."""
 STALL = 60.0
-"""Seconds without a byte after which a connection is given up and resumed."""
+"""Seconds without a byte after which a connection is dropped and resumed."""
 
 _silent: set[str] = set()
-"""Hosts that did not answer this process: the next task need not wait for them again."""
+"""Hosts that did not answer this process; it does not wait for them again."""
 
 
 class Unreachable(DataError):
-    """No answer. The line says why, not what to do: the caller knows other sources."""
+    """The server does not answer. The message says why, not what to do: the caller knows other sources."""
 
 
 def fetch(archive: Archive, folder: Path, allow_unverified: bool, report: Report) -> Path:
-    """Downloads the archive into `folder`, unless it is there, and returns its path.
+    """Downloads the archive into `folder` unless it is already there.
 
-    The bytes go to a hidden file beside it, which the next call resumes; it is checked, synced and renamed.
+    The bytes go to a hidden file beside it, which the next call resumes; it is verified, synced and renamed.
+
+    Args:
+        archive: the file to download.
+        folder: where to put it.
+        allow_unverified: accept a file that differs from the published one.
+        report: receives progress messages.
+
+    Returns:
+        The path of the archive.
 
     Raises:
-        Unreachable: the server does not answer or breaks off again and again.
-        DataError: what came is not the published file, or the folder cannot be written.
+        Unreachable: the server does not answer, or the connection breaks off without bringing any bytes.
+        DataError: the download is not the published file, or the folder cannot be written.
     """
     target = folder / archive.name
     with locked(folder, archive.name, report):
         if target.exists():
             return target
         part = folder / f".{archive.name}.part"
-        resumed = part.exists()
-        _complete(archive, part, report)
+        was_resumed = part.exists()
+        _download_all(archive, part, report)
         try:
             _check(archive, part, allow_unverified)
         except DataError:
             part.unlink(missing_ok=True)
-            if not resumed:
+            if not was_resumed:
                 raise
-            # What was there before may have been damaged: once more from the start.
-            _complete(archive, part, report)
+            # The resumed part may have been damaged: download once more from the start.
+            _download_all(archive, part, report)
             try:
                 _check(archive, part, allow_unverified)
             except DataError:
@@ -73,12 +82,12 @@ def _check(archive: Archive, part: Path, allow_unverified: bool) -> None:
     verify(part, archive, allow_unverified)
 
 
-def _complete(archive: Archive, part: Path, report: Report) -> None:
-    """Adds to `part` until all has come: a broken connection is resumed as long as each brings bytes."""
+def _download_all(archive: Archive, part: Path, report: Report) -> None:
+    """Appends to `part` until it is complete; a broken connection is resumed as long as each one brings bytes."""
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            if _continue(archive.url, part, report):
+            if _resume(archive.url, part, report):
                 return
             error = "the connection broke off"
         except (OSError, http.client.HTTPException) as problem:
@@ -88,38 +97,38 @@ def _complete(archive: Archive, part: Path, report: Report) -> None:
         report(f"{archive.name}: {error}, resuming")
 
 
-def _continue(url: str, part: Path, report: Report) -> bool:
-    """One connection: appends what it brings to `part`. True when that was all."""
+def _resume(url: str, part: Path, report: Report) -> bool:
+    """Appends the bytes of one connection to `part`. Returns whether `part` is complete."""
     tag = part.with_suffix(".tag")
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "lra-suite"}
     if have and tag.exists():
-        # The server sends the rest only if its file is still the one that was begun.
+        # The server sends the remainder only if its file has not changed since.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
     response = _connect(urllib.request.Request(url, headers=headers))
-    if response.status == 416:  # there is nothing after what we have, so it is not a beginning of that file
+    if response.status == 416:  # nothing follows our bytes, so they are not a beginning of that file
         response.close()
         part.unlink()
-        return _continue(url, part, report)
+        return _resume(url, part, report)
     with response:
         if response.status != 206:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with writing(part.parent):
-            mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if mark:
-                tag.write_text(mark)
+            validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if validator:
+                tag.write_text(validator)
             else:
                 tag.unlink(missing_ok=True)
             file = open(part, "ab" if have else "wb")  # noqa: SIM115
-        progress, begun, first = Progress(report), time.monotonic(), have
+        progress, started, first = Progress(report), time.monotonic(), have
         with file:
             while block := response.read(1 << 20):
                 with writing(part.parent):
                     file.write(block)
                 have += len(block)
-                progress(lambda: _line(part, have, total, (have - first) / (time.monotonic() - begun)))  # noqa: B023
+                progress(lambda: _line(part, have, total, (have - first) / (time.monotonic() - started)))  # noqa: B023
             with writing(part.parent):
                 file.flush()
                 os.fsync(file.fileno())
@@ -127,12 +136,12 @@ def _continue(url: str, part: Path, report: Report) -> bool:
 
 
 def _line(part: Path, have: int, total: int | None, speed: float) -> str:
-    of = f" of {total / 1e6:,.0f} MB ({have / total:.0%})" if total else ""
-    return f"{part.stem[1:]}: {have / 1e6:,.0f}{of or ' MB'}, {speed / 1e6:.1f} MB/s"
+    total_size = f" of {total / 1e6:,.0f} MB ({have / total:.0%})" if total else ""
+    return f"{part.stem[1:]}: {have / 1e6:,.0f}{total_size or ' MB'}, {speed / 1e6:.1f} MB/s"
 
 
 def _connect(request: urllib.request.Request) -> http.client.HTTPResponse:
-    """The response's head, or `Unreachable` after `CONNECT` seconds, even where a name server holds it up."""
+    """Opens the URL. Raises `Unreachable` after `CONNECT` seconds, even if a name server blocks."""
     host = urllib.parse.urlsplit(request.full_url).netloc
     if host in _silent:
         raise Unreachable(f"{host} does not answer")
@@ -144,10 +153,10 @@ def _connect(request: urllib.request.Request) -> http.client.HTTPResponse:
         except Exception as error:
             answer.append(error)
 
-    # Looking up a name takes no time limit, so a thread waits for it, for which the process does not wait.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(CONNECT)
+    # Name look-up has no timeout, so it runs in a daemon thread, which the process need not wait for.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT)
     if not answer:
         _silent.add(host)
         raise Unreachable(f"{host} gave no answer in {CONNECT:.0f} s")

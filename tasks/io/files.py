@@ -1,4 +1,4 @@
-"""Files that are whole or not there: locks, checksums, syncing."""
+"""Durable files: atomic writes, locks, checksums, syncing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ Report = Callable[[str], None]
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str, report: Report) -> Iterator[None]:
-    """Holds `folder`'s lock on `name`: of two processes that want to make the same thing, one waits.
+    """Holds the lock on `name` in `folder`: of two processes that build the same thing, one waits.
 
-    The lock belongs to the open file, so a process that dies leaves none behind.
+    The lock belongs to the open file, so a process that dies releases it.
+
+    Args:
+        folder: the folder of the lock file; created if missing.
+        name: the thing to build.
+        report: receives a message if another process holds the lock.
 
     Raises:
         DataError: the folder cannot be written.
@@ -32,17 +37,14 @@ def locked(folder: Path, name: str, report: Report) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report(f"waiting for another process that makes {name}")
+            report(f"waiting for another process to build {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns an `OSError` into one line that names the folder, or the file that was read meanwhile.
-
-    Such as a full disk, or a read-only folder.
-    """
+    """Turns an `OSError`, such as a full disk, into a `DataError` that names the folder, or the file being read."""
     try:
         yield
     except OSError as error:
@@ -53,7 +55,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Has the system put a file, or a folder's list of files, on the disk before anything later."""
+    """Flushes a file, or a folder's list of files, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -62,15 +64,15 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """`sync` of a folder and of everything below it."""
-    for place, _, names in os.walk(folder, topdown=False):
+    """Flushes a folder and everything below it to the disk."""
+    for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            sync(Path(place, name))
-        sync(Path(place))
+            sync(Path(parent, name))
+        sync(Path(parent))
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder that outlasts a power cut, and those above it. Raises `OSError`."""
+    """Creates a folder and its parents so that they survive a power cut. Raises `OSError`."""
     if not folder.is_dir():
         if not folder.parent.exists():
             make_folder(folder.parent)
@@ -79,26 +81,26 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file, and folders where they are missing: whole or not at all. Raises `OSError`.
+    """Writes a file atomically, creating missing folders. Raises `OSError`.
 
-    Beside its place, synced, then renamed: once this has returned, the file outlasts a power cut; until then, the one
-    before does.
+    The file is written under a temporary name, synced and renamed: after a power cut it is the old one until this
+    returns, and the new one from then on.
     """
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
 def sha256(path: Path) -> str:
-    """The file's checksum. Within one process a file is read once, as long as its size and time stay."""
+    """The file's checksum, cached within the process while the file's size and time stay the same."""
     stat = path.stat()
     return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -110,12 +112,12 @@ def _sha256(path: Path, inode: int, size: int, time_ns: int) -> str:
 
 
 class Progress:
-    """Reports a line at most every two seconds."""
+    """Reports a progress message at most every two seconds."""
 
     def __init__(self, report: Report) -> None:
-        self.report, self.told = report, time.monotonic()
+        self.report, self.last_time = report, time.monotonic()
 
     def __call__(self, line: Callable[[], str]) -> None:
-        if time.monotonic() - self.told > 2:
-            self.told = time.monotonic()
+        if time.monotonic() - self.last_time > 2:
+            self.last_time = time.monotonic()
             self.report(line())

@@ -1,26 +1,26 @@
-"""How generated tasks are made: a stream of numbered blocks, drawn by any number of workers, read in order.
+"""Generation of tasks: a stream of numbered blocks, drawn by any number of workers and read in order.
 
-Block i depends on the settings, the seed and i alone, so the result never depends on who drew it.
+Block i depends on the settings, the seed and i alone, so the workers never change the result.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import multiprocessing
-import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+from tasks.io.files import Progress
+from tasks.io.splits import content_digest
 from tasks.task import DataError
 
 Block = TypeVar("Block")
 
 
-def blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None, None]:
-    """`draw(0)`, `draw(1)`, … in this order, without end. `draw` must be picklable when workers > 1."""
+def draw_blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None, None]:
+    """Yields `draw(0)`, `draw(1)`, … in this order, without end. `draw` must be picklable if workers > 1."""
     if workers <= 1:
         yield from map(draw, itertools.count())
         return
@@ -38,39 +38,44 @@ def blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, None,
                 future.cancel()
 
 
-def distinct(
+def draw_distinct(
     draw: Callable[[int], list[tuple[bytes, int]]],
     count: int,
-    what: str,
+    noun: str,
     workers: int,
     report: Callable[[str], None],
 ) -> list[tuple[bytes, int]]:
-    """The first `count` examples of the stream whose contents differ from all before them.
+    """Draws `count` examples with distinct contents: the first ones of the stream.
+
+    Args:
+        draw: the examples (contents, label) of a block, given its number.
+        count: how many examples to draw.
+        noun: the examples' name in messages, in the plural.
+        workers: maximum number of processes.
+        report: receives progress messages.
 
     Raises:
-        DataError: when the stream has run dry, that is, 100 blocks on end brought next to nothing new.
+        DataError: the stream has run dry: 100 blocks in a row brought at most one new example each.
     """
     seen: set[bytes] = set()
     examples: list[tuple[bytes, int]] = []
-    lean, told = 0, time.monotonic()
-    stream = blocks(draw, workers)
+    lean_blocks, progress = 0, Progress(report)
+    stream = draw_blocks(draw, workers)
     try:
         for block in stream:
             before = len(examples)
             for example in block:
-                digest = hashlib.blake2b(example[0], digest_size=16).digest()
+                digest = content_digest(example[0])
                 if digest not in seen:
                     seen.add(digest)
                     examples.append(example)
             if len(examples) >= count:
                 break
-            if time.monotonic() - told > 2:
-                told = time.monotonic()
-                report(f"{len(examples):,} of {count:,} {what}")
-            lean = lean + 1 if len(examples) - before < 2 else 0
-            if lean == 100:
+            progress(lambda: f"{len(examples):,} of {count:,} {noun}")
+            lean_blocks = lean_blocks + 1 if len(examples) - before < 2 else 0
+            if lean_blocks == 100:
                 raise DataError(
-                    f"these rules give only {len(examples):,} distinct {what} and {count:,} are asked for: "
+                    f"these rules give only {len(examples):,} distinct {noun} and {count:,} are asked for: "
                     "ask for fewer or loosen the rules"
                 )
     finally:

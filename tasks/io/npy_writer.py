@@ -1,6 +1,6 @@
-"""A table of documents that grows on disk, so that one larger than the memory can be made.
+"""Writer of a table of documents that grows on disk, so that it may be larger than the memory.
 
-The file is an ordinary `.npy`. It is written with plain writes, not through a memory map: where the disk
+The file is an ordinary `.npy`. It is written with plain writes, not through a memory map: if the disk
 fills up, a write fails with an error, while a map kills the process.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 
 
 class Table:
-    """Rows uint8 [M, L], appended in blocks. Use as a context; `array()` afterwards is the file, mapped.
+    """Rows uint8 [M, L], appended in blocks. Use as a context manager; `array()` then maps the file.
 
-    In a given folder the file stays; without one it is temporary and goes with the array.
+    Given a folder, the file stays there; otherwise it is temporary and is deleted with the array.
     """
 
     def __init__(self, folder: Path | None, length: int, name: str = "values.npy") -> None:
@@ -34,18 +34,18 @@ class Table:
         return self._file.tell()
 
     def add(self, rows: np.ndarray) -> None:
-        """Appends rows uint8 [n, L]. Raises `OSError` where the disk is full."""
+        """Appends rows uint8 [n, L]. Raises `OSError` if the disk is full."""
         if rows.dtype != np.uint8 or rows.shape[1:] != (self.length,):
             raise ValueError(f"rows must be uint8 [n, {self.length}], not {rows.dtype} {list(rows.shape)}")
         self._file.write(np.ascontiguousarray(rows).data)
         self.rows += len(rows)
 
     def array(self) -> np.ndarray:
-        """uint8 [M, L], mapped read-only; to be had once the context has ended."""
+        """uint8 [M, L], mapped read-only; available once the context has ended."""
         return self._array
 
     def remove(self) -> None:
-        """Takes the finished file away; arrays that are mapped from it live on."""
+        """Deletes the finished file; arrays that are mapped from it remain valid."""
         if self._path:
             self._path.unlink()
 
@@ -62,7 +62,7 @@ class Table:
                 raise OSError(f"the header of {self._file.name} has grown")
             self._file.flush()
             os.fsync(self._file.fileno())
-            # Nothing can be mapped from an empty table. A temporary file lives on as long as its map.
+            # An empty file cannot be mapped. A temporary file exists as long as its map does.
             shape, start = (self.rows, self.length), self._start
             self._array = (
                 np.memmap(self._file.name, np.uint8, mode="r", offset=start, shape=shape)

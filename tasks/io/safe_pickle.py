@@ -1,8 +1,8 @@
 """Reads pickled dictionaries of lists and byte arrays without unpickling: nothing is imported or called.
 
-CIFAR-10's Python version is stored so. A pickle is a program for a small stack machine. The standard
-library's `pickletools` lists its instructions, and the machine here knows only those that build plain values;
-where the program asks for a NumPy array, it notes the array's parts. Any other wish is an error.
+CIFAR-10's Python version is such a file. A pickle is a program for a small stack machine. The standard
+library's `pickletools` lists its instructions, and the machine here knows only those that build plain values.
+If the program asks for a NumPy array, the machine keeps the array's parts. Any other request is an error.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The dictionary in a pickle file: keys as text, arrays as `Array`. Raises `DataError` naming it."""
+    """Reads the dictionary in a pickle file: keys as text, arrays as `Array`. Raises `DataError` naming the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of `pickletools`, on odd escapes in names
-            result = _run(file.read_bytes())
+            warnings.simplefilter("ignore")  # from `pickletools`, on odd escapes in names
+            result = _execute(file.read_bytes())
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     except (ValueError, IndexError, TypeError, AttributeError, KeyError, UnicodeError) as error:
         raise DataError(f"{file}: truncated or not a pickle ({error})") from None
     if not isinstance(result, dict):
-        raise DataError(f"{file}: holds no dictionary")
+        raise DataError(f"{file}: not a pickled dictionary")
     return {_text(key): value for key, value in result.items()}
 
 
@@ -62,7 +62,8 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _run(program: bytes) -> Any:
+def _execute(program: bytes) -> Any:
+    """Runs the pickle program; returns its value."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -118,29 +119,34 @@ def _run(program: bytes) -> Any:
         elif name == "GLOBAL":
             stack.append(_Name(argument))
         elif name == "REDUCE":
-            arguments, wish = stack.pop(), stack.pop()
-            stack.append(_grant(wish, arguments))
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_answer_call(function, arguments))
         elif name == "BUILD":
             state = stack.pop()
-            if isinstance(stack[-1], Array):
-                _, shape, kind, fortran, content = state
-                if fortran:
-                    raise DataError("an array in column order, which CIFAR-10 has not")
-                stack[-1].shape, stack[-1].dtype, stack[-1].content = shape, kind.code, content
-            elif not isinstance(stack[-1], _Type):
-                raise DataError("a pickle that builds an object, which is refused")
+            _set_state(stack[-1], state)
         else:
             raise DataError(f"a pickle with the instruction {name}, which is refused")
     raise ValueError("it has no end")
 
 
-def _grant(wish: Any, arguments: tuple[Any, ...]) -> Any:
-    """What stands for the result of a call that the program asks for."""
-    asked = wish.name if isinstance(wish, _Name) else str(wish)
-    if asked in ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"):
+def _set_state(target: Any, state: Any) -> None:
+    """Sets an array's parts; a dtype's state is ignored."""
+    if isinstance(target, Array):
+        _, shape, dtype, fortran, content = state
+        if fortran:
+            raise DataError("an array in column order, which CIFAR-10 never has")
+        target.shape, target.dtype, target.content = shape, dtype.code, content
+    elif not isinstance(target, _Type):
+        raise DataError("a pickle that builds an object, which is refused")
+
+
+def _answer_call(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """The stand-in for the result of a call that the program asks for."""
+    name = function.name if isinstance(function, _Name) else str(function)
+    if name in ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"):
         return Array()
-    if asked == "numpy dtype":
+    if name == "numpy dtype":
         return _Type(_text(arguments[0]))
-    if asked == "_codecs encode":  # how Python 3 writes bytes in an old protocol
+    if name == "_codecs encode":  # how Python 3 writes bytes in an old protocol
         return arguments[0].encode("latin-1")
-    raise DataError(f"a pickle that asks for {asked}, which is refused")
+    raise DataError(f"a pickle that asks for {name}, which is refused")

@@ -1,9 +1,8 @@
-"""Where a task's bytes come from: which of its sources is taken, and the checks and downloads on the way.
+"""Choice of a task's source, with the checks and downloads that it needs.
 
-`auto` takes the first that is there: the user's folder (`--source_dir`, $LRA_SOURCE, or `sources` in the
-data cache), a copy that TensorFlow Datasets has prepared, a download, the generator. A task that can be
-generated is generated rather than downloaded: the release is 7.7 GB, a generator takes seconds to minutes.
-`download` asks for the download.
+`auto` takes the first source available: the user's folder (`--source_dir`, $LRA_SOURCE, or `sources` in the data
+cache), a copy that TensorFlow Datasets has prepared, the generator, a download. A task that can be generated is
+never downloaded by `auto`: the release is 7.7 GB, a generator takes seconds to minutes. `download` downloads it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 from tasks.io import download, tfds
 from tasks.io.files import Report
-from tasks.task import Absent, Archive, DataError, Task
+from tasks.task import Archive, DataError, SourceNotFound, Task
 
 ACLIMDB = Archive(
     "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
@@ -39,13 +38,13 @@ GENERATED = "listops, pathfinder and pathx need no download: --source=generate m
 
 
 @dataclass(frozen=True)
-class Found:
-    """A source that was resolved."""
+class ResolvedSource:
+    """The source to read, and its identity in the cache key."""
 
     source: str
-    """What `Request.source` becomes."""
+    """The value of `BuildRequest.source`."""
     identity: dict[str, Any]
-    """What of it is part of the cache's key."""
+    """The part of the cache key that identifies the source."""
 
 
 def resolve(
@@ -56,52 +55,62 @@ def resolve(
     source_dir: Path | None = None,
     allow_unverified: bool = False,
     report: Report,
-) -> Found:
-    """The source to read: 'auto', 'generate', 'tfds', 'download', or a path.
+) -> ResolvedSource:
+    """Finds the source to read, and downloads or builds it if need be.
+
+    Args:
+        task: the task.
+        source: 'auto', 'generate', 'tfds', 'download', or the path of a folder or archive.
+        cache: the data cache, which also holds downloads.
+        source_dir: a folder of the user's, searched first.
+        allow_unverified: accept data that differs from the published data.
+        report: receives progress messages.
 
     Raises:
-        DataError: there is none; the line says what is missing, where to get it and where to put it.
+        DataError: no source is available; the message says what is missing, where to get it and where to put it.
     """
     if source == "generate":
         if "generate" not in task.sources:
-            raise DataError(f"{task.name} cannot be generated: its sources are {_offered(task)}")
-        return Found("generate", {"kind": "generate"})
+            raise DataError(f"{task.name} cannot be generated: its sources are {_list_sources(task)}")
+        return ResolvedSource("generate", {"kind": "generate"})
     if source == "tfds":
         if "tfds" not in task.sources:
-            raise DataError(f"{task.name} is not in TensorFlow Datasets: its sources are {_offered(task)}")
-        return _tfds(task, cache, source_dir, allow_unverified, report)
+            raise DataError(f"{task.name} is not in TensorFlow Datasets: its sources are {_list_sources(task)}")
+        return _resolve_tfds(task, cache, source_dir, allow_unverified, report)
     if source == "download":
         if task.archive is None:
-            raise DataError(f"{task.name} has no download: its sources are {_offered(task)}")
-        return _folder(task, _downloaded(task, cache, allow_unverified, report))
+            raise DataError(f"{task.name} has no download: its sources are {_list_sources(task)}")
+        return _resolve_folder(task, _download(task, cache, allow_unverified, report))
     if source != "auto":
         path = Path(source).expanduser()
         if not path.exists():
             raise DataError(
                 f"no source '{source}': give auto, generate, tfds, download or a path of a folder or archive"
             )
-        return _folder(task, path)
-    return _auto(task, cache, source_dir, allow_unverified, report)
+        return _resolve_folder(task, path)
+    return _resolve_auto(task, cache, source_dir, allow_unverified, report)
 
 
-def _auto(task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report) -> Found:
+def _resolve_auto(
+    task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report
+) -> ResolvedSource:
     if task.inputs is not None:
-        for place in _places(cache, source_dir):
+        for place in _search_folders(cache, source_dir):
             try:
-                return _folder(task, place)
-            except Absent:
+                return _resolve_folder(task, place)
+            except SourceNotFound:
                 continue
-    if "tfds" in task.sources and tfds.installed():
-        copy = tfds.prepared(task.tfds, tfds.folders(cache, allow_unverified))
+    if "tfds" in task.sources and tfds.is_installed():
+        copy = tfds.find_prepared(task.tfds, tfds.search_folders(cache, allow_unverified))
         if copy is not None:
-            return _copy(copy)
+            return _tfds_copy(copy)
     if "generate" in task.sources:
-        return Found("generate", {"kind": "generate"})
-    return _folder(task, _downloaded(task, cache, allow_unverified, report))
+        return ResolvedSource("generate", {"kind": "generate"})
+    return _resolve_folder(task, _download(task, cache, allow_unverified, report))
 
 
-def _places(cache: Path, source_dir: Path | None) -> list[Path]:
-    """The user's folders. One that was named has to exist; the cache's own need not."""
+def _search_folders(cache: Path, source_dir: Path | None) -> list[Path]:
+    """The folders to search. One that the user names must exist; the cache's `sources` need not."""
     named = source_dir or os.environ.get("LRA_SOURCE")
     if named and not Path(named).expanduser().is_dir():
         raise DataError(f"the source folder {named} does not exist")
@@ -109,50 +118,52 @@ def _places(cache: Path, source_dir: Path | None) -> list[Path]:
     return [place for place in (*places, cache / "sources") if place.is_dir()]
 
 
-def _folder(task: Task, path: Path) -> Found:
+def _resolve_folder(task: Task, path: Path) -> ResolvedSource:
     if task.inputs is None:
-        raise DataError(f"{task.name} cannot be read from a folder: its sources are {_offered(task)}")
+        raise DataError(f"{task.name} cannot be read from a folder: its sources are {_list_sources(task)}")
     path = path.resolve()
     try:
         files = task.inputs(path)
-    except Absent:
-        copy = tfds.prepared(task.tfds, [path]) if task.tfds else None
+    except SourceNotFound:
+        copy = tfds.find_prepared(task.tfds, [path]) if task.tfds else None
         if copy is None:
             raise
-        return _copy(copy)
+        return _tfds_copy(copy)
     if len(files) == 1 and files[0].is_file():
-        path = files[0]  # an archive that lies in the folder
+        path = files[0]  # an archive in the folder
     listing = hashlib.sha256()
     for file in files:
         stat = file.stat()
         listing.update(f"{file}\n{stat.st_size}\n{stat.st_mtime_ns}\n".encode())
-    return Found(str(path), {"kind": "folder", "path": str(path), "files": listing.hexdigest()})
+    return ResolvedSource(str(path), {"kind": "folder", "path": str(path), "files": listing.hexdigest()})
 
 
-def _copy(folder: Path) -> Found:
+def _tfds_copy(folder: Path) -> ResolvedSource:
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns
-    return Found(str(folder), {"kind": "tfds", "path": str(folder), "files": str(stamp)})
+    return ResolvedSource(str(folder), {"kind": "tfds", "path": str(folder), "files": str(stamp)})
 
 
-def _tfds(task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report) -> Found:
-    places = _places(cache, source_dir)
-    places += [place / "TFDS" for place in places]  # as the benchmark's archive unpacks
-    copy = tfds.prepared(task.tfds, [*places, *tfds.folders(cache, allow_unverified)])
+def _resolve_tfds(
+    task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report
+) -> ResolvedSource:
+    places = _search_folders(cache, source_dir)
+    places += [place / "TFDS" for place in places]  # where the benchmark's archive unpacks them
+    copy = tfds.find_prepared(task.tfds, [*places, *tfds.search_folders(cache, allow_unverified)])
     if copy is not None:
-        return _copy(copy)
+        return _tfds_copy(copy)
     if task.archive is None or task.archive is LRA_RELEASE:
         raise DataError(
             f"{task.name}: no prepared copy of {task.tfds} was found; put its folder into "
             f"{cache / 'sources'}, or name the folder that holds it with --source_dir"
         )
-    if not tfds.installed():
+    if not tfds.is_installed():
         raise DataError(tfds.MISSING)
     local = [place / task.archive.name for place in places if (place / task.archive.name).is_file()]
-    path = local[0] if local else _downloaded(task, cache, allow_unverified, report)
-    return _copy(tfds.build(task.tfds, path, task.archive, cache, allow_unverified, report))
+    path = local[0] if local else _download(task, cache, allow_unverified, report)
+    return _tfds_copy(tfds.build(task.tfds, path, task.archive, cache, allow_unverified, report))
 
 
-def _downloaded(task: Task, cache: Path, allow_unverified: bool, report: Report) -> Path:
+def _download(task: Task, cache: Path, allow_unverified: bool, report: Report) -> Path:
     archive = task.archive
     assert archive is not None
     try:
@@ -165,30 +176,37 @@ def _downloaded(task: Task, cache: Path, allow_unverified: bool, report: Report)
         ) from None
 
 
-def _offered(task: Task) -> str:
+def _list_sources(task: Task) -> str:
     kinds = ["a folder or archive" if kind == "folder" else kind for kind in task.sources]
     return ", ".join([*kinds, "download"] if task.archive else kinds)
 
 
-def find(path: Path, roots: Sequence[str], parts: Sequence[str], archive: Archive, task: str) -> list[Path]:
-    """A task's data at `path`: the files or folders it consists of, one for each of `parts`, or the archive.
+def find_parts(path: Path, roots: Sequence[str], parts: Sequence[str], archive: Archive, task: str) -> list[Path]:
+    """Finds a task's data at `path`: its parts in `path` or in one of `roots` below it, else the archive in `path`.
 
-    Looked for: `parts` in `path` itself or in one of `roots` below it, else the archive in `path`. A path
-    that is a file is taken for the archive.
+    Args:
+        path: a folder, or a file, which is taken for the archive.
+        roots: paths below `path` that may contain the parts.
+        parts: names of the files or folders that make up the data.
+        archive: the published archive.
+        task: the data's name in messages.
+
+    Returns:
+        The paths of all parts, or that of the archive.
 
     Raises:
-        Absent: nothing of it is there.
-        DataError: a part of it is there, and a part is missing.
+        SourceNotFound: `path` contains neither.
+        DataError: some of the parts are missing.
     """
     if path.is_file():
         return [path]
     for root in (path, *(path / root for root in roots)):
-        there = [part for part in parts if (root / part).exists()]
-        if len(there) == len(parts):
+        present = [part for part in parts if (root / part).exists()]
+        if len(present) == len(parts):
             return [root / part for part in parts]
-        if there:
-            missing = next(part for part in parts if part not in there)
-            raise DataError(f"{root} has {there[0]} but no {missing}: the copy is incomplete")
+        if present:
+            missing = next(part for part in parts if part not in present)
+            raise DataError(f"{root} has {present[0]} but no {missing}: the copy is incomplete")
     if (path / archive.name).is_file():
         return [path / archive.name]
-    raise Absent(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} are looked for in it")
+    raise SourceNotFound(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} should be in it")

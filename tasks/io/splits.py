@@ -1,4 +1,4 @@
-"""Orders and held-out splits that depend on the data and the seed alone, not on how a copy is stored."""
+"""Orders and held-out splits that depend on the data and the seed only, not on how a copy is stored."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ import numpy as np
 from tasks.task import SPLITS, DataError, Split
 
 
-def digest(content: bytes) -> bytes:
-    """16 bytes that stand for the content."""
+def content_digest(content: bytes) -> bytes:
+    """BLAKE2b digest (16 bytes) that identifies a document by its content."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def canonical(digests: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
-    """An order int64 [N] of examples by content: the same whatever order they were read in."""
+def canonical_order(digests: Sequence[bytes], labels: np.ndarray) -> np.ndarray:
+    """The order int64 [N] that sorts examples by content, whatever order they were read in."""
     order = sorted(range(len(digests)), key=lambda i: (digests[i], labels[i]))
     return np.array(order, np.int64)
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows kept and rows held out, both ascending: round(fraction · N) are held out, each class in its share.
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits rows into kept and held out, stratified by class: round(fraction · N) are held out.
+
+    Args:
+        labels: classes [N].
+        fraction: share of the examples to hold out.
+        seed: seeds the choice.
+
+    Returns:
+        Rows kept and rows held out, both ascending.
 
     Raises:
         DataError: one of the two would be empty.
@@ -32,12 +40,12 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
         raise DataError(f"cannot hold {fraction} of {len(labels)} examples out for validation")
     classes, counts = np.unique(labels, return_counts=True)
     share = counts * total / len(labels)
-    take = np.floor(share).astype(int)
-    short = np.argsort(take - share, kind="stable")[: total - take.sum()]
-    take[short] += 1
-    rng = np.random.default_rng([seed, 0x5B117])  # a stream of its own: not the generators' of the same seed
+    quota = np.floor(share).astype(int)
+    rounded_up = np.argsort(quota - share, kind="stable")[: total - quota.sum()]
+    quota[rounded_up] += 1
+    rng = np.random.default_rng([seed, 0x5B117])  # not the stream of a generator with the same seed
     held = np.zeros(len(labels), bool)
-    for label, count in zip(classes, take, strict=True):
+    for label, count in zip(classes, quota, strict=True):
         held[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -45,16 +53,25 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarr
 def check_counts(
     labels: Mapping[str, np.ndarray], counts: Mapping[str, int], allow_unverified: bool, name: str
 ) -> list[str]:
-    """A note where a copy has other numbers of examples than were published, or unequal classes.
+    """Checks that a copy has the published numbers of examples, and classes of equal size.
+
+    Args:
+        labels: classes of each split.
+        counts: published number of examples of each split.
+        allow_unverified: accept a copy that differs.
+        name: the data's name in messages.
+
+    Returns:
+        Notes on the differences.
 
     Raises:
-        DataError: it differs, and `allow_unverified` is not given.
+        DataError: the copy differs and `allow_unverified` is False.
     """
-    found = {split: len(values) for split, values in labels.items()}
-    if found != dict(counts):
-        line = f"{name} has {_listed(counts)} examples and this copy {_listed(found)}"
+    actual = {split: len(values) for split, values in labels.items()}
+    if actual != dict(counts):
+        line = f"{name} has {_format_counts(counts)} examples and this copy {_format_counts(actual)}"
     elif any(len(set(np.bincount(values))) > 1 for values in labels.values()):
-        line = f"{name} has equally many examples of each class and this copy has not"
+        line = f"{name} has equally many examples of each class and this copy does not"
     else:
         return []
     if not allow_unverified:
@@ -62,12 +79,12 @@ def check_counts(
     return [line]
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _format_counts(counts: Mapping[str, int]) -> str:
     return " and ".join(f"{count:,} {split}" for split, count in counts.items())
 
 
 def consecutive(labels: np.ndarray, counts: Sequence[int]) -> dict[str, Split]:
-    """Splits of a table whose rows are the examples: the first `counts[0]` are train, and so on."""
+    """Splits a table with one row per example: the first `counts[0]` rows are train, and so on."""
     index = np.arange(len(labels), dtype=np.int32)[:, None]
     cuts = np.cumsum([0, *counts])
     return {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}

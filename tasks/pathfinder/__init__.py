@@ -1,1 +1,1 @@
-"""Pathfinder and Path-X: pictures drawn as the original generator draws them."""
+"""Pathfinder and Path-X: the tasks, and a fast reimplementation of the original picture generator."""

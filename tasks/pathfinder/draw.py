@@ -2,12 +2,12 @@
 
 The pictures of Linsley et al., "Learning long-range spatial dependencies with horizontal gated recurrent units"
 (2018, arXiv:1805.08315), by the rules of their generator (drewlinsley/pathfinder, `snakes2`) and with the
-parameters of the Long Range Arena (arXiv:2011.04006). Quirks of that generator which show in the pictures are
-kept and named where they are. The code is new, and hundreds of times faster: what does not depend on chance comes
-from tables (`pathfinder_stamps`), chance chooses among them (`pathfinder_plan`), and the pixels are pasted here.
+parameters of the Long Range Arena (arXiv:2011.04006). Quirks of that generator that show in the pictures are kept,
+and noted in the code. The code is new, and hundreds of times faster: everything that is not random comes from tables
+(`stamps`), random numbers choose among them (`layout`), and the pixels are pasted here.
 
-A picture depends on (rules, seed, index) alone. Nothing here uses a global random state, so pictures can be made in
-any order, in chunks of any size, by any number of processes.
+A picture depends on (rules, seed, index) only. No global random state is used, so pictures can be drawn in any order,
+in chunks of any size, by any number of processes.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tasks.pathfinder.layout import choices, plan
-from tasks.pathfinder.stamps import Stamps, stamps
+from tasks.pathfinder.layout import choose_options, plan
+from tasks.pathfinder.stamps import Stamps, build_stamps
 
 BLOCK = 1000  # pictures laid out at a time, to bound memory
 CONTOUR_LENGTH = {"short": 3, "easy": 6, "intermediate": 9, "hard": 14}
@@ -26,22 +26,22 @@ CONTOUR_LENGTH = {"short": 3, "easy": 6, "intermediate": 9, "hard": 14}
 
 @dataclass(frozen=True)
 class Rules:
-    """What a drawing is made by. Lengths in pixels unless said."""
+    """Parameters of a drawing. Lengths are in pixels unless stated otherwise."""
 
     size: int  # of the square picture
     contour_length: int  # paddles of each of the two target contours
-    distractor_length: int  # paddles of a distractor
-    distractors: int  # how many are tried
+    distractor_length: int  # paddles of each distractor
+    distractors: int  # how many are attempted
     seed_distance: int  # between the starts of the two target contours
     marker_radius: float
     paddle_length: int
-    thickness: float  # of a paddle; times aa_scale it must be whole
+    thickness: float  # of a paddle; times aa_scale it must be an integer
     margins: tuple[int, ...]  # half the gap between paddles; one is chosen per picture
     padding: int  # border without paddles
     continuity: float  # larger is straighter
     snake_contrast: float  # brightness of distractors, where a disc has 1
-    paddle_contrast: float  # target contours are this times as bright as distractors
-    aa_scale: int = 2  # lines are drawn this much larger, then shrunk
+    paddle_contrast: float  # brightness of target contours relative to distractors
+    aa_scale: int = 2  # lines are drawn larger by this factor, then shrunk
     contour_retries: int = 4  # of a distractor
     paddle_retries: int = 2
 
@@ -61,9 +61,10 @@ SIZES: dict[int, tuple[int, dict[str, Any]]] = {  # by size: paddles of all dist
 def rules(size: int, difficulty: str) -> Rules:
     """The Long Range Arena's rules for a size (32, 64, 128, 256) and a difficulty (easy, intermediate, hard).
 
-    "short" is ours: the same rules with half the easy contours' paddles.
+    The difficulty "short" is not the benchmark's: the same rules with half as many paddles as easy contours.
 
-    Raises ValueError for any other.
+    Raises:
+        ValueError: any other size or difficulty.
     """
     if size not in SIZES or difficulty not in CONTOUR_LENGTH:
         raise ValueError(f"no Pathfinder of size {size!r} and difficulty {difficulty!r}: "
@@ -75,43 +76,59 @@ def rules(size: int, difficulty: str) -> Rules:
 
 
 def draw(rules: Rules, seed: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures start … start + count - 1 of a seed: uint8 [count, size, size], and labels uint8 [count].
+    """Draws pictures start … start + count - 1 of a seed.
 
-    Label 1 means that the discs lie at the two ends of one contour. Seed and indices are whole numbers from 0 on.
+    Args:
+        rules: parameters of the drawings.
+        seed: at least 0.
+        start: index of the first picture, at least 0.
+        count: how many to draw.
+
+    Returns:
+        Pictures uint8 [count, size, size], and labels uint8 [count]: 1 if the discs mark the two ends of one contour.
     """
     images = np.empty((count, rules.size, rules.size), np.uint8)
     labels = np.empty(count, np.uint8)
-    which = choices(seed, start, count, len(rules.margins))
-    for choice, margin in enumerate(rules.margins):
-        tables, chosen = _stamps(rules, margin), np.flatnonzero(which == choice)
+    options = choose_options(seed, start, count, len(rules.margins))
+    for option, margin in enumerate(rules.margins):
+        tables, chosen = _cached_stamps(rules, margin), np.flatnonzero(options == option)
         for rows in np.array_split(chosen, len(chosen) // BLOCK + 1):
-            paddles, marks, labels[rows] = plan(tables, _numbers(rules), seed, start + rows)
-            _paint(tables, _levels(rules), paddles, marks, rows, images)
+            paddles, marks, labels[rows] = plan(tables, _plan_rules(rules), seed, start + rows)
+            _paint(tables, _brightness(rules), paddles, marks, rows, images)
     return images, labels
 
 
 def contours(rules: Rules, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """How picture `index` is built: (paddles, marks, label, margin), the first three as `plan` says, without B."""
-    margin = rules.margins[choices(seed, index, 1, len(rules.margins))[0]]
-    paddles, marks, labels = plan(_stamps(rules, margin), _numbers(rules), seed, np.array([index]))
+    """The layout of one picture.
+
+    Args:
+        rules: parameters of the drawing.
+        seed: at least 0.
+        index: the picture's index, at least 0.
+
+    Returns:
+        (paddles, marks, label, margin): the first three as in `plan`, without B.
+    """
+    margin = rules.margins[choose_options(seed, index, 1, len(rules.margins))[0]]
+    paddles, marks, labels = plan(_cached_stamps(rules, margin), _plan_rules(rules), seed, np.array([index]))
     return paddles[0].astype(int), marks[0].astype(int), int(labels[0]), margin
 
 
 @lru_cache(maxsize=16)
-def _stamps(rules: Rules, margin: int) -> Stamps:
-    return stamps(rules, margin)
+def _cached_stamps(rules: Rules, margin: int) -> Stamps:
+    return build_stamps(rules, margin)
 
 
-def _numbers(rules: Rules) -> tuple[int, ...]:
-    """The rules that `plan` reads, as a tuple of integers, which Numba takes as it is."""
+def _plan_rules(rules: Rules) -> tuple[int, ...]:
+    """The rules that `plan` reads, as a tuple of integers, which Numba accepts."""
     return (rules.size, rules.contour_length, rules.distractor_length, rules.distractors, rules.seed_distance,
             rules.padding, rules.contour_retries, rules.paddle_retries)  # fmt: skip
 
 
-def _levels(rules: Rules) -> np.ndarray:
+def _brightness(rules: Rules) -> np.ndarray:
     """The brightness of a stamp's value 0 … 255 on a target, a distractor and a disc: float64 [3, 256].
 
-    Rounded as float32 after each step: many pixels lie just between two grey levels, and this decides which.
+    Rounded as float32 after each step: many pixels are just between two grey levels, and this decides which one.
     """
     disc = (np.arange(256) / 255).astype(np.float32)
     target = disc * np.float32(rules.paddle_contrast * rules.snake_contrast)
@@ -120,7 +137,7 @@ def _levels(rules: Rules) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _paste(image: np.ndarray, stamp: np.ndarray, level: np.ndarray, top: int, left: int) -> None:
-    """Paste a stamp with its corner at (top, left), in the brightness `level` gives it: the larger value stays."""
+    """Pastes a stamp with its corner at (top, left), in the brightness given by `level`; the larger value stays."""
     size = image.shape[0]
     for i in range(max(0, top), min(size, top + stamp.shape[0])):
         for j in range(max(0, left), min(size, left + stamp.shape[1])):
@@ -128,8 +145,8 @@ def _paste(image: np.ndarray, stamp: np.ndarray, level: np.ndarray, top: int, le
 
 
 @njit(cache=True, nogil=True)
-def _window(at: int, size: int, side: int) -> int:
-    """Where a disc's centre at coordinate `at` lies in its window of `side` pixels: off the middle near a border."""
+def _window_position(at: int, size: int, side: int) -> int:
+    """The position of a disc's centre at coordinate `at` in its window of `side` pixels: off centre near a border."""
     half = side // 2
     return min(at, half) if at < size - half else side - (size - at)
 
@@ -138,7 +155,7 @@ def _window(at: int, size: int, side: int) -> int:
 def _paint(
     tables: Stamps, levels: np.ndarray, paddles: np.ndarray, marks: np.ndarray, rows: np.ndarray, images: np.ndarray
 ) -> None:
-    """Paint what `plan` has laid out into images[rows]."""
+    """Paints the pictures that `plan` has laid out into images[rows]."""
     size = images.shape[1]
     half, side = tables.line.shape[1] // 2, tables.disc.shape[0]
     image = np.empty((size, size))
@@ -151,7 +168,7 @@ def _paint(
                     _paste(image, tables.line[direction], levels[0 if n < 2 else 1], y - half, x - half)
         for n in range(2):
             y, x = marks[b, n]
-            wy, wx = _window(y, size, side), _window(x, size, side)
+            wy, wx = _window_position(y, size, side), _window_position(x, size, side)
             _paste(image, tables.disc[wy, wx], levels[2], y - wy, x - wx)
         scale = 255.0 / image.max()
         for i in range(size):

@@ -1,14 +1,14 @@
-"""Pathfinder: do two discs lie at the ends of one dashed path? (Linsley et al. 2018, arXiv:1805.08315)
+"""Pathfinder: are two discs joined by one dashed path? (Linsley et al. 2018, arXiv:1805.08315)
 
 Data card
     What        A square drawing of dashed curves, pixel by pixel, row by row, as a sequence of grey
                 levels: 1 where the two discs mark the ends of one curve, 0 where they mark ends of two.
     Names       `pathfinder` is the paper's task: 32×32, hard. `pathx` (Path-X) is 128×128, hard. The
-                sizes 64 and 256, and the difficulties easy and intermediate, are named so:
+                names of sizes 64 and 256 and of the difficulties easy and intermediate say so:
                 `pathfinder64_easy`. Easy curves have 6 dashes, intermediate 9, hard 14.
     Also        `pathfinder_short`: the same rules with curves of 3 dashes, for laptops. Not comparable with
-                anything: how far apart the discs are gives 77 % of the answers away (56 % of the easy
-                ones), by a linear classifier of the bright pixels' autocorrelation.
+                other results: the distance between the discs reveals 77 % of the answers (56 % of the
+                easy ones) to a linear classifier of the bright pixels' autocorrelation.
     From        Our generator, by the rules of the original one (`tasks.pathfinder.draw`); or the
                 benchmark's release: its folder (`pathfinder32/curv_contour_length_14/{imgs,metadata}`),
                 its archive, or its TFDS version (`pathfinder_tfds.gz`, unpacked:
@@ -19,10 +19,9 @@ Data card
                 of the picture, are tokens like any other, while the official code masks them as padding.
                 The difficulty is in the name: some published examples are easy ones.
     Traps       A release's `metadata/*.npy` are text files. One picture of the official release is an
-                empty file (32×32, easy): pictures that are empty or broken are skipped, counted and
-                named. The official archive has two folders `pathfinder128`, and users report that one
-                cannot be learned: where a place has two, none is chosen, and their own path has to be
-                given.
+                empty file (32×32, easy): empty or broken pictures are skipped, counted and named. The
+                official archive has two folders `pathfinder128`, and users report that one cannot be
+                learned: if a folder contains two, neither is chosen, and the user has to name one.
     Licence     The original generator has an MIT licence, the release is Apache-2.0; generated data has
                 none.
     Cite        D. Linsley et al., "Learning long-range spatial dependencies with horizontal gated
@@ -45,21 +44,21 @@ import numpy as np
 from PIL import Image
 
 from tasks.io import tfds
-from tasks.io.archives import opened
+from tasks.io.archives import open_source
 from tasks.io.files import Progress
-from tasks.io.generate import blocks
+from tasks.io.generate import draw_blocks
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE
-from tasks.io.splits import canonical, consecutive, digest
-from tasks.task import Absent, Arrays, DataError, Request, Task
+from tasks.io.splits import canonical_order, consecutive, content_digest
+from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 _BLOCK_PIXELS = 1 << 20
-"""Pixels of a block that a worker draws: its pictures depend on their own numbers, not on the block."""
+"""Pixels that a worker draws per block. The pictures depend on their indices, not on the blocks."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class Variant:
     """One task of the family."""
 
     size: int
@@ -73,11 +72,11 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How many pictures. How they are drawn follows from the task's size and difficulty."""
+class PathfinderConfig:
+    """Numbers of pictures. How they are drawn follows from the task's size and difficulty."""
 
     train: int = 160_000
-    """Pictures to generate; of a release the same shares are taken."""
+    """Pictures to generate; a release is split in the same proportions."""
     validation: int = 20_000
     test: int = 20_000
 
@@ -85,25 +84,31 @@ class Rules:
 # --- the generator -----------------------------------------------------------------------------------
 
 
-def draw_block(kind: Kind, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [n, size²] and labels uint8 [n] of one block of the stream."""
-    # Numba takes a second to import, and is needed nowhere else.
+def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one block of the stream: pictures uint8 [n, size²] and labels uint8 [n].
+
+    Args:
+        variant: size and difficulty.
+        seed: the stream.
+        block: the block's number.
+    """
+    # Numba takes a second to import, and only this needs it.
     from tasks.pathfinder import draw
 
-    count = max(1, _BLOCK_PIXELS // kind.size**2)
-    drawing = draw.rules(kind.size, kind.difficulty)
+    count = max(1, _BLOCK_PIXELS // variant.size**2)
+    drawing = draw.rules(variant.size, variant.difficulty)
     pictures, labels = draw.draw(drawing, seed, block * count, count)
     return pictures.reshape(count, -1), labels
 
 
-def _generate(kind: Kind, request: Request) -> Arrays:
-    rules: Rules = request.rules
+def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
+    rules: PathfinderConfig = request.rules
     counts = [rules.train, rules.validation, rules.test]
     if min(counts) < 1:
         raise DataError("every split of Pathfinder needs at least one picture")
     total, labels = sum(counts), np.zeros(0, np.uint8)
     progress = Progress(request.report)
-    stream = blocks(partial(draw_block, kind, request.seed), request.workers)
+    stream = draw_blocks(partial(draw_block, variant, request.seed), request.workers)
     with Table(request.scratch, request.length) as table:
         try:
             for pictures, classes in stream:
@@ -116,72 +121,73 @@ def _generate(kind: Kind, request: Request) -> Arrays:
         finally:
             stream.close()
     lengths = np.full(total, request.length, np.int32)
-    return Arrays(table.array(), lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
+    return RawDataset(table.array(), lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
 
 
 # --- the reader of the release -----------------------------------------------------------------------
 
 
-def _folder(path: Path, kind: Kind) -> Path:
-    """The folder with `imgs` and `metadata`, or the one with the TFDS copy's records, at or below `path`."""
-    if _records(path, kind):
+def _find_folder(path: Path, variant: Variant) -> Path:
+    """Finds the folder with `imgs` and `metadata`, or that with the records of a TFDS copy, at or below `path`."""
+    if _record_files(path, variant):
         return path
-    release = f"{kind.name}/{FOLDERS[kind.difficulty]}"
+    release = f"{variant.name}/{FOLDERS[variant.difficulty]}"
     if {path.parent.name, path.name} == set(release.split("/")) and (path / "metadata").exists():
         return path
     places = [path, path / "lra_release", path / "lra_release" / "lra_release", path / "TFDS"]
-    if path.name == kind.name:
+    if path.name == variant.name:
         places.insert(0, path.parent)
-    found = [place / release for place in places if (place / release).is_dir()]
-    found = list({folder.resolve(): folder for folder in found}.values())
-    if len(found) > 1:
-        raise DataError(f"there are two: {found[0]} and {found[1]}; name the one to read as the source")
-    if found:
+    releases = [place / release for place in places if (place / release).is_dir()]
+    releases = list({folder.resolve(): folder for folder in releases}.values())
+    if len(releases) > 1:
+        raise DataError(f"there are two: {releases[0]} and {releases[1]}; name the one to read as the source")
+    if releases:
         for part in ("metadata", "imgs"):
-            if not (found[0] / part).is_dir():
-                raise DataError(f"{found[0]} has no {part}: the copy is incomplete")
-        return found[0]
-    records = [place / kind.name for place in places]
-    copies = [folder for place in records for folder in place.glob("*.*.*") if _records(folder, kind)]
+            if not (releases[0] / part).is_dir():
+                raise DataError(f"{releases[0]} has no {part}: the copy is incomplete")
+        return releases[0]
+    records = [place / variant.name for place in places]
+    copies = [folder for place in records for folder in place.glob("*.*.*") if _record_files(folder, variant)]
     if copies:
         return copies[-1]
-    raise Absent(
-        f"{path} holds no {release}: this folder, a TFDS copy of {kind.name} or {LRA_RELEASE.name} are looked for in it"
+    raise SourceNotFound(
+        f"{path} holds no {release}: this folder, a TFDS copy of {variant.name} or {LRA_RELEASE.name} should be in it"
     )
 
 
-def _records(folder: Path, kind: Kind) -> list[Path]:
-    return sorted(folder.glob(f"{kind.name}-{kind.difficulty}.tfrecord-*"))
+def _record_files(folder: Path, variant: Variant) -> list[Path]:
+    """The TFRecord files of a TFDS copy, sorted; empty if `folder` is no such copy."""
+    return sorted(folder.glob(f"{variant.name}-{variant.difficulty}.tfrecord-*"))
 
 
-def _metadata(folder: Path) -> list[Path]:
+def _metadata_files(folder: Path) -> list[Path]:
     files = (folder / "metadata").glob("*.npy")
     return sorted(files, key=lambda file: (len(file.stem), file.stem))  # 0, 1, … 9, 10
 
 
-def _files(kind: Kind, path: Path) -> list[Path]:
-    """What the cache's key watches: the archive; the metadata and the folders of pictures; the records."""
+def _find_files(variant: Variant, path: Path) -> list[Path]:
+    """Files whose sizes and times enter the cache key: the archive; metadata and folders of pictures; records."""
     if path.is_file():
         return [path]
     try:
-        folder = _folder(path, kind)
-    except Absent:
+        folder = _find_folder(path, variant)
+    except SourceNotFound:
         if (path / LRA_RELEASE.name).is_file():
             return [path / LRA_RELEASE.name]
         raise
-    return _records(folder, kind) or [*_metadata(folder), *sorted((folder / "imgs").iterdir())]
+    return _record_files(folder, variant) or [*_metadata_files(folder), *sorted((folder / "imgs").iterdir())]
 
 
-def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
-    """(name, PNG, label) of each picture that a release's metadata name; b'' where its file is missing."""
-    files = _metadata(folder)
+def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
+    """Yields (name, PNG, label) of each picture in a release's metadata; the PNG is b'' if its file is missing."""
+    files = _metadata_files(folder)
     if not files:
         raise DataError(f"{folder / 'metadata'} holds no metadata (*.npy): the copy is incomplete")
     for file in files:
         try:
             lines = file.read_text(encoding="ascii").splitlines()
         except UnicodeDecodeError:
-            raise DataError(f"{file} is not text, which a release's metadata are") from None
+            raise DataError(f"{file} is not text, as a release's metadata are") from None
         for number, line in enumerate(lines, start=1):
             fields = line.split()
             if len(fields) < 4 or fields[3] not in ("0", "1"):
@@ -193,16 +199,25 @@ def _described(folder: Path) -> Iterator[tuple[str, bytes, int]]:
             yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
 
 
-def _recorded(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
-    for number, record in enumerate(tfds.records(files, {"image": bytes, "label": int})):
+def _read_records(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
+    """Yields (name, PNG, label) of each picture of a TFDS copy."""
+    for number, record in enumerate(tfds.read_records(files, {"image": bytes, "label": int})):
         yield f"record {number} of {files[0].parent}", record["image"], record["label"]
 
 
 def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
-    """Grey levels uint8 [size²] of a PNG, or None where it is empty or broken.
+    """Decodes a PNG to grey levels uint8 [size²].
+
+    Args:
+        name: the picture's name in messages.
+        content: the PNG.
+        size: pixels along an edge.
+
+    Returns:
+        The grey levels, or None if the PNG is empty or broken.
 
     Raises:
-        DataError: it is a whole picture of another size or kind, so it belongs to another task.
+        DataError: the picture is intact but of another size or mode, so it belongs to another task.
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
@@ -216,73 +231,80 @@ def decode(name: str, content: bytes, size: int) -> np.ndarray | None:
         return None
 
 
-def _read(kind: Kind, request: Request) -> Arrays:
-    subset = (kind.name, FOLDERS[kind.difficulty])
+def _read(variant: Variant, request: BuildRequest) -> RawDataset:
+    subset = (variant.name, FOLDERS[variant.difficulty])
 
     def wanted(name: str) -> bool:
         parts = PurePosixPath(name).parts
-        return subset in pairwise(parts) or f"{kind.name}-{kind.difficulty}.tfrecord-" in parts[-1]
+        return subset in pairwise(parts) or f"{variant.name}-{variant.difficulty}.tfrecord-" in parts[-1]
 
-    with opened(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
-        folder = _folder(place, kind)
-        records = _records(folder, kind)
-        pictures = _recorded(records) if records else _described(folder)
+    with open_source(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
+        folder = _find_folder(place, variant)
+        records = _record_files(folder, variant)
+        pictures = _read_records(records) if records else _read_release(folder)
         source = f"tfds {folder.parent.name} {folder.name}" if records else f"lra_release ({folder.name})"
-        return _arrays(kind, request, pictures, source, notes)
+        return _assemble(variant, request, pictures, source, notes)
 
 
-def _arrays(
-    kind: Kind, request: Request, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
-) -> Arrays:
+def _assemble(
+    variant: Variant, request: BuildRequest, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
+) -> RawDataset:
     digests: list[bytes] = []
     labels = bytearray()
     broken: list[str] = []
     progress = Progress(request.report)
     with Table(request.scratch, request.length, "stored.npy") as table:
         for name, content, label in pictures:
-            pixels = decode(name, content, kind.size)
+            pixels = decode(name, content, variant.size)
             if pixels is None:
                 broken.append(name)
                 continue
             table.add(pixels[None])
-            digests.append(digest(pixels.tobytes()))
+            digests.append(content_digest(pixels.tobytes()))
             labels.append(label)
             progress(lambda: f"{table.rows:,} pictures read")
     if len(labels) < 3:
         raise DataError(f"{source}: {len(labels)} of {len(labels) + len(broken)} pictures can be read")
     if broken:
-        more = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
-        notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{more}")
+        ellipsis = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
+        notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{ellipsis}")
     classes = np.frombuffer(bytes(labels), np.uint8)
-    order = canonical(digests, classes)
+    order = canonical_order(digests, classes)
     order = order[np.random.default_rng([request.seed, 0x9A7F]).permutation(len(order))]
-    rules: Rules = request.rules
+    rules: PathfinderConfig = request.rules
     validation, test = (
         max(1, round(len(order) * part / (rules.train + rules.validation + rules.test)))
         for part in (rules.validation, rules.test)
     )
     counts = [len(order) - validation - test, validation, test]
+    lengths = np.full(len(order), request.length, np.int32)
+    return RawDataset(
+        _reorder(table, order, request), lengths, consecutive(classes[order], counts), source, tuple(notes)
+    )
+
+
+def _reorder(table: Table, order: np.ndarray, request: BuildRequest) -> np.ndarray:
+    """Copies the table's rows in the given order to a new table, and deletes the old one."""
     with Table(request.scratch, request.length) as shuffled:
         for start in range(0, len(order), 1024):
             shuffled.add(table.array()[order[start : start + 1024]])
     table.remove()
-    lengths = np.full(len(order), request.length, np.int32)
-    return Arrays(shuffled.array(), lengths, consecutive(classes[order], counts), source, tuple(notes))
+    return shuffled.array()
 
 
-def build(kind: Kind, request: Request) -> Arrays:
-    """Pictures from the generator, a release's folder or archive, or its TFDS copy. Raises `DataError`."""
-    if request.length != kind.size**2:
+def build(variant: Variant, request: BuildRequest) -> RawDataset:
+    """Builds Pathfinder from the generator, a release's folder or archive, or its TFDS copy. Raises `DataError`."""
+    if request.length != variant.size**2:
         raise DataError(
-            f"{kind.name} has {kind.size}×{kind.size} = {kind.size**2:,} pixels: its length cannot be "
+            f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
             f"{request.length:,}"
         )
-    return _generate(kind, request) if request.source == "generate" else _read(kind, request)
+    return _generate(variant, request) if request.source == "generate" else _read(variant, request)
 
 
 def _task(size: int, difficulty: str) -> Task:
-    kind = Kind(size, difficulty)
-    name = {32: "pathfinder", 128: "pathx"}.get(size, kind.name)
+    variant = Variant(size, difficulty)
+    name = {32: "pathfinder", 128: "pathx"}.get(size, variant.name)
     return Task(
         name=name if difficulty == "hard" else f"{name}_{difficulty}",
         version="1",
@@ -290,12 +312,12 @@ def _task(size: int, difficulty: str) -> Task:
         classes=2,
         length=size**2,
         chance=0.5,
-        build=partial(build, kind),
-        rules=Rules(),
+        build=partial(build, variant),
+        rules=PathfinderConfig(),
         sources=("generate", "folder", "tfds"),
-        inputs=partial(_files, kind),
+        inputs=partial(_find_files, variant),
         archive=LRA_RELEASE,
-        tfds=kind.name,
+        tfds=variant.name,
         summary=f"{size}×{size} drawings: are two discs joined by a dashed path ({difficulty})",
         shape=(size, size),
         names=("apart", "joined"),
@@ -307,7 +329,7 @@ PATHFINDERS = tuple(_task(size, level) for size in (32, 64, 128, 256) for level 
 
 PATHFINDER_SHORT = replace(
     _task(32, "short"),
-    rules=Rules(validation=2_000, test=5_000),
+    rules=PathfinderConfig(validation=2_000, test=5_000),
     sources=("generate",),
     inputs=None,
     archive=None,

@@ -7,9 +7,9 @@ import pytest
 from configs import PROTOCOLS
 from configs.recipe import Recipe, RecipeError, check, from_dict, override
 from tasks import TASKS
-from tasks.listops import Rules
+from tasks.listops import ListOpsConfig
 
-BASE = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=Rules())
+BASE = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=ListOpsConfig())
 
 
 def test_fields_of_every_type_can_be_set():

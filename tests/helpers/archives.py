@@ -8,7 +8,7 @@ from PIL import Image
 
 from tasks.image import CLASSES
 from tasks.io.files import sha256
-from tasks.task import Archive, Request, Task
+from tasks.task import Archive, BuildRequest, Task
 
 WORDS = [
     "a",
@@ -27,11 +27,11 @@ WORDS = [
 ]
 
 
-def request(task: Task, source, length: int | None = None, seed: int = 0, **settings) -> Request:
+def request(task: Task, source, length: int | None = None, seed: int = 0, **settings) -> BuildRequest:
     """A call for a task's data from a small copy, which is of course not the published one."""
     rules = settings.pop("rules", task.rules)
     settings.setdefault("allow_unverified", True)
-    return Request(length or task.length, seed, str(source), rules, 1, lambda line: None, **settings)
+    return BuildRequest(length or task.length, seed, str(source), rules, 1, lambda line: None, **settings)
 
 
 def cifar(folder: Path, train: int = 200, test: int = 50, seed: int = 0) -> Path:

@@ -29,7 +29,7 @@ from lra.results import load, records, runs
 from lra.results.lease import Leases
 from tasks import listops, retrieval
 from tasks.io import safe_pickle
-from tasks.pathfinder.task import task
+from tasks.pathfinder import task
 from tasks.task import DataError
 from tests.helpers.records import record
 
@@ -167,7 +167,7 @@ def read_tsv(data: bytes) -> None:
             assert picture is None or picture.shape == (1024,)
         elif kind < b"\xc0":
             metadata = _file("release/metadata/1.npy", rest)
-            for name, content, label in task._described(metadata.parent.parent):
+            for name, content, label in task._read_release(metadata.parent.parent):
                 assert (
                     Path(name).is_relative_to(metadata.parent.parent) and label in (0, 1) and isinstance(content, bytes)
                 )
@@ -178,7 +178,7 @@ def read_tsv(data: bytes) -> None:
 def parse_overrides(data: bytes) -> None:
     """`--set`, and the options of `--models`: a recipe of the same form, or one line."""
     words = data.decode(errors="replace").split("\n")
-    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.Rules())
+    base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.ListOpsConfig())
     with _one_line(UsageError):
         made = override(base, words)
         assert _types(made) == _types(base)

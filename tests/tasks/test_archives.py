@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.io.archives import opened, unpack, verify
+from tasks.io.archives import open_source, unpack, verify
 from tasks.io.files import Progress
 from tasks.io.sources import ACLIMDB
 from tasks.task import DataError
@@ -151,7 +151,7 @@ def test_an_archive_of_something_else_is_named(tmp_path):
     (tmp_path / "other" / "readme").write_text("text")
     archive = archives.pack(tmp_path / "other", tmp_path / "aclImdb_v1.tar.gz")
     request = archives.request(TEXT, archive)
-    with opened(request, ACLIMDB, everything, 100_000) as (folder, _):
+    with open_source(request, ACLIMDB, everything, 100_000) as (folder, _):
         assert files_below(folder) == {"other/readme"}
     with pytest.raises(DataError, match=f"{archive} holds no IMDb reviews"):
         TEXT.build(request)

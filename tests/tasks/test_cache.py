@@ -22,12 +22,12 @@ from tasks.io.cache import describe, entries, open_entry, prepare
 from tasks.io.files import sha256
 from tasks.io.npy_writer import Table
 from tasks.io.splits import consecutive
-from tasks.pathfinder.task import Rules as PathfinderRules
-from tasks.task import Arrays, DataError, Request, Task
+from tasks.pathfinder.task import PathfinderConfig
+from tasks.task import BuildRequest, DataError, RawDataset, Task
 from tests.helpers import archives
 
 ROOT = Path(__file__).resolve().parents[2]
-FEW = PathfinderRules(train=80, validation=10, test=10)
+FEW = PathfinderConfig(train=80, validation=10, test=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rules:
     wait: float = 0.0
 
 
-def build(request: Request) -> Arrays:
+def build(request: BuildRequest) -> RawDataset:
     """A table of noise; leaves a mark each time it is made."""
     if request.rules.mark:
         with open(request.rules.mark, "a") as file:
@@ -50,7 +50,7 @@ def build(request: Request) -> Arrays:
     rows = request.rules.rows
     labels = (np.arange(rows) % 2).astype(np.uint8)
     splits = consecutive(labels, [rows - 2, 1, 1])
-    return Arrays(table.array(), np.full(rows, request.length, np.int32), splits, "noise", ("a note",))
+    return RawDataset(table.array(), np.full(rows, request.length, np.int32), splits, "noise", ("a note",))
 
 
 def inputs(path: Path) -> list[Path]:
@@ -67,7 +67,7 @@ def made(cache, task=NOISE, source="generate", seed=0, length=16, **settings):
 def test_an_entry_holds_what_was_built(tmp_path):
     entry = made(tmp_path)
     data = open_entry(entry)
-    expected = NOISE.build(Request(16, 0, "generate", Rules(), 1, print))
+    expected = NOISE.build(BuildRequest(16, 0, "generate", Rules(), 1, print))
     assert np.array_equal(data.values, expected.values) and np.array_equal(data.lengths, expected.lengths)
     assert all(np.array_equal(data.splits[s].labels, expected.splits[s].labels) for s in data.splits)
     assert (data.vocab, data.classes, data.source, data.notes) == (10, 2, "noise", ("a note",))
@@ -97,7 +97,7 @@ def test_a_large_table_is_written_once_and_not_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # also with a relative cache
     entry = made(Path("data"))
     assert "values.npy" not in saved and "lengths.npy" in saved
-    assert np.array_equal(open_entry(entry).values, NOISE.build(Request(16, 0, "", Rules(), 1, print)).values)
+    assert np.array_equal(open_entry(entry).values, NOISE.build(BuildRequest(16, 0, "", Rules(), 1, print)).values)
 
 
 # --- what identifies the contents --------------------------------------------------------------------

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.listops import LISTOPS, LISTOPS_SHORT, VOCABULARY, Rules, draw_block, evaluate, parse, read_tsv
-from tasks.task import DataError, Request
+from tasks.listops import LISTOPS, LISTOPS_SHORT, VOCABULARY, ListOpsConfig, draw_block, evaluate, parse, read_tsv
+from tasks.task import BuildRequest, DataError
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "lra_release_mini.tar.xz"
-SMALL = Rules(train=300, validation=50, test=50)
+SMALL = ListOpsConfig(train=300, validation=50, test=50)
 
 
 def value_of(text: str) -> int:
@@ -34,8 +34,8 @@ def text_of(data: bytes) -> str:
     return " ".join(VOCABULARY[v] for v in data)
 
 
-def made(rules: Rules, seed: int = 0, workers: int = 1, length: int = 2000):
-    return LISTOPS.build(Request(length, seed, "generate", rules, workers, lambda line: None))
+def made(rules: ListOpsConfig, seed: int = 0, workers: int = 1, length: int = 2000):
+    return LISTOPS.build(BuildRequest(length, seed, "generate", rules, workers, lambda line: None))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def release(tmp_path_factory) -> Path:
     return folder / "lra_release"
 
 
-@pytest.mark.parametrize("rules", [Rules(), LISTOPS_SHORT.rules], ids=["benchmark", "short"])
+@pytest.mark.parametrize("rules", [ListOpsConfig(), LISTOPS_SHORT.rules], ids=["benchmark", "short"])
 def test_every_generated_label_is_the_value_of_its_expression(rules):
     examples = draw_block(rules, seed=3, block=0)[:400]
     assert len(examples) > 100
@@ -58,7 +58,7 @@ def test_every_generated_label_is_the_value_of_its_expression(rules):
 
 
 def test_expressions_keep_the_rules():
-    rules = Rules(max_depth=5, max_args=4, min_length=10, max_length=60)
+    rules = ListOpsConfig(max_depth=5, max_args=4, min_length=10, max_length=60)
     for data, _ in draw_block(rules, seed=0, block=0):
         depth, deepest, args = 0, 0, [0]
         for token in text_of(data).split():
@@ -95,7 +95,7 @@ def reference_expressions(count: int) -> list[list[str]]:
 
 
 def test_the_distribution_is_the_reference_generator_s():
-    ours = [data for block in range(4) for data, _ in draw_block(Rules(), seed=1, block=block)]
+    ours = [data for block in range(4) for data, _ in draw_block(ListOpsConfig(), seed=1, block=block)]
     theirs = [bytes(VOCABULARY.index(t) for t in tree) for tree in reference_expressions(1500)]
     assert len(ours) > 1500
     for statistic in (len, *(lambda d, v=v: d.count(v) / len(d) for v in range(15))):
@@ -138,10 +138,10 @@ def test_a_shorter_length_gives_shorter_expressions_not_cut_ones():
 @pytest.mark.parametrize(
     ("rules", "length", "words"),
     [
-        (Rules(), 400, "lower data.min_length"),
-        (Rules(max_depth=1, min_length=0, train=50), 2000, "only 10 distinct"),
-        (Rules(max_args=1), 2000, "max_args"),
-        (Rules(test=0), 2000, "at least one example"),
+        (ListOpsConfig(), 400, "lower data.min_length"),
+        (ListOpsConfig(max_depth=1, min_length=0, train=50), 2000, "only 10 distinct"),
+        (ListOpsConfig(max_args=1), 2000, "max_args"),
+        (ListOpsConfig(test=0), 2000, "at least one example"),
     ],
 )
 def test_rules_that_cannot_be_kept_are_told(rules, length, words):
@@ -150,7 +150,7 @@ def test_rules_that_cannot_be_kept_are_told(rules, length, words):
 
 
 def test_the_reader_agrees_with_the_release(release):
-    arrays = LISTOPS.build(Request(2000, 0, str(release), Rules(), 1, lambda line: None))
+    arrays = LISTOPS.build(BuildRequest(2000, 0, str(release), ListOpsConfig(), 1, lambda line: None))
     assert {name: len(s.labels) for name, s in arrays.splits.items()} == {
         "train": 500,
         "validation": 100,

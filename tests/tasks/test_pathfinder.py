@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from tasks import PAPER, TASKS
-from tasks.pathfinder.task import Kind, Rules, draw_block
+from tasks.pathfinder.task import PathfinderConfig, Variant, draw_block
 from tasks.task import DataError
 from tests.helpers import archives, real_data
 
 HARD = TASKS["pathfinder"]
-FEW = Rules(train=80, validation=10, test=10)
+FEW = PathfinderConfig(train=80, validation=10, test=10)
 
 
 def build(source, task=HARD, **settings):
@@ -184,22 +184,22 @@ def test_the_same_seed_gives_the_same_pictures_whatever_the_workers(monkeypatch)
     assert np.array_equal(one.values, two.values)
     assert all(np.array_equal(one.splits[s].labels, two.splits[s].labels) for s in one.splits)
     assert not np.array_equal(one.values, build("generate", rules=FEW, seed=1).values)
-    fewer = build("generate", rules=Rules(train=30, validation=10, test=10))
+    fewer = build("generate", rules=PathfinderConfig(train=30, validation=10, test=10))
     assert np.array_equal(fewer.values, one.values[:50])
 
 
 @pytest.mark.parametrize("name", ["pathfinder_easy", "pathfinder_short", "pathfinder64", "pathx", "pathfinder256"])
 def test_every_size_is_generated(name):
-    arrays = build("generate", TASKS[name], rules=Rules(train=3, validation=1, test=1))
+    arrays = build("generate", TASKS[name], rules=PathfinderConfig(train=3, validation=1, test=1))
     assert arrays.values.shape == (5, TASKS[name].length)
     assert all(row.max() == 255 and row.min() == 0 for row in arrays.values)
 
 
 def test_blocks_are_small_whatever_the_size():
-    pixels, labels = draw_block(Kind(128, "hard"), 0, 3)
+    pixels, labels = draw_block(Variant(128, "hard"), 0, 3)
     assert pixels.nbytes <= 1 << 20 and len(pixels) == len(labels) == 64
 
 
 def test_a_split_without_pictures_is_refused():
     with pytest.raises(DataError, match="every split of Pathfinder needs at least one picture"):
-        build("generate", rules=Rules(train=10, validation=0, test=10))
+        build("generate", rules=PathfinderConfig(train=10, validation=0, test=10))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 
 from tasks.pathfinder.draw import CONTOUR_LENGTH, SIZES, contours, draw, rules
-from tasks.pathfinder.stamps import DEGREES, stamps
+from tasks.pathfinder.stamps import DEGREES, build_stamps
 from tests.helpers import real_data
 
 ALL = [(size, difficulty) for size in SIZES for difficulty in CONTOUR_LENGTH]
@@ -137,7 +137,7 @@ def put(size, stamp, y, x):
 @lru_cache
 def angles(r, margin):
     """The angle at which each direction's paddle runs on (not how it is drawn)."""
-    turn = stamps(r, margin).turn
+    turn = build_stamps(r, margin).turn
     return np.concatenate([np.radians(np.arange(-180, 180)), np.arctan2(turn[:, 0], turn[:, 1])])
 
 

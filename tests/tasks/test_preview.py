@@ -9,7 +9,7 @@ from PIL import Image
 from tasks import TASKS
 from tasks.io.cache import open_entry, prepare
 from tasks.io.preview import details, preview
-from tasks.pathfinder.task import Rules
+from tasks.pathfinder.task import PathfinderConfig
 from tasks.task import DataError
 from tests.helpers import archives
 
@@ -30,7 +30,7 @@ def entries(tmp_path_factory):
     short = dataclasses.replace(TASKS["listops_short"].rules, train=60, validation=10, test=10)
     made["listops_short"] = prepare(TASKS["listops_short"], 64, 0, "generate", rules=short, cache=place)
     for name in ("pathfinder", "pathx_easy"):
-        rules = Rules(train=40, validation=5, test=5)
+        rules = PathfinderConfig(train=40, validation=5, test=5)
         made[name] = prepare(TASKS[name], TASKS[name].length, 0, "generate", rules=rules, cache=place)
     return made
 

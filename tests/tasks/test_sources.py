@@ -13,7 +13,7 @@ from tasks import TASKS
 from tasks.io import download, sources, tfds
 from tasks.io.cache import describe, open_entry, prepare
 from tasks.io.sources import resolve
-from tasks.task import Absent, Archive, DataError
+from tasks.task import Archive, DataError, SourceNotFound
 from tests.helpers import archives
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_a_source_that_there_is_not_is_told(task, source, words, tmp_path):
 
 
 def test_an_empty_or_missing_folder_is_told(tmp_path):
-    with pytest.raises(Absent, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
+    with pytest.raises(SourceNotFound, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
         found(TEXT, str(tmp_path))
     with pytest.raises(DataError, match=r"the source folder .*nowhere does not exist"):
         found(TEXT, source_dir=tmp_path / "nowhere")
@@ -117,7 +117,7 @@ def test_an_empty_or_missing_folder_is_told(tmp_path):
 def test_the_newest_version_of_a_prepared_copy_is_taken(tmp_path):
     for version in ("3.0.2", "3.0.10", "2.9.9"):
         prepared_copy(tmp_path, f"cifar10/{version}")
-    assert tfds.prepared("cifar10", [tmp_path / "nowhere", tmp_path]).name == "3.0.10"
+    assert tfds.find_prepared("cifar10", [tmp_path / "nowhere", tmp_path]).name == "3.0.10"
 
 
 # --- without network ----------------------------------------------------------------------------------
@@ -178,13 +178,13 @@ from pathlib import Path
 from tasks import TASKS
 from tasks.io.cache import open_entry, prepare
 from tasks.io.preview import details, preview
-from tasks.pathfinder.task import Rules
+from tasks.pathfinder.task import PathfinderConfig
 cache, folder = map(Path, sys.argv[1:])
 entries = []
 for name in ("text", "image", "retrieval", "pathfinder"):
     task = TASKS[name]
     entries.append(prepare(task, task.length, 0, str(folder), cache=cache, allow_unverified=True))
-rules = Rules(train=8, validation=1, test=1)
+rules = PathfinderConfig(train=8, validation=1, test=1)
 entries.append(prepare(TASKS["pathfinder"], 1024, 0, "generate", rules=rules, cache=cache))
 for entry in entries:
     open_entry(entry)
@@ -202,7 +202,7 @@ def test_everything_else_works_where_tensorflow_is_not_installed(tmp_path):
 
 
 def test_where_tfds_is_not_installed_it_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds, "installed", lambda: False)
+    monkeypatch.setattr(tfds, "is_installed", lambda: False)
     with pytest.raises(DataError, match="TensorFlow Datasets is not installed: pip install"):
         found(TEXT, "tfds", tmp_path)
     prepared_copy(tmp_path / "home/tensorflow_datasets", "cifar10/3.0.2")

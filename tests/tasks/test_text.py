@@ -59,9 +59,9 @@ def test_padding_is_told_from_a_zero_byte(tmp_path):
     (folder / "test" / "neg" / "zero_1.txt").write_bytes(b"\x00a\x00")
     arrays = build(folder)
     row = next(r for r in arrays.splits["test"].index[:, 0] if arrays.lengths[r] == 3)
-    from tasks.task import Splits
+    from tasks.task import Dataset
 
-    tokens = Splits(**vars(arrays)).tokens(np.array([row]))[0]
+    tokens = Dataset(**vars(arrays)).tokens(np.array([row]))[0]
     assert tokens[:5].tolist() == [1, 98, 1, 0, 0]
 
 

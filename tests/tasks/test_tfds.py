@@ -72,8 +72,8 @@ def test_tfds_gives_what_our_own_reader_gives(tmp_path, task, part, version):
     assert theirs.fingerprint == own.fingerprint
     # An unverified copy is kept apart: it is found again only by who allows it.
     assert (tmp_path / "cache" / "tfds-unverified" / version / "dataset_info.json").exists()
-    assert tfds.prepared(task.tfds, tfds.folders(tmp_path / "cache", False)) is None
-    assert tfds.prepared(task.tfds, tfds.folders(tmp_path / "cache", True)) is not None
+    assert tfds.find_prepared(task.tfds, tfds.search_folders(tmp_path / "cache", False)) is None
+    assert tfds.find_prepared(task.tfds, tfds.search_folders(tmp_path / "cache", True)) is not None
 
 
 def test_a_copy_that_tfds_has_prepared_is_found_by_auto(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from lra.train.optimizer import learning_rate, make_optimizer
 from lra.train.step import Program, chunk_length
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tasks.task import Split, Splits
+from tasks.task import Dataset, Split
 
 RECIPE = Recipe(
     Shape(dim=16, heads=2, layers=1, qkv=16, mlp=32, dropout=0.1, attention_dropout=0.1),
@@ -30,7 +30,7 @@ RECIPE = Recipe(
 )
 
 
-def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Splits:
+def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Dataset:
     """Tokens 0 … 3 of random lengths; the class is the first token. Split sizes that no batch divides."""
     rng = np.random.default_rng(seed)
     total = sum(counts)
@@ -42,7 +42,7 @@ def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Splits:
         for name, a, b in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False)
     }
     lengths = rng.integers(1, length + 1, total).astype(np.int32)
-    return Splits(values, lengths, splits, "made up", vocab=5, classes=4)
+    return Dataset(values, lengths, splits, "made up", vocab=5, classes=4)
 
 
 def encoder(model="transformer", seed=0, shape=RECIPE.encoder):

@@ -13,7 +13,7 @@ from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from tasks import TASKS
 from tasks.io.cache import open_entry, prepare
-from tasks.task import Split, Splits
+from tasks.task import Dataset, Split
 from tests.helpers import real_data
 
 SHAPE = Shape(dim=8, heads=1, layers=1, qkv=8, mlp=8, dropout=0.0, attention_dropout=0.0)
@@ -25,12 +25,12 @@ RECIPE = Recipe(
 )
 
 
-def first(data: Splits, count: int) -> Splits:
+def first(data: Dataset, count: int) -> Dataset:
     """The same data with fewer examples a split, so that testing is quick."""
     splits = {name: Split(s.index[:count], s.labels[:count]) for name, s in data.splits.items()}
     rows = np.unique(np.concatenate([s.index.ravel() for s in splits.values()]))
     splits = {name: Split(np.searchsorted(rows, s.index).astype(np.int32), s.labels) for name, s in splits.items()}
-    return Splits(
+    return Dataset(
         np.asarray(data.values[rows]), np.asarray(data.lengths[rows]), splits, data.source, data.notes,
         data.fingerprint, data.vocab, data.classes,
     )  # fmt: skip
