@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks, word_blocks
-from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words, keep, whole
+from models.core.block_attention import from_blocks, mask_to_blocks, seed_blocks, to_blocks
+from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds, dropout_mask, is_single_tile
 from models.core.fused_attention import applies as fused_applies
 from models.core.fused_attention import attend_fused
-from models.core.layers import MultiHead
+from models.core.layers import MASKED, MultiHead
 
 Kernel = Literal["auto", "blocks", "cudnn", "fused"]
 
@@ -56,7 +56,7 @@ class Attention(MultiHead):
                 f"kernel={kernel} does not apply to {q.dtype} heads of width {q.shape[-1]} on {here[0]}"
                 + " with attention dropout" * dropping
             )
-        _taken.add(kernel)
+        _used_kernels.add(kernel)
         return self.join(KERNELS[kernel].attend(q, k, v, mask, self.rate, rngs))
 
 
@@ -103,11 +103,11 @@ def attend_with_lse(
     """`attend` in blocks: o [B·H, N, b, K] and the logarithm of its softmax's denominator [B·H, N, b]."""
     batch, length, heads, _ = q.shape
     rows = tile_rows(jax.default_backend(), batch * heads, length, k.shape[1])
-    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
-    if words is not None:
-        words = word_blocks(words[0], rows), word_blocks(words[1], k.shape[1])
+    dropout_seeds = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs)
+    if dropout_seeds is not None:
+        dropout_seeds = seed_blocks(dropout_seeds[0], rows), seed_blocks(dropout_seeds[1], k.shape[1])
     q, k, v = to_blocks(q, rows), to_blocks(k, k.shape[1]), to_blocks(v, v.shape[1])
-    return attend_tiles(q, k, v, Fixed(mask_to_blocks(mask, mask.shape[1], heads), words=words), rate)
+    return attend_tiles(q, k, v, Fixed(mask_to_blocks(mask, mask.shape[1], heads), dropout_seeds=dropout_seeds), rate)
 
 
 def attend_naive(
@@ -115,11 +115,11 @@ def attend_naive(
 ) -> jax.Array:
     """What `attend` computes, with all weights [B, H, L, M] at once."""
     scores = jnp.einsum("blhk,bmhk->bhlm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None, None, :], scores, LOW)
+    scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     weights = jax.nn.softmax(scores) * mask.any(1)[:, None, None, None]
-    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
-    if words is not None:
-        kept = keep(words[0].swapaxes(1, 2), words[1].swapaxes(1, 2), rate)
+    dropout_seeds = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs)
+    if dropout_seeds is not None:
+        kept = dropout_mask(dropout_seeds[0].swapaxes(1, 2), dropout_seeds[1].swapaxes(1, 2), rate)
         weights = jnp.where(kept, weights / (1 - rate), 0)
     return jnp.einsum("bhlm,bmhk->blhk", weights.astype(v.dtype), v)
 
@@ -172,17 +172,17 @@ passes and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor 
 """
 
 
-_taken: set[str] = set()
+_used_kernels: set[str] = set()
 
 
-def kernels_taken() -> list[str]:
+def used_kernels() -> list[str]:
     """The kernels that `Attention` was traced with since the process started, in training and in evaluation."""
-    return sorted(_taken)
+    return sorted(_used_kernels)
 
 
-def fallback(backend: str, capability: float) -> str:
+def fallback_notice(backend: str, capability: float) -> str:
     """A line for the record where a GPU has a fused kernel that attention did not take; else empty."""
-    if "blocks" in _taken and fused_applies(backend, capability, jnp.bfloat16, 64):
+    if "blocks" in _used_kernels and fused_applies(backend, capability, jnp.bfloat16, 64):
         return "attention ran in tiles of plain XLA: the fused kernel takes 16-bit floats and heads of up to 128"
     return ""
 
@@ -203,7 +203,7 @@ def capability() -> float:
 
 def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
     """Queries a tile: on a CPU all or few enough for its caches, on accelerators what 256 MB of scores allow."""
-    if whole(backend, problems * length * keys):
+    if is_single_tile(backend, problems * length * keys):
         return length
     if backend == "cpu":
         rows = min(128, max(32, 2**20 // keys))

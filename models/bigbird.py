@@ -109,8 +109,8 @@ def bigbird_attention(
     blocks = -(-length // block)
     real = pad_length(mask, block).reshape(batch, blocks, block).any(-1)
     last = jnp.max(jnp.where(real, jnp.arange(blocks), 0), axis=1)
-    table = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    kv_blocks = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs)
 
     ends = jnp.stack([jnp.zeros_like(last), last], axis=1)  # [B, 2]
     positions = (ends[:, :, None] * block + jnp.arange(block)).reshape(batch, -1)

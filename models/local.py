@@ -54,6 +54,6 @@ def local_attention(
 ) -> jax.Array:
     """q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K]."""
     length, heads = q.shape[1:3]
-    table = jnp.arange(-(-length // block))[:, None]
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    kv_blocks = jnp.arange(-(-length // block))[:, None]
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs)
     return from_blocks(o, heads, length)

@@ -8,8 +8,7 @@ from flax import nnx
 
 from models.attention import attend
 from models.core.block_attention import attend_blocks, from_blocks
-from models.core.flash_attention import LOW
-from models.core.layers import MultiHead, at_least, split_heads
+from models.core.layers import MASKED, MultiHead, at_least, split_heads
 
 
 class Longformer(MultiHead):
@@ -89,10 +88,10 @@ def window_attention(
     near = jnp.where((near >= 0) & (near < blocks), near, -1)
     first = jnp.where((near == 0).any(1) | (tokens == 0), -1, 0)
 
-    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+    def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
         inside = (jnp.abs(i[:, None] - j) <= half) | (j < tokens)
-        return jnp.where(inside, 0.0, LOW)
+        return jnp.where(inside, 0.0, MASKED)
 
-    table = jnp.concatenate([near, first[:, None]], axis=1)
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs, rule)
+    kv_blocks = jnp.concatenate([near, first[:, None]], axis=1)
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs, score_mod)
     return from_blocks(o, heads, length)

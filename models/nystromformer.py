@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks
-from models.core.chunked import cut, each, exp_below, gather, largest, over
+from models.core.chunked import exp_below, map_chunks, map_heads, masked_max, to_chunks, weighted_sums
 from models.core.layers import Projections, split_heads
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -26,10 +26,10 @@ def segment_means(x: jax.Array, mask: jax.Array, landmarks: int) -> tuple[jax.Ar
     stretch = (jnp.cumsum(mask, axis=1) - 1) * landmarks // jnp.maximum(count, 1)
 
     def one(mask: jax.Array, x: jax.Array, stretch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return gather(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), stretch, x, mask)
+        return weighted_sums(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), stretch, x, mask)
 
-    lanes, cuts = cut(landmarks, mask, x[:, :, None], stretch[:, :, None, None])
-    total, size = over(lanes, one, *cuts)
+    heads_at_once, cuts = to_chunks(landmarks, mask, x[:, :, None], stretch[:, :, None, None])
+    total, size = map_heads(heads_at_once, one, *cuts)
     return (total / jnp.maximum(size, 1)[..., None]).astype(x.dtype), size > 0
 
 
@@ -67,14 +67,14 @@ def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
 
 def read(landmarks: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """softmax(q̃ kᵀ / √K) v of a head's landmarks q̃ [M, K]; k, v [N, c, K], mask [N, c] → float32 [M, K]."""
-    top = largest(lambda k: scores(k, landmarks), k, mask)
-    above, below = gather(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
+    top = masked_max(lambda k: scores(k, landmarks), k, mask)
+    above, below = weighted_sums(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
     return above / jnp.maximum(below, 1e-30)[:, None]
 
 
 def write(q: jax.Array, landmarks: jax.Array, real: jax.Array, values: jax.Array) -> jax.Array:
     """softmax(q k̃ᵀ / √K) y of a head's q [N, c, K]; k̃ [M, K] where `real` [M] and y [M, K] → [N, c, K]."""
-    return each(lambda q: masked_softmax(scores(q, landmarks), real).astype(q.dtype) @ values, q)
+    return map_chunks(lambda q: masked_softmax(scores(q, landmarks), real).astype(q.dtype) @ values, q)
 
 
 def attend(
@@ -90,14 +90,14 @@ def attend(
     Returns: [B, L, H, K].
     """
     count, heads = q_means.shape[1:3]
-    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    heads_at_once, (mask, queries, keys, values) = to_chunks(count, mask, q, k, v)
     q_means, k_means = (to_blocks(x, count)[:, 0] for x in (q_means, k_means))
     real = mask_to_blocks(real, count, heads)[:, 0]
     middle = jnp.where(real[..., None], masked_softmax(scores(q_means, k_means), real[:, None]), 0)
     inverse = pseudo_inverse(middle, start(middle), iterations)
-    gathered = over(lanes, read, q_means, keys, values, mask)
+    gathered = map_heads(heads_at_once, read, q_means, keys, values, mask)
     solved = jnp.matmul(inverse, gathered, precision=HIGHEST).astype(v.dtype)
-    return from_blocks(over(lanes, write, queries, k_means, real, solved), heads, q.shape[1])
+    return from_blocks(map_heads(heads_at_once, write, queries, k_means, real, solved), heads, q.shape[1])
 
 
 def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:

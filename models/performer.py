@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks
-from models.core.chunked import cut, each, exp_below, gather, largest, over
+from models.core.chunked import exp_below, map_chunks, map_heads, masked_max, to_chunks, weighted_sums
 from models.core.layers import Constant, Projections
 
 Kernel = Literal["softmax", "relu", "plain_relu"]
@@ -48,7 +48,7 @@ def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) ->
     def exponents(x: jax.Array) -> jax.Array:
         return x @ directions.T - (x * x).sum(-1, keepdims=True) / 2
 
-    top = largest(exponents, keys, mask)
+    top = masked_max(exponents, keys, mask)
 
     def query(q: jax.Array) -> jax.Array:
         logits = exponents(q) + top
@@ -82,17 +82,17 @@ def attend(
 
     def one(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         query, key = maps(k, mask)
-        memory, total = gather(key, k, v, mask)
+        memory, total = weighted_sums(key, k, v, mask)
 
         def answer(q: jax.Array) -> jax.Array:
             q = query(q)
             above = jnp.matmul(q.astype(v.dtype), memory.astype(v.dtype)).astype(jnp.float32)
             return (above / jnp.maximum(q @ total, 1e-6)[:, None]).astype(v.dtype)
 
-        return each(answer, q)
+        return map_chunks(answer, q)
 
-    lanes, cuts = cut(features, mask, q, k, v)
-    return from_blocks(over(lanes, one, *cuts), q.shape[2], q.shape[1])
+    heads_at_once, cuts = to_chunks(features, mask, q, k, v)
+    return from_blocks(map_heads(heads_at_once, one, *cuts), q.shape[2], q.shape[1])
 
 
 class Performer(nnx.Module):

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from models.core.block_attention import from_blocks, pad_length, to_blocks
-from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words
-from models.core.layers import Constant, at_least, merge_heads, split_heads
+from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds
+from models.core.layers import MASKED, Constant, at_least, merge_heads, split_heads
 
 
 class Reformer(nnx.Module):
@@ -135,23 +135,25 @@ def lsh_attention(
     chunks = jnp.repeat((place // chunk).reshape(-1, rounds, padded).swapaxes(1, 2), rounds, axis=0)
     before = jnp.arange(rounds) < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
     position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
-    tags = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
+    mod_inputs = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
 
-    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+    def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
         (i, *i_chunks), (j, *j_chunks) = (x[..., None] for x in i.T), (x[None] for x in j.T)
         score = jnp.where(i == j, -1e5, 0.0)
         for a, b in zip(i_chunks[:-1], j_chunks[:-1], strict=True):
-            score = jnp.where(jnp.abs(a - b) <= 1, LOW, score)
+            score = jnp.where(jnp.abs(a - b) <= 1, MASKED, score)
         return score
 
     flat = [to_blocks(x, chunk).reshape(batch * heads, padded, width) for x in (q, k, v)]
     flat.append(jnp.repeat(pad_length(mask, chunk), heads, axis=0))
     q, k, v, real = (by_round(jnp.repeat(x, rounds, axis=0)) for x in flat)
     near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
-    table = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
-    drawn = draw_words(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
-    words = None if drawn is None else (drawn[0].reshape(q.shape[:3]), drawn[1].reshape(q.shape[:3]))
-    o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags[0], tags[1])), rate, rule)
+    kv_blocks = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
+    drawn = draw_dropout_seeds(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
+    dropout_seeds = None if drawn is None else (drawn[0].reshape(q.shape[:3]), drawn[1].reshape(q.shape[:3]))
+    o, lse = attend_tiles(
+        q, k, v, Fixed(real, kv_blocks, dropout_seeds, (mod_inputs[0], mod_inputs[1])), rate, score_mod
+    )
 
     o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))
     o, lse = (x.reshape(-1, rounds, padded, *x.shape[2:]) for x in (o, lse))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import pad_length
-from models.core.flash_attention import LOW
-from models.core.layers import MultiHead, at_least, batch_bits, split_heads
+from models.core.layers import MASKED, MultiHead, at_least, batch_bits, split_heads
 from models.core.layers import dropout as drop
 
 
@@ -93,10 +92,10 @@ def normalise(logits: jax.Array, real: jax.Array, iterations: int) -> jax.Array:
 
     def once(_: int, logits: jax.Array) -> jax.Array:
         for axis in (-1, -2):
-            logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), LOW)
+            logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), MASKED)
         return logits
 
-    return jnp.exp(jax.lax.fori_loop(0, iterations, once, jnp.where(both, logits, LOW)))
+    return jnp.exp(jax.lax.fori_loop(0, iterations, once, jnp.where(both, logits, MASKED)))
 
 
 def sorted_attention(
@@ -122,12 +121,12 @@ def sorted_attention(
         / share.transpose(0, 2, 3, 1)[..., None].astype(x.dtype)
         for x in (k, v)
     )
-    far = jnp.where(there, jnp.log(share), LOW)  # [B, H, N, b]
-    own = jnp.where(real, 0.0, LOW)[:, None]
+    far = jnp.where(there, jnp.log(share), MASKED)  # [B, H, N, b]
+    own = jnp.where(real, 0.0, MASKED)[:, None]
     keys, values = jnp.concatenate([k_far, k], 2), jnp.concatenate([v_far, v], 2)
     bias = jnp.concatenate([far, jnp.broadcast_to(own, far.shape)], -1)[..., None, :]
 
     scores = jnp.einsum("bnihk,bnjhk->bhnij", q, keys, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5 + bias
-    p = jax.nn.softmax(scores) * (bias > LOW / 2).any(-1, keepdims=True)
+    p = jax.nn.softmax(scores) * (bias > MASKED / 2).any(-1, keepdims=True)
     return jnp.einsum("bhnij,bnjhk->bnihk", drop(p.astype(v.dtype), rate, rngs), values)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks, to_blocks
-from models.core.chunked import cut, each, gather, over
+from models.core.chunked import map_chunks, map_heads, to_chunks, weighted_sums
 from models.core.layers import Constant, Projections
 from models.nystromformer import HIGHEST, pseudo_inverse
 
@@ -53,19 +53,19 @@ def attend(
 ) -> jax.Array:  # fmt: skip
     """κ(q, z) (κ(z, z) + γ I)⁻¹ κ(z, k) v over the real keys, for landmarks z [B, M, H, K]."""
     count, heads = landmarks.shape[1:3]
-    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    heads_at_once, (mask, queries, keys, values) = to_chunks(count, mask, q, k, v)
     landmarks = to_blocks(landmarks, count)[:, 0]
 
     def read(z: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        return gather(lambda k: gaussian(k, z), k, v, mask)[0]
+        return weighted_sums(lambda k: gaussian(k, z), k, v, mask)[0]
 
     def write(q: jax.Array, z: jax.Array, values: jax.Array) -> jax.Array:
-        return each(lambda q: gaussian(q, z).astype(q.dtype) @ values, q)
+        return map_chunks(lambda q: gaussian(q, z).astype(q.dtype) @ values, q)
 
     middle = inverse(gaussian(landmarks, landmarks), gamma, iterations)
-    gathered = over(lanes, read, landmarks, keys, values, mask)
+    gathered = map_heads(heads_at_once, read, landmarks, keys, values, mask)
     solved = jnp.matmul(middle, gathered, precision=HIGHEST).astype(v.dtype)
-    return from_blocks(over(lanes, write, queries, landmarks, solved), heads, q.shape[1])
+    return from_blocks(map_heads(heads_at_once, write, queries, landmarks, solved), heads, q.shape[1])
 
 
 class Skyformer(nnx.Module):

@@ -16,7 +16,7 @@ CONTEXT = ("heads", "qkv", "dropout", "layer", "layers")
 """What the encoder tells a mixer that names it in its `__init__`; everything else a mixer names is its own option."""
 
 
-def load(name: str) -> type:
+def load_mixer(name: str) -> type:
     """The mixer's class, by its name in `MIXERS` or as 'package.module:Class'.
 
     Raises:
@@ -35,7 +35,7 @@ def load(name: str) -> type:
     return found
 
 
-def parameters(mixer: type) -> Mapping[str, inspect.Parameter]:
+def mixer_parameters(mixer: type) -> Mapping[str, inspect.Parameter]:
     """The keyword parameters of a mixer's `__init__` beside self, dim, length and rngs."""
     found = inspect.signature(mixer.__init__).parameters  # type: ignore[misc]
     return {name: p for name, p in found.items() if name not in ("self", "dim", "length", "rngs")}
@@ -47,8 +47,8 @@ def mixer_factory(name: str, options: Mapping[str, Any], **context: Any) -> Make
     Raises:
         ValueError: an option that the mixer does not have.
     """
-    mixer = load(name)
-    named = parameters(mixer)
+    mixer = load_mixer(name)
+    named = mixer_parameters(mixer)
     own = sorted(set(named) - set(CONTEXT))
     for option in options:
         if option not in own:

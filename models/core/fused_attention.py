@@ -31,8 +31,9 @@ from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
 
-from models.core.block_attention import pad_length, word_blocks
-from models.core.flash_attention import LOW, draw_words, keep
+from models.core.block_attention import pad_length, seed_blocks
+from models.core.flash_attention import draw_dropout_seeds, dropout_mask
+from models.core.layers import MASKED
 
 LOG2_E = math.log2(math.e)
 
@@ -50,7 +51,7 @@ class Static(NamedTuple):
 
     rate: float
     width: int  # K before it was padded
-    blocks: Blocks
+    tile_sizes: Blocks
     interpret: bool
 
 
@@ -61,7 +62,7 @@ class Queries(NamedTuple):
     """
 
     q: Any  # [B, L, H, K]; within a kernel [L or b, K]
-    words: Any  # uint32 [B·H, L]; within a kernel [L or b], and so are the others
+    dropout_seeds: Any  # uint32 [B·H, L]; within a kernel [L or b], and so are the others
     g: Any = None  # [B, L, H, K]: the output's gradient
     lse: Any = None  # float32 [B·H, L]
     inner: Any = None  # float32 [B·H, L]: g·o
@@ -73,7 +74,7 @@ class Keys(NamedTuple):
     k: Any  # [B, M, H, K]
     v: Any  # [B, M, H, K]
     mask: Any  # int32 [B, M]: 1 for a key that may be attended to
-    words: Any  # uint32 [B·H, M]
+    dropout_seeds: Any  # uint32 [B·H, M]
 
 
 def applies(backend: str, capability: float, dtype: Any, width: int) -> bool:
@@ -87,7 +88,7 @@ def applies(backend: str, capability: float, dtype: Any, width: int) -> bool:
     return backend == "gpu" and capability >= 8 and fits and triton
 
 
-def blocks(width: int, dtype: Any) -> Blocks:
+def tile_sizes(width: int, dtype: Any) -> Blocks:
     """Tiles that fit in the shared memory of every GPU that `applies` allows (99 KB) and whose sums fit in registers.
 
     Float32's products are made without tensor cores, which would round it, and want more registers.
@@ -117,8 +118,8 @@ def attend_fused(
     Returns: [B, L, H, K].
     """
     length, width = q.shape[1], q.shape[-1]
-    sizes = blocks(width, q.dtype)
-    rows, columns = draw_words(q.shape[:3], k.shape[:3], rate, rngs) or (None, None)
+    sizes = tile_sizes(width, q.dtype)
+    rows, columns = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs) or (None, None)
     mask = pad_length(mask, sizes.keys)
     last = jnp.max(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1, dtype=jnp.int32), 0), axis=1)
     used = lax.div(last + (sizes.keys - 1), sizes.keys)
@@ -128,8 +129,12 @@ def attend_fused(
     def pad(x: jax.Array, block: int) -> jax.Array:
         return pad_length(pad_length(x, block), padded, axis=3)
 
-    def by_head(words: jax.Array | None, block: int) -> jax.Array | None:
-        return None if words is None else word_blocks(words, block).reshape(words.shape[0] * words.shape[2], -1)
+    def by_head(dropout_seeds: jax.Array | None, block: int) -> jax.Array | None:
+        return (
+            None
+            if dropout_seeds is None
+            else seed_blocks(dropout_seeds, block).reshape(dropout_seeds.shape[0] * dropout_seeds.shape[2], -1)
+        )
 
     queries = Queries(pad(q, sizes.queries), by_head(rows, sizes.queries))
     keys = Keys(pad(k, sizes.keys), pad(v, sizes.keys), mask.astype(jnp.int32), by_head(columns, sizes.keys))
@@ -177,7 +182,7 @@ def _call(
     from jax.experimental.pallas import triton  # not at the top: see `applies`
 
     batch, length, heads, width = queries.q.shape
-    problems, (rows, columns, warps) = batch * heads, static.blocks
+    problems, (rows, columns, warps) = batch * heads, static.tile_sizes
     by_keys = kernel is _keys_kernel
 
     def spec(x: Any, block: int | None) -> pl.BlockSpec:
@@ -231,29 +236,29 @@ def _all(side: Any) -> Any:
 
 def _forward_kernel(static: Static, queries: Queries, keys: Keys, used: Any, o: Any, lse: Any) -> None:
     here = _all(queries)
-    rows, columns, _ = static.blocks
+    rows, columns, _ = static.tile_sizes
 
     def step(j: Any, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         top, total, sums = carry
         there = _read(keys, j, columns)
         s = _dot(here.q, there.k, (1, 1)) * (static.width**-0.5 * LOG2_E)
-        s = jnp.where((there.mask != 0)[None, :], s, LOW)
+        s = jnp.where((there.mask != 0)[None, :], s, MASKED)
         new = jnp.maximum(top, jnp.max(s, axis=1))
         p, shrink = jnp.exp2(s - new[:, None]), jnp.exp2(top - new)
         total = total * shrink + jnp.sum(p, axis=1)
-        if here.words is not None:
-            p = jnp.where(keep(here.words, there.words, static.rate), p, 0.0)
+        if here.dropout_seeds is not None:
+            p = jnp.where(dropout_mask(here.dropout_seeds, there.dropout_seeds, static.rate), p, 0.0)
         return new, total, sums * shrink[:, None] + _dot(p.astype(there.v.dtype), there.v, (1, 0))
 
     # Half of LOW: above a forbidden score, whose power is so 0 even where no key was allowed yet.
     start = (
-        jnp.full((rows,), LOW / 2, jnp.float32),
+        jnp.full((rows,), MASKED / 2, jnp.float32),
         jnp.zeros((rows,), jnp.float32),
         jnp.zeros(here.q.shape, jnp.float32),
     )
     top, total, sums = lax.fori_loop(0, used[0], step, start)
     total = jnp.maximum(total, 1e-30)
-    kept = 1.0 if here.words is None else 1 - static.rate
+    kept = 1.0 if here.dropout_seeds is None else 1 - static.rate
     o[...] = (sums / (total * kept)[:, None]).astype(o.dtype)
     lse[...] = top + jnp.log2(total)
 
@@ -272,12 +277,14 @@ def _tile(static: Static, queries: Queries, keys: Keys, across: bool) -> tuple[j
 
     allowed = keys.mask != 0
     s = product(queries.q, keys.k) * (static.width**-0.5 * LOG2_E)
-    s = jnp.where(allowed[:, None] if across else allowed[None, :], s, LOW)
+    s = jnp.where(allowed[:, None] if across else allowed[None, :], s, MASKED)
     p, dp = jnp.exp2(s - a_query(queries.lse)), product(queries.g, keys.v)
-    if queries.words is None:
+    if queries.dropout_seeds is None:
         return p, p * (dp - a_query(queries.inner))
-    words = (keys.words, queries.words) if across else (queries.words, keys.words)
-    kept = keep(*words, static.rate)
+    dropout_seeds = (
+        (keys.dropout_seeds, queries.dropout_seeds) if across else (queries.dropout_seeds, keys.dropout_seeds)
+    )
+    kept = dropout_mask(*dropout_seeds, static.rate)
     dp = jnp.where(kept, dp * (1 / (1 - static.rate)), 0.0)
     return jnp.where(kept, p, 0.0), p * (dp - a_query(queries.inner))
 
@@ -286,7 +293,7 @@ def _queries_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dq:
     here = _all(queries)
 
     def step(j: Any, sums: jax.Array) -> jax.Array:
-        there = _read(keys, j, static.blocks.keys)
+        there = _read(keys, j, static.tile_sizes.keys)
         _, ds = _tile(static, here, there, across=False)
         return sums + _dot(ds.astype(there.k.dtype), there.k, (1, 0))
 
@@ -296,7 +303,7 @@ def _queries_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dq:
 
 def _keys_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dk: Any, dv: Any) -> None:
     here = _all(keys)
-    rows = static.blocks.queries
+    rows = static.tile_sizes.queries
 
     def step(i: Any, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         there = _read(queries, i, rows)
@@ -311,5 +318,5 @@ def _keys_kernel(static: Static, queries: Queries, keys: Keys, used: Any, dk: An
     zeros = jnp.zeros(here.k.shape, jnp.float32)
     sums = lax.fori_loop(0, trips, step, (zeros, zeros))
     dk[...] = (sums[0] * static.width**-0.5).astype(dk.dtype)
-    kept = 1.0 if here.words is None else 1 - static.rate
+    kept = 1.0 if here.dropout_seeds is None else 1 - static.rate
     dv[...] = (sums[1] * (1 / kept)).astype(dv.dtype)
