@@ -17,9 +17,9 @@ class Longformer(MultiHead):
         out_i = softmax_j(q_i·k_j / √K) v_j  over  {j : |i − j| ≤ window / 2} ∪ {j < tokens}   for i ≥ tokens
         out_i = softmax_j(q'_i·k'_j / √K) v'_j  over all j                                     for i < tokens
 
-    q', k', v' have projections of their own (section 3.1, "linear projections for global attention"): 3·D·qkv
-    parameters more a layer, 4,273,922 in the Text shape (the Transformer has 3,487,490). The first `tokens`
-    positions are global: CLS with CLS pooling (as the paper does for classification), else the input's first
+    q', k', v' have separate projections (section 3.1, "linear projections for global attention"): 3·D·qkv more
+    parameters per layer, 4,273,922 in the Text shape (the Transformer has 3,487,490). The first `tokens`
+    positions are global: CLS with CLS pooling (as in the paper for classification), else the input's first
     token. Time L·(window + tokens), memory L.
 
     Dilated windows, which the paper uses for character models, are left out, as in its classifiers. The
@@ -76,9 +76,9 @@ def window_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """Each position over its window and the first `tokens` positions; q, k, v [B, L, H, K] → [B, L, H, K].
+    """Attention of each position to its window and the first `tokens` positions; q, k, v [B, L, H, K] → [B, L, H, K].
 
-    A block of queries sees the blocks its windows touch, and of these only what each query's window holds.
+    A block of queries sees the key blocks that its windows touch; `score_mod` masks what is outside each window.
     """
     length, heads = q.shape[1:3]
     half = min(window // 2, length)
