@@ -14,7 +14,7 @@ from models.core.layers import dropout as drop
 class Sinkhorn(MultiHead):
     """Sparse Sinkhorn Attention. Tay et al. 2020, arXiv:2002.11296, sections 3.1 and 3.2.
 
-        R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, made to sum to 1 in turn
+        R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, scaled to sum to 1 in turn
         out_i = softmax([q_i·k̃_j ; q_i·k_j] / √K) [ṽ_j ; v_j] over the j of i's block
         k̃ = R k, ṽ = R v: sums of whole blocks
 

@@ -56,7 +56,7 @@ class Static(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """What the kernels read for each query: the arrays, within a kernel references to them, or one block's values.
+    """Kernel inputs for each query: the arrays, within a kernel references to them, or the values of one block.
 
     None where not needed: `dropout_seeds` without dropout, the last three in the forward pass.
     """
@@ -69,7 +69,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What the kernels read for each key."""
+    """Kernel inputs for each key."""
 
     k: Any  # [B, M, H, K]
     v: Any  # [B, M, H, K]
