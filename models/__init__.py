@@ -1,7 +1,8 @@
-"""The model zoo, by name. A model is its mixer: everything round it is the same `Encoder`.
+"""The model zoo, by name. A model is its mixer: everything around it is the same `Encoder`.
 
-A mixer is named by the place of its class, so that names can be listed and checked without importing JAX.
-Adding one: its module, its line here. Someone else's needs no line: `--models=their_package.module:Class`.
+The registry holds the import path of each mixer's class, so that names can be listed and checked without importing
+JAX. To add a mixer, write its module and add its line here. A mixer elsewhere needs no line:
+`--models=their_package.module:Class`.
 """
 
 MIXERS: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""Full softmax attention: the vanilla Transformer's mixer, in memory that grows with L and not with L²."""
+"""Full softmax attention, the vanilla Transformer's mixer, in memory linear in L."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks, word_blocks
-from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words, keep, whole
+from models.core.block_attention import from_blocks, mask_to_blocks, seed_blocks, to_blocks
+from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds, dropout_mask, is_single_tile
 from models.core.fused_attention import applies as fused_applies
 from models.core.fused_attention import attend_fused
-from models.core.layers import MultiHead
+from models.core.layers import MASKED, MultiHead
 
 Kernel = Literal["auto", "blocks", "cudnn", "fused"]
 
@@ -23,8 +23,8 @@ class Attention(MultiHead):
 
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O
 
-    Time L²; memory L, in training too: no L×L array lives, weights are made again in the backward pass
-    (`core.flash_attention`), dropout's mask included. On an NVIDIA GPU a fused kernel does the same where it can
+    Time L²; memory L, in training too: no L×L array is held, the backward pass recomputes the weights and the
+    dropout mask (`core.flash_attention`). On an NVIDIA GPU a fused kernel does the same where it can
     (`choose_kernel`).
     """
 
@@ -48,22 +48,22 @@ class Attention(MultiHead):
         q, k, v = self.project(x)
         kernel: str = self.kernel
         dropping = rngs is not None and self.rate > 0
-        here = jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping
+        setting = jax.default_backend(), capability(), q.dtype, q.shape[-1], dropping
         if kernel == "auto":
-            kernel = choose_kernel(*here)
-        elif not KERNELS[kernel].applies(*here):
+            kernel = choose_kernel(*setting)
+        elif not KERNELS[kernel].applies(*setting):
             raise ValueError(
-                f"kernel={kernel} does not apply to {q.dtype} heads of width {q.shape[-1]} on {here[0]}"
+                f"kernel={kernel} does not apply to {q.dtype} heads of width {q.shape[-1]} on {setting[0]}"
                 + " with attention dropout" * dropping
             )
-        _taken.add(kernel)
+        _used_kernels.add(kernel)
         return self.join(KERNELS[kernel].attend(q, k, v, mask, self.rate, rngs))
 
 
 class NaiveAttention(MultiHead):
     """Attention Is All You Need. Vaswani et al. 2017, arXiv:1706.03762, with its L×L weights materialised.
 
-    Time and memory L²: the baseline that papers on efficient Transformers measured themselves against.
+    Time and memory L²: the baseline of papers on efficient Transformers.
     """
 
     def __init__(
@@ -85,14 +85,17 @@ class NaiveAttention(MultiHead):
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> jax.Array:
-    """softmax(q kᵀ / √K) v over the keys that `mask` allows, tile by tile.
+    """Computes softmax(q kᵀ / √K) v over the keys that `mask` allows, tile by tile.
 
     Args:
-        q: [B, L, H, K]; k, v: [B, M, H, K].
+        q: [B, L, H, K].
+        k: [B, M, H, K]; v likewise.
         mask: bool [B, M] (or [B, M, H]), False at padding. A query without any key gets zeros.
         rate: dropout of the attention weights, applied when `rngs` is given.
+        rngs: random keys; None in evaluation.
 
-    Returns: [B, L, H, K].
+    Returns:
+        [B, L, H, K].
     """
     return from_blocks(attend_with_lse(q, k, v, mask, rate, rngs)[0], q.shape[2], q.shape[1])
 
@@ -100,26 +103,26 @@ def attend(
 def attend_with_lse(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """`attend` in blocks: o [B·H, N, b, K] and the logarithm of its softmax's denominator [B·H, N, b]."""
+    """`attend`, returned in blocks: o [B·H, N, b, K] and the logarithm of its softmax's denominator [B·H, N, b]."""
     batch, length, heads, _ = q.shape
     rows = tile_rows(jax.default_backend(), batch * heads, length, k.shape[1])
-    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
-    if words is not None:
-        words = word_blocks(words[0], rows), word_blocks(words[1], k.shape[1])
+    dropout_seeds = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs)
+    if dropout_seeds is not None:
+        dropout_seeds = seed_blocks(dropout_seeds[0], rows), seed_blocks(dropout_seeds[1], k.shape[1])
     q, k, v = to_blocks(q, rows), to_blocks(k, k.shape[1]), to_blocks(v, v.shape[1])
-    return attend_tiles(q, k, v, Fixed(mask_to_blocks(mask, mask.shape[1], heads), words=words), rate)
+    return attend_tiles(q, k, v, Fixed(mask_to_blocks(mask, mask.shape[1], heads), dropout_seeds=dropout_seeds), rate)
 
 
 def attend_naive(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> jax.Array:
-    """What `attend` computes, with all weights [B, H, L, M] at once."""
+    """`attend` with all weights [B, H, L, M] at once."""
     scores = jnp.einsum("blhk,bmhk->bhlm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask[:, None, None, :], scores, LOW)
+    scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     weights = jax.nn.softmax(scores) * mask.any(1)[:, None, None, None]
-    words = draw_words(q.shape[:3], k.shape[:3], rate, rngs)
-    if words is not None:
-        kept = keep(words[0].swapaxes(1, 2), words[1].swapaxes(1, 2), rate)
+    dropout_seeds = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs)
+    if dropout_seeds is not None:
+        kept = dropout_mask(dropout_seeds[0].swapaxes(1, 2), dropout_seeds[1].swapaxes(1, 2), rate)
         weights = jnp.where(kept, weights / (1 - rate), 0)
     return jnp.einsum("bhlm,bmhk->blhk", weights.astype(v.dtype), v)
 
@@ -127,11 +130,11 @@ def attend_naive(
 def attend_cudnn(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> jax.Array:
-    """What `attend` computes without dropout, by cuDNN's fused kernel (bfloat16 or float16).
+    """`attend` without dropout, by cuDNN's fused kernel (bfloat16 or float16).
 
-    The kernel knows no mask a key (only an L×L bias), but a number of keys an example: so real keys are moved
-    to the front, which attention does not notice. Nor does it differentiate an odd number of positions, so that
-    one more is put at the end, which no query sees.
+    The kernel takes no mask over keys (only an L×L bias), but a number of keys per example: so real keys are moved
+    to the front, which changes no result of attention. Nor does it differentiate an odd number of positions, so one
+    that no query sees is appended.
     """
     length = q.shape[1]
     if length % 2:
@@ -146,55 +149,55 @@ def attend_cudnn(
 
 
 class AttentionKernel(NamedTuple):
-    """A way to compute `attend`."""
+    """An implementation of `attend`."""
 
     attend: Callable[..., jax.Array]
     applies: Callable[[str, float, Any, int, bool], bool]
-    """(backend, compute capability, type, width of a head, whether weights are dropped) → whether it can."""
+    """(backend, compute capability, type, head width, whether weights are dropped) → whether it can run."""
 
 
 def cudnn_applies(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> bool:
-    """An NVIDIA GPU of compute capability 8.0 (Ampere) or later, 16-bit floats, heads whose width is a multiple of 8
-    up to 128; and no dropout, whose seed JAX fixes when compiling."""
+    """Whether cuDNN's kernel can run: an NVIDIA GPU of compute capability 8.0 (Ampere) or later, 16-bit floats, a head
+    width that is a multiple of 8 up to 128, and no dropout, whose seed JAX fixes when compiling."""
     fits = dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
     return backend == "gpu" and capability >= 8 and fits and not dropping
 
 
 KERNELS = {
-    "fused": AttentionKernel(attend_fused, lambda *here: fused_applies(*here[:4]) and here[2] != jnp.float32),
+    "fused": AttentionKernel(attend_fused, lambda *setting: fused_applies(*setting[:4]) and setting[2] != jnp.float32),
     "cudnn": AttentionKernel(attend_cudnn, cudnn_applies),
-    "blocks": AttentionKernel(attend, lambda *here: True),
+    "blocks": AttentionKernel(attend, lambda *setting: True),
 }
-"""The kernels by name, the one that is taken first where it applies in front.
+"""The kernels by name, in order of preference.
 
 On an H200 at the ListOps shape (32 × 8 heads of 64, 2,001 tokens, bfloat16, dropout) `fused` takes 4.6 ms for both
-passes and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower one.
+passes and `blocks` 29.6; in float32 `fused` multiplies exactly, without tensor cores, and is the slower of the two.
 """
 
 
-_taken: set[str] = set()
+_used_kernels: set[str] = set()
 
 
-def kernels_taken() -> list[str]:
-    """The kernels that `Attention` was traced with since the process started, in training and in evaluation."""
-    return sorted(_taken)
+def used_kernels() -> list[str]:
+    """Names of the kernels that `Attention` has been traced with in this process, sorted."""
+    return sorted(_used_kernels)
 
 
-def fallback(backend: str, capability: float) -> str:
-    """A line for the record where a GPU has a fused kernel that attention did not take; else empty."""
-    if "blocks" in _taken and fused_applies(backend, capability, jnp.bfloat16, 64):
+def fallback_notice(backend: str, capability: float) -> str:
+    """Returns a line for the record if a GPU has a fused kernel that attention did not use; else an empty string."""
+    if "blocks" in _used_kernels and fused_applies(backend, capability, jnp.bfloat16, 64):
         return "attention ran in tiles of plain XLA: the fused kernel takes 16-bit floats and heads of up to 128"
     return ""
 
 
 def choose_kernel(backend: str, capability: float, dtype: Any, width: int, dropping: bool) -> str:
-    """The first of `KERNELS` that applies."""
-    here = backend, capability, dtype, width, dropping
-    return next(name for name, kernel in KERNELS.items() if kernel.applies(*here))
+    """Returns the first of `KERNELS` that applies; arguments as in `AttentionKernel.applies`."""
+    setting = backend, capability, dtype, width, dropping
+    return next(name for name, kernel in KERNELS.items() if kernel.applies(*setting))
 
 
 def capability() -> float:
-    """The compute capability of the first device if it is an NVIDIA GPU, else 0."""
+    """Compute capability of the first device if it is an NVIDIA GPU, else 0."""
     device = jax.devices()[0]
     if device.platform != "gpu" or "cuda" not in device.client.platform_version.lower():
         return 0.0
@@ -202,8 +205,15 @@ def capability() -> float:
 
 
 def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
-    """Queries a tile: on a CPU all or few enough for its caches, on accelerators what 256 MB of scores allow."""
-    if whole(backend, problems * length * keys):
+    """Chooses the rows of a tile: on a CPU all, or few enough for its caches; on accelerators up to 256 MB of scores.
+
+    Args:
+        backend: JAX's name of the platform.
+        problems: batch × heads.
+        length: number of queries.
+        keys: number of keys.
+    """
+    if is_single_tile(backend, problems * length * keys):
         return length
     if backend == "cpu":
         rows = min(128, max(32, 2**20 // keys))

@@ -20,13 +20,12 @@ class BigBird(MultiHead):
         the first and the last block see everything.
 
     Time L·block·(5 + random), memory L. The random blocks are drawn once, when the model is built, for each
-    layer, head and block of queries. Where fewer blocks are left than `random`, all of them are taken; with
-    five blocks or fewer this is full attention.
+    layer, head and block of queries. If fewer than `random` blocks are left, all of them are taken; with five
+    blocks or fewer this is full attention.
 
-    Departs from the paper in what it does with padding: the "last" block is the last one that holds a real
-    token, and random blocks are drawn among those up to it, so that padding changes nothing. In the official
-    code random blocks come from the first 1,024 tokens only, there is no attention dropout, and fewer than 8
-    blocks raise.
+    Departs from the paper in its handling of padding: the "last" block is the last one that holds a real token,
+    and random blocks are drawn among those up to it, so that padding changes nothing. In the official code random
+    blocks come from the first 1,024 tokens only, there is no attention dropout, and fewer than 8 blocks raise.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class BigBird(MultiHead):
         super().__init__(dim, heads, qkv, dropout, rngs=rngs)
         self.block = min(block, length)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jnp.arange(-(-length // self.block)))
-        # A block's draws don't depend on how many blocks follow it.
+        # A block's draws do not depend on how many blocks follow it.
         self.draws = Constant(jax.vmap(lambda key: jax.random.uniform(key, (heads, random)))(keys).swapaxes(0, 1))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -55,14 +54,14 @@ class BigBird(MultiHead):
 
 
 def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
-    """int32 [B, H, N, R]: distinct random blocks for each query block, -1 where there are no more.
+    """Picks distinct random blocks for each query block, int32 [B, H, N, R]; -1 where no more are left.
+
+    The r-th draw picks one of the remaining blocks by its rank: those seen anyway and those picked before are
+    skipped in ascending order.
 
     Args:
         draws: uniform in [0, 1), [H, N, R].
-        last: int32 [B], each example's last block that holds something.
-
-    The r-th draw picks one of the blocks that remain, by its rank: those seen anyway and those picked before
-    are passed over in ascending order.
+        last: int32 [B], each example's last block that holds a real token.
     """
     blocks, count = draws.shape[1:]
     i = jnp.arange(blocks)
@@ -85,7 +84,7 @@ def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def seen_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
-    """int32 [B, H, N, 5 + R]: the key blocks of each query block, each one once, -1 for none."""
+    """Lists the key blocks of each query block, each once, int32 [B, H, N, 5 + R]; -1 for none. See `random_blocks`."""
     i = jnp.arange(draws.shape[1])
     end = last[:, None, None]
     left, right = jnp.where(i >= 1, i - 1, -1), jnp.where(i + 1 <= end, i + 1, -1)
@@ -104,13 +103,13 @@ def bigbird_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """q, k, v [B, L, H, K], mask [B, L], draws [H, N, R] → [B, L, H, K]."""
+    """BigBird's attention: q, k, v [B, L, H, K], mask [B, L], draws [H, N, R] → [B, L, H, K]."""
     batch, length, heads, width = q.shape
     blocks = -(-length // block)
     real = pad_length(mask, block).reshape(batch, blocks, block).any(-1)
     last = jnp.max(jnp.where(real, jnp.arange(blocks), 0), axis=1)
-    table = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    kv_blocks = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs)
 
     ends = jnp.stack([jnp.zeros_like(last), last], axis=1)  # [B, 2]
     positions = (ends[:, :, None] * block + jnp.arange(block)).reshape(batch, -1)

@@ -11,9 +11,9 @@ from models.linear_transformer import kernel_attend
 
 
 def cos_features(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[relu(x) cos(πl / 2N), relu(x) sin(πl / 2N)] in float32, [B, L, H, K] → [B, L, H, 2K].
+    """Computes [relu(x) cos(πl / 2N), relu(x) sin(πl / 2N)] in float32, [B, L, H, K] → [B, L, H, 2K].
 
-    N is an example's own length: one more than the last position that `mask` [B, L] allows.
+    N is the example's length: one more than the last position that `mask` [B, L] allows.
     """
     position = jnp.arange(x.shape[1], dtype=jnp.float32)
     length = jnp.max(jnp.where(mask, position + 1, 1), axis=1, keepdims=True)
@@ -30,10 +30,9 @@ class Cosformer(nnx.Module):
         out_l = Σ_m s_lm v_m / Σ_m s_lm,    s_lm = relu(q_l)·relu(k_m) cos(π(l − m) / 2N)
 
     By cos(a − b) = cos a cos b + sin a sin b this is linear attention with twice the features. Time L·K·D,
-    memory L·D. N, which the paper sets to the sequence's length, is each document's own length without its
-    padding, so padding changes no logit (the authors' code takes the batch's padded length). There are no
-    attention weights to drop, so the attention's dropout does not apply. A query without a positive feature
-    has no weights and gives zero.
+    memory L·D. N, the sequence's length in the paper, is each document's length without padding, so padding
+    changes no logit (the authors' code takes the batch's padded length). There are no attention weights to
+    drop, so attention dropout does not apply. A query without a positive feature has no weights and gives zero.
     """
 
     def __init__(self, dim: int, length: int, *, heads: int = 4, qkv: int | None = None, rngs: nnx.Rngs):

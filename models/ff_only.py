@@ -1,4 +1,4 @@
-"""No mixing at all: what the feed-forward layers and the pooling can do by themselves."""
+"""No mixing at all: the baseline of feed-forward layers and pooling alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class FeedForwardOnly(nnx.Module):
 
         out = 0,    so that a block is x + mlp(norm(x))
 
-    No parameters; time and memory L in the feed-forward layers only. Positions meet in the pooling alone:
+    No parameters; time and memory L, in the feed-forward layers only. Positions meet only in the pooling:
     with MEAN pooling this is a bag of (token, position) pairs; with CLS pooling the classifier sees the CLS
     token only, which no other token reaches, so every input gets the same logits and the score is chance.
-    Padding changes no logit. In the paper's post-norm block leaving the sublayer out and feeding x through it
-    are the same; in a pre-norm block only a zero leaves it out.
+    Padding changes no logit. In the paper's post-norm block, omitting the sublayer and passing x through it are
+    equivalent; in a pre-norm block only a zero omits it.
     """
 
     def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""FNet: the real part of a two-dimensional Fourier transform in attention's place."""
+"""FNet: the real part of a two-dimensional Fourier transform instead of attention."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Method = Literal["auto", "fft", "matmul"]
 
 
 def fourier_fft(x: jax.Array) -> jax.Array:
-    """Re(F_L x F_D) of real x [..., L, D] by fast Fourier transforms, in float32.
+    """Computes Re(F_L x F_D) of real x [..., L, D] by fast Fourier transforms, in float32.
 
-    The hidden dimension's transform is the real one, so only ⌊D/2⌋ + 1 columns are transformed along L; the
-    others follow from the symmetry Y[l, D − d] = conj(Y[−l, d]) of a real signal's spectrum.
+    The hidden dimension uses the real transform, so only ⌊D/2⌋ + 1 columns are transformed along L; the remaining
+    ones follow from the symmetry Y[l, D − d] = conj(Y[−l, d]) of a real signal's spectrum.
     """
     dim = x.shape[-1]
     half = jnp.fft.fft(jnp.fft.rfft(x.astype(jnp.float32), axis=-1), axis=-2).real
@@ -24,7 +24,7 @@ def fourier_fft(x: jax.Array) -> jax.Array:
 
 
 def fourier_matmul(x: jax.Array) -> jax.Array:
-    """The same by matrix products with the real and imaginary parts of the DFT matrices.
+    """Computes Re(F_L x F_D) by matrix products with the real and imaginary parts of the DFT matrices.
 
     Re(F_L x F_D) = C_L x C_D − S_L x S_D with C = cos(2πjk/n), S = sin(2πjk/n); 2·L·D·(L + D) products.
     """
@@ -34,7 +34,7 @@ def fourier_matmul(x: jax.Array) -> jax.Array:
 
 
 def _dft(n: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    # jk is reduced modulo n in integers: in float32 the angle of a large jk would have lost its digits.
+    # jk is reduced modulo n in integers: in float32 a large jk would lose the digits of its angle.
     step = jnp.arange(n, dtype=jnp.uint32)
     angle = (step[:, None] * step % n).astype(jnp.float32) * (2 * jnp.pi / n)
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
@@ -55,12 +55,12 @@ class FNet(nnx.Module):
         out = Re(F_L(F_D(x)))
 
     No parameters. Time L·D·log(L·D) with the FFT, L²·D with the matrix products; memory L·D, plus L² for the
-    products' matrices. `auto` is the paper's switch: on TPU matrix products up to length 8,192 and the FFT
+    products' matrices. `auto` is the paper's rule: on TPUs matrix products up to length 8,192 and the FFT
     beyond, elsewhere the FFT. The FFT is computed in float32 whatever the input's type, the matrix products
     in the input's type.
 
-    The padding mask has no part in it: every position is mixed with every other, padding included, as in the
-    paper. Logits therefore depend on the length that inputs are padded to.
+    The padding mask is not used: every position is mixed with every other, padding included, as in the paper.
+    Logits therefore depend on the length that inputs are padded to.
     """
 
     def __init__(self, dim: int, length: int, *, method: Method = "auto", rngs: nnx.Rngs):
@@ -75,5 +75,5 @@ class FNet(nnx.Module):
 
 
 def choose_method(length: int, backend: str) -> Method:
-    """The faster method for a length, by the paper's measurements (section 3.2 and abstract)."""
+    """Chooses the faster method for a length, by the paper's measurements (section 3.2 and abstract)."""
     return "matmul" if backend == "tpu" and length <= 8192 else "fft"

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from models.attention import Attention
+from models.core.layers import at_least
 from models.fnet import FNet, Method
 
 
@@ -15,9 +16,9 @@ class FNetHybrid(nnx.Module):
         out = Re(F_L(F_D(x)))                        in all but the last layers,
         out = concat_h(softmax(Q_h K_hᵀ / √K) V_h) W_O    in the last `attention` of them (2 in the paper)
 
-    Time L·D·log(L·D) in a Fourier layer and L² in an attention layer; memory as those. The attention layers
+    Time L·D·log(L·D) in a Fourier layer and L² in an attention layer; memory likewise. The attention layers
     honour the padding mask, the Fourier layers cannot: logits depend on the length that inputs are padded to.
-    A model that has no more than `attention` layers is a Transformer.
+    A model of no more than `attention` layers is a Transformer.
     """
 
     def __init__(
@@ -34,8 +35,7 @@ class FNetHybrid(nnx.Module):
         method: Method = "auto",
         rngs: nnx.Rngs,
     ):
-        if attention < 0:
-            raise ValueError(f"attention must be 0 layers or more, not {attention}")
+        at_least(0, attention=attention)
         if layer >= layers - attention:
             self.mixer = Attention(dim, length, heads=heads, qkv=qkv, dropout=dropout, rngs=rngs)
         else:

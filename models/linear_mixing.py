@@ -1,4 +1,4 @@
-"""Learned linear maps over the sequence and over the hidden dimension in attention's place."""
+"""Learned linear maps over the sequence and over the hidden dimension instead of attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flax import nnx
 
 
 def mix(x: jax.Array, sequence: jax.Array, hidden: jax.Array) -> jax.Array:
-    """S x W of x [B, L, D], with `hidden` W [D, D] and the first L rows and columns of `sequence` S."""
+    """Computes S x W of x [B, L, D], with `hidden` W [D, D] and the first L rows and columns of `sequence` S."""
     length = x.shape[1]
     return jnp.einsum("lm,bmd->bld", sequence[:length, :length], x @ hidden)
 
@@ -18,14 +18,14 @@ class LinearMixing(nnx.Module):
 
         out = S x W,    S [L, L] and W [D, D] learned, without bias
 
-    Time L²·D + L·D², memory L·D + L². A layer has L² + D² parameters where attention has 4·D²: at L = 1,001
-    and D = 256 that is four times as many, and a model of four layers has 6,709,062 parameters where the
-    Transformer has 3,487,490. The matrix over positions is what the paper defines; it cannot be smaller.
+    Time L²·D + L·D², memory L·D + L². A layer has L² + D² parameters, attention 4·D²: at L = 1,001 and
+    D = 256 that is four times as many, and a model of four layers has 6,709,062 parameters, the Transformer
+    3,487,490. The paper defines the matrix over positions; it cannot be smaller.
 
-    The padding mask has no part in it, as in the paper: padding is mixed into every position, and logits
-    depend on the length that inputs are padded to.
+    The padding mask is not used, as in the paper: padding is mixed into every position, and logits depend on
+    the length that inputs are padded to.
 
-    Departs from the paper's code in the initial scale: variances 1/L and 1/D keep the signal's scale at any
+    Departs from the paper's code in the scale at initialisation: variances 1/L and 1/D keep the signal's scale at any
     length, where a standard deviation of 0.02 for both would not.
     """
 

@@ -1,4 +1,4 @@
-"""Linear Transformer: attention with a feature map in the exponential's place."""
+"""Linear Transformer: attention with a feature map instead of the exponential."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from models.core.layers import Projections
 
 
 def kernel_attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Σ_m (q·k_m) v_m / Σ_m q·k_m over the real positions m, without any L×L array.
+    """Computes Σ_m (q·k_m) v_m / Σ_m q·k_m over the real positions m, without any L×L array.
 
     Args:
-        q, k: features float32 [B, L, H, F] whose products are not negative.
+        q: features float32 [B, L, H, F] whose products with those of k are not negative.
+        k: features like q.
         v: [B, L, H, K]; the two products with it are in its type, sums and the denominator in float32.
-        mask: bool [B, L]. A row whose denominator is (next to) zero, as without any key, gives zero.
+        mask: bool [B, L]. A row whose denominator is (nearly) zero, as without any key, gives zero.
     """
     k = jnp.where(mask[..., None, None], k, 0)
     memory = jnp.einsum("blhf,blhk->bhfk", k.astype(v.dtype), v, preferred_element_type=jnp.float32)
@@ -25,7 +26,7 @@ def kernel_attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> 
 
 
 def elu_features(x: jax.Array) -> jax.Array:
-    """elu(x) + 1 in float32: positive, as attention weights must be."""
+    """Computes elu(x) + 1 in float32: positive, as attention weights must be."""
     return jax.nn.elu(x.astype(jnp.float32)) + 1
 
 
@@ -37,7 +38,7 @@ class LinearTransformer(nnx.Module):
         out_l = φ(q_l)ᵀ Σ_m φ(k_m) v_mᵀ / φ(q_l)ᵀ Σ_m φ(k_m),    φ(x) = elu(x) + 1
 
     Time L·K·D, memory L·D. Padded keys have no features, so padding changes no logit. There are no attention
-    weights to drop, so the attention's dropout does not apply. The official benchmark ignores the mask here.
+    weights to drop, so attention dropout does not apply. The official benchmark ignores the mask here.
     """
 
     def __init__(self, dim: int, length: int, *, heads: int = 4, qkv: int | None = None, rngs: nnx.Rngs):

@@ -11,17 +11,17 @@ from models.core.layers import MultiHead, at_least
 
 
 class Local(MultiHead):
-    """Local attention in blocks that don't overlap, as in the Long Range Arena (Tay et al. 2020,
+    """Local attention in blocks that do not overlap, as in the Long Range Arena (Tay et al. 2020,
     arXiv:2011.04006, appendix); the pattern is Image Transformer's one-dimensional one without its memory
     (Parmar et al. 2018, arXiv:1802.05751, section 3.3).
 
         out_i = softmax_j(q_i·k_j / √K) v_j over the j with ⌊j / block⌋ = ⌊i / block⌋
 
     Time L·block, memory L. The last block is shorter where `block` does not divide L. With CLS pooling the
-    CLS token is the first position of the first block, and sees nothing else in one layer or in many.
+    CLS token is the first position of the first block, and sees only that block, in one layer or in many.
 
-    The official code attends, by the way it reshapes, to the positions equal to its own modulo the number of
-    blocks and not to its neighbours, and its mask is reshaped the other way, so that padding leaks.
+    In the official code, by the way it reshapes, a position attends to those equal to it modulo the number of
+    blocks instead of its neighbours, and the mask is reshaped the other way, so that padding leaks.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ def local_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K]."""
+    """Attention within blocks: q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K]."""
     length, heads = q.shape[1:3]
-    table = jnp.arange(-(-length // block))[:, None]
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs)
+    kv_blocks = jnp.arange(-(-length // block))[:, None]
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs)
     return from_blocks(o, heads, length)

@@ -8,8 +8,7 @@ from flax import nnx
 
 from models.attention import attend
 from models.core.block_attention import attend_blocks, from_blocks
-from models.core.flash_attention import LOW
-from models.core.layers import MultiHead, at_least, split_heads
+from models.core.layers import MASKED, MultiHead, at_least, split_heads
 
 
 class Longformer(MultiHead):
@@ -18,9 +17,9 @@ class Longformer(MultiHead):
         out_i = softmax_j(q_i·k_j / √K) v_j  over  {j : |i − j| ≤ window / 2} ∪ {j < tokens}   for i ≥ tokens
         out_i = softmax_j(q'_i·k'_j / √K) v'_j  over all j                                     for i < tokens
 
-    q', k', v' have projections of their own (section 3.1, "linear projections for global attention"): 3·D·qkv
-    parameters more a layer, 4,273,922 in the Text shape (the Transformer has 3,487,490). The first `tokens`
-    positions are global: CLS with CLS pooling (as the paper does for classification), else the input's first
+    q', k', v' have separate projections (section 3.1, "linear projections for global attention"): 3·D·qkv more
+    parameters per layer, 4,273,922 in the Text shape (the Transformer has 3,487,490). The first `tokens`
+    positions are global: CLS with CLS pooling (as in the paper for classification), else the input's first
     token. Time L·(window + tokens), memory L.
 
     Dilated windows, which the paper uses for character models, are left out, as in its classifiers. The
@@ -77,9 +76,9 @@ def window_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """Each position over its window and the first `tokens` positions; q, k, v [B, L, H, K] → [B, L, H, K].
+    """Attention of each position to its window and the first `tokens` positions; q, k, v [B, L, H, K] → [B, L, H, K].
 
-    A block of queries sees the blocks its windows touch, and of these only what each query's window holds.
+    A block of queries sees the key blocks that its windows touch; `score_mod` masks what is outside each window.
     """
     length, heads = q.shape[1:3]
     half = min(window // 2, length)
@@ -89,10 +88,10 @@ def window_attention(
     near = jnp.where((near >= 0) & (near < blocks), near, -1)
     first = jnp.where((near == 0).any(1) | (tokens == 0), -1, 0)
 
-    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+    def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
         inside = (jnp.abs(i[:, None] - j) <= half) | (j < tokens)
-        return jnp.where(inside, 0.0, LOW)
+        return jnp.where(inside, 0.0, MASKED)
 
-    table = jnp.concatenate([near, first[:, None]], axis=1)
-    o, _ = attend_blocks(q, k, v, mask, table, block, rate, rngs, rule)
+    kv_blocks = jnp.concatenate([near, first[:, None]], axis=1)
+    o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs, score_mod)
     return from_blocks(o, heads, length)

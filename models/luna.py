@@ -1,4 +1,4 @@
-"""Luna: two nested linear attentions, through a short packed sequence that goes from layer to layer."""
+"""Luna: two nested linear attentions through a short packed sequence, passed from layer to layer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.layers import dropout, merge_heads, split_heads
+from models.core.layers import MASKED, at_least, dropout, merge_heads, split_heads
 
 
 def attend(
     q: jax.Array, c: jax.Array, mask: jax.Array | None, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> jax.Array:
-    """softmax(q cᵀ / √K) c: queries [B, N, H, K]; c [B, M, H, K], keys and values in one; `mask` [B, M]."""
+    """Computes softmax(q cᵀ / √K) c: queries [B, N, H, K]; c [B, M, H, K], both keys and values; `mask` [B, M]."""
     scores = jnp.einsum("blhk,bmhk->bhlm", q, c, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     weights = dropout(jax.nn.softmax(scores).astype(c.dtype), rate, rngs)
     return jnp.einsum("bhlm,bmhk->blhk", weights, c)
 
@@ -28,13 +28,13 @@ class Luna(nnx.Module):
         P'  = P + Y_P               goes to the next layer; the first layer's P is learned
 
     Time and memory L·P for `packed` rows (the paper reports 16, 128 and 256). In each of the two attentions
-    one projection serves keys and values, as the paper shares them: 5·D² parameters a layer to the
+    one projection serves keys and values, shared as in the paper: 5·D² parameters per layer to the
     Transformer's 4·D², +7.7 % for the model. Padded keys get no weight, so padding changes no logit.
 
-    The encoder hands P from layer to layer: it calls `carry` where a mixer has it. `__call__` is the first
-    layer's mixing by itself. The residual round P is here, in the pre-norm form of the encoder's own: the
-    paper writes both in post-norm form. The packing attention is as wide as the model, since its result is
-    added to P. Luna is not among the official benchmark's models.
+    The encoder passes P from layer to layer: it calls `carry` where a mixer has it. `__call__` is the mixing of
+    the first layer alone. The residual around P is here, in pre-norm form like the encoder's: the paper writes
+    both in post-norm form. The packing attention is as wide as the model, since its result is added to P. Luna
+    is not among the official benchmark's models.
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class Luna(nnx.Module):
         qkv = dim if qkv is None else qkv
         if dim % heads or qkv % heads:
             raise ValueError(f"dim ({dim}) and qkv ({qkv}) must be multiples of heads ({heads})")
-        if packed < 1:
-            raise ValueError(f"packed must be 1 or more, not {packed}")
+        at_least(1, packed=packed)
         self.heads, self.rate = heads, dropout
         first = jax.random.normal(rngs.params(), (packed, dim)) if layer == 0 else None
         self.packed = None if first is None else nnx.Param(first)
@@ -67,14 +66,14 @@ class Luna(nnx.Module):
     def carry(
         self, x: jax.Array, mask: jax.Array, carried: jax.Array | None, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """x [B, L, D] and P [B, P, D] of the layer before, None in the first → the mixing, and the new P."""
+        """x [B, L, D] and P [B, P, D] of the previous layer (None in the first) → the mixed x and the new P."""
         if carried is None:
             if self.packed is None:
-                raise ValueError("a later layer of luna needs the packed sequence of the layer before it")
+                raise ValueError("a later layer of luna needs the packed sequence of the previous layer")
             p = self.packed[...].astype(x.dtype)
             carried = jnp.broadcast_to(p, (x.shape[0], *p.shape))
-        asked, context = self.pack_query(self.norm(carried)), self.pack_context(x)
-        y = self._attend(asked, context, mask, rngs)
+        query, context = self.pack_query(self.norm(carried)), self.pack_context(x)
+        y = self._attend(query, context, mask, rngs)
         mixed = self._attend(self.query(x), self.context(y), None, rngs)
         return self.out(mixed), carried + y
 

@@ -7,38 +7,44 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks
-from models.core.chunked import cut, each, exp_below, gather, largest, over
-from models.core.layers import Projections, split_heads
+from models.core.chunked import exp_below, map_chunks, map_heads, masked_max, to_chunks, weighted_sums
+from models.core.layers import MASKED, Projections, at_least, split_heads
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def segment_means(x: jax.Array, mask: jax.Array, landmarks: int) -> tuple[jax.Array, jax.Array]:
-    """Means of x [B, L, D] over `landmarks` equal stretches of each example's real positions.
+    """Averages x [B, L, D] over `landmarks` equal segments of each example's real positions.
 
-    The i-th of n real positions belongs to stretch ⌊i·M/n⌋, so padding has no part in it. An example with
-    fewer than M positions has stretches of one position and empty ones.
+    The i-th of n real positions belongs to segment ⌊i·M/n⌋, so padding plays no role. An example with fewer than
+    M positions has segments of one position and empty ones.
 
-    Returns: means [B, M, D] (zero where empty), and bool [B, M], False where empty.
+    Args:
+        x: [B, L, D].
+        mask: bool [B, L].
+        landmarks: M.
+
+    Returns:
+        Means [B, M, D] (zero where empty), and bool [B, M], False where empty.
     """
     count = mask.sum(1, keepdims=True)
     # In integers, i·M overflows only beyond 2³¹: L = 16,384 leaves room for 131,072 landmarks.
-    stretch = (jnp.cumsum(mask, axis=1) - 1) * landmarks // jnp.maximum(count, 1)
+    segment = (jnp.cumsum(mask, axis=1) - 1) * landmarks // jnp.maximum(count, 1)
 
-    def one(mask: jax.Array, x: jax.Array, stretch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return gather(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), stretch, x, mask)
+    def sums(mask: jax.Array, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return weighted_sums(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), segment, x, mask)
 
-    lanes, cuts = cut(landmarks, mask, x[:, :, None], stretch[:, :, None, None])
-    total, size = over(lanes, one, *cuts)
+    heads_at_once, chunks = to_chunks(landmarks, mask, x[:, :, None], segment[:, :, None, None])
+    total, size = map_heads(heads_at_once, sums, *chunks)
     return (total / jnp.maximum(size, 1)[..., None]).astype(x.dtype), size > 0
 
 
 def pseudo_inverse(a: jax.Array, z: jax.Array, iterations: int) -> jax.Array:
-    """Moore-Penrose inverse of float32 [..., M, M] by the paper's third-order iteration.
+    """Iterates towards the Moore-Penrose inverse of float32 [..., M, M], to third order (the paper's iteration).
 
         Z ← Z (13 I − A Z (15 I − A Z (7 I − A Z))) / 4
 
-    Converges from a `z` with |A A⁺ − A Z| < 1, as that of `start`.
+    Converges from a `z` with |A A⁺ − A Z| < 1, such as that of `initial_inverse`.
     """
     identity = jnp.eye(a.shape[-1])
     for _ in range(iterations):
@@ -48,63 +54,64 @@ def pseudo_inverse(a: jax.Array, z: jax.Array, iterations: int) -> jax.Array:
     return z
 
 
-def start(a: jax.Array) -> jax.Array:
-    """Z₀ = Aᵀ / (|A|₁ |A|_∞), from which it converges for every A; zero rows and columns stay zero."""
+def initial_inverse(a: jax.Array) -> jax.Array:
+    """Computes Z₀ = Aᵀ / (|A|₁ |A|_∞), which converges for every A; zero rows and columns stay zero."""
     columns, rows = jnp.abs(a).sum(-2).max(-1), jnp.abs(a).sum(-1).max(-1)
     return a.swapaxes(-1, -2) / jnp.maximum(columns * rows, 1e-30)[..., None, None]
 
 
 def scores(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x yᵀ / √K in float32."""
+    """Computes x yᵀ / √K in float32."""
     return jnp.einsum("...lk,...mk->...lm", x, y, preferred_element_type=jnp.float32) * x.shape[-1] ** -0.5
 
 
 def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Softmax in float32 over the last axis where `allowed`; zero elsewhere and in rows that allow none."""
-    weights = jax.nn.softmax(jnp.where(allowed, scores, jnp.finfo(jnp.float32).min))
+    """Softmax in float32 over the last axis where `allowed`; zero elsewhere, and in rows that allow nothing."""
+    weights = jax.nn.softmax(jnp.where(allowed, scores, MASKED))
     return jnp.where(allowed, weights, 0)
 
 
-def read(landmarks: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q̃ kᵀ / √K) v of a head's landmarks q̃ [M, K]; k, v [N, c, K], mask [N, c] → float32 [M, K]."""
-    top = largest(lambda k: scores(k, landmarks), k, mask)
-    above, below = gather(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
+def read_keys(landmarks: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Computes a head's softmax(q̃ kᵀ / √K) v for q̃ [M, K]; k, v [N, c, K], mask [N, c] → float32 [M, K]."""
+    top = masked_max(lambda k: scores(k, landmarks), k, mask)
+    above, below = weighted_sums(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
     return above / jnp.maximum(below, 1e-30)[:, None]
 
 
-def write(q: jax.Array, landmarks: jax.Array, real: jax.Array, values: jax.Array) -> jax.Array:
-    """softmax(q k̃ᵀ / √K) y of a head's q [N, c, K]; k̃ [M, K] where `real` [M] and y [M, K] → [N, c, K]."""
-    return each(lambda q: masked_softmax(scores(q, landmarks), real).astype(q.dtype) @ values, q)
+def write_queries(q: jax.Array, landmarks: jax.Array, real: jax.Array, values: jax.Array) -> jax.Array:
+    """Computes a head's softmax(q k̃ᵀ / √K) y for q [N, c, K]; k̃ [M, K] where `real` [M], y [M, K] → [N, c, K]."""
+    return map_chunks(lambda q: masked_softmax(scores(q, landmarks), real).astype(q.dtype) @ values, q)
 
 
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array,
     q_means: jax.Array, k_means: jax.Array, real: jax.Array, iterations: int,
 ) -> jax.Array:  # fmt: skip
-    """softmax(q k̃ᵀ / √K) · softmax(q̃ k̃ᵀ / √K)⁺ · softmax(q̃ kᵀ / √K) v.
+    """Computes softmax(q k̃ᵀ / √K) · softmax(q̃ k̃ᵀ / √K)⁺ · softmax(q̃ kᵀ / √K) v, [B, L, H, K].
 
     Args:
-        q, k, v: [B, L, H, K] with `mask` [B, L].
-        q_means, k_means: the landmarks q̃ and k̃ [B, M, H, K], those that exist named by `real` [B, M].
-
-    Returns: [B, L, H, K].
+        q, k, v: [B, L, H, K].
+        mask: bool [B, L].
+        q_means, k_means: the landmarks q̃ and k̃, [B, M, H, K].
+        real: bool [B, M], the landmarks that exist.
+        iterations: of the pseudo-inverse.
     """
     count, heads = q_means.shape[1:3]
-    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    heads_at_once, (mask, queries, keys, values) = to_chunks(count, mask, q, k, v)
     q_means, k_means = (to_blocks(x, count)[:, 0] for x in (q_means, k_means))
     real = mask_to_blocks(real, count, heads)[:, 0]
     middle = jnp.where(real[..., None], masked_softmax(scores(q_means, k_means), real[:, None]), 0)
-    inverse = pseudo_inverse(middle, start(middle), iterations)
-    gathered = over(lanes, read, q_means, keys, values, mask)
+    inverse = pseudo_inverse(middle, initial_inverse(middle), iterations)
+    gathered = map_heads(heads_at_once, read_keys, q_means, keys, values, mask)
     solved = jnp.matmul(inverse, gathered, precision=HIGHEST).astype(v.dtype)
-    return from_blocks(over(lanes, write, queries, k_means, real, solved), heads, q.shape[1])
+    return from_blocks(map_heads(heads_at_once, write_queries, queries, k_means, real, solved), heads, q.shape[1])
 
 
 def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
-    """Convolution along the positions, one filter a head: v [B, L, H, K], `weights` [H, W], W odd.
+    """Convolves along the positions with one filter per head: v [B, L, H, K], `weights` [H, W], W odd.
 
     Σ_w weights[h, w] v[l + w − W//2] with zeros beyond the ends, as products of blocks of positions with a
-    banded matrix: ten times as fast as a depthwise convolution on a CPU, and made for accelerators' matrix
+    banded matrix: ten times as fast as a depthwise convolution on a CPU, and suited to accelerators' matrix
     units.
     """
     batch, length, heads, width = v.shape
@@ -124,18 +131,18 @@ def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
 class Nystromformer(nnx.Module):
     """Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention.
 
-    Xiong et al. 2021, arXiv:2102.03902, section 3, with the convolution skip round the values:
+    Xiong et al. 2021, arXiv:2102.03902, section 3, with the convolution skip around the values:
 
         out = softmax(Q K̃ᵀ / √K) (softmax(Q̃ K̃ᵀ / √K))⁺ softmax(Q̃ Kᵀ / √K) V + conv(V)
 
-    Q̃ and K̃ are M segment means, A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory
+    Q̃ and K̃ are M segment means; A⁺ takes six steps of an iteration. Time L·M·D + M³·H, memory
     L·D + M²·H: positions are taken in chunks (models/core/chunked.py).
-    `kernel` is the convolution's width (0 leaves it out), one filter a head: 33·H parameters a layer.
+    `kernel` is the convolution's width (0 leaves it out), one filter per head: 33·H parameters per layer.
 
     Padding: the paper cuts the padded sequence into segments. Here each document's real positions are cut,
     padded keys have no weight and padded values are zero in the convolution, so padding changes no logit.
     As projections have no bias, the mean of projections is the projection of the mean, and x is averaged
-    once. Kernels' softmax and the inverse are float32. The paper drops no attention weights, nor does this.
+    once. Softmax and inverse are float32. As in the paper, no attention weights are dropped.
     """
 
     def __init__(
@@ -150,12 +157,9 @@ class Nystromformer(nnx.Module):
         iterations: int = 6,
         rngs: nnx.Rngs,
     ):
-        if landmarks < 1:
-            raise ValueError(f"landmarks must be 1 or more, not {landmarks}")
+        at_least(1, landmarks=landmarks, iterations=iterations)
         if kernel and (kernel < 0 or kernel % 2 == 0):
             raise ValueError(f"kernel must be odd, or 0 for no convolution, not {kernel}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be 1 or more, not {iterations}")
         self.landmarks, self.iterations = landmarks, iterations
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
         filters = jax.random.normal(rngs.params(), (heads, kernel)) * max(kernel, 1) ** -0.5

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks
-from models.core.chunked import cut, each, exp_below, gather, largest, over
-from models.core.layers import Constant, Projections
+from models.core.chunked import exp_below, map_chunks, map_heads, masked_max, to_chunks, weighted_sums
+from models.core.layers import Constant, Projections, at_least
 
 Kernel = Literal["softmax", "relu", "plain_relu"]
 Features = Callable[[jax.Array], jax.Array]
-"""A chunk of a head's queries or keys [c, K] → its features float32 [c, F]."""
+"""A chunk of a head's queries or keys [c, K] → features float32 [c, F]."""
 
 
 def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
-    """Random directions float32 [M, K]: each N(0, I) by itself, orthogonal within every K of them.
+    """Draws random directions float32 [M, K]: each marginally N(0, I), orthogonal within every block of K.
 
     Blocks of K rows are random rotations (uniform ones: the signs of R's diagonal are divided out), and
     each row gets the length of an independent normal vector (section 2.4 of the paper).
@@ -34,21 +34,22 @@ def orthogonal_features(key: jax.Array, features: int, width: int) -> jax.Array:
 
 
 def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) -> tuple[Features, Features]:
-    """Maps of one head's queries and keys to exp(ω·x − |x|²/2) for every direction ω.
+    """Returns maps of one head's queries and keys to exp(ω·x − |x|²/2) for every direction ω.
 
     The mean of their products over ω estimates exp(q·k). Every feature of a key is divided by its largest value
-    over the real keys and multiplied back into the queries', and every query's features are divided by their
-    largest: neither changes the attention, no exponent is above zero, and no denominator below one.
+    over the real keys, which is multiplied back into the queries', and every query's features are divided by
+    their largest: neither changes the attention, no exponent is above zero, and no denominator below one.
 
     Args:
-        keys: float32 [N, c, K], scaled by K^(−1/4), as what the maps get must be.
-        mask: bool [N, c]; directions: [M, K].
+        keys: float32 [N, c, K], scaled by K^(−1/4), as the maps' inputs must be.
+        mask: bool [N, c].
+        directions: [M, K].
     """
 
     def exponents(x: jax.Array) -> jax.Array:
         return x @ directions.T - (x * x).sum(-1, keepdims=True) / 2
 
-    top = largest(exponents, keys, mask)
+    top = masked_max(exponents, keys, mask)
 
     def query(q: jax.Array) -> jax.Array:
         logits = exponents(q) + top
@@ -61,7 +62,7 @@ def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) ->
 
 
 def relu_features(x: jax.Array, directions: jax.Array | None, epsilon: float = 1e-3) -> jax.Array:
-    """relu(ω·x) + ε for every direction ω, or relu(x) + ε without directions; [c, K] → [c, M]."""
+    """Computes relu(ω·x) + ε for every direction ω, or relu(x) + ε without directions; [c, K] → [c, M]."""
     if directions is not None:
         x = x @ directions.T
     return jax.nn.relu(x) + epsilon
@@ -69,30 +70,30 @@ def relu_features(x: jax.Array, directions: jax.Array | None, epsilon: float = 1
 
 def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, features: int,
-    maps: Callable[[jax.Array, jax.Array], tuple[Features, Features]],
+    feature_maps: Callable[[jax.Array, jax.Array], tuple[Features, Features]],
 ) -> jax.Array:  # fmt: skip
-    """Σ_m φ(q_l)·φ'(k_m) v_m / Σ_m φ(q_l)·φ'(k_m) over the real positions m, without any L×L or L×F array.
+    """Computes Σ_m φ(q_l)·φ'(k_m) v_m / Σ_m φ(q_l)·φ'(k_m) over the real m, without any L×L or L×F array.
 
     Args:
         q, k, v: [B, L, H, K]; the two products with v are in its type, sums and the denominator in float32.
-        mask: bool [B, L]. A row whose denominator is (next to) zero, as without any key, gives zero.
+        mask: bool [B, L]. A row whose denominator is (nearly) zero, as without any key, gives zero.
         features: F.
-        maps: a head's keys [N, c, K] and their mask [N, c] → φ and φ', whose products are not negative.
+        feature_maps: a head's keys [N, c, K] and their mask [N, c] → φ and φ', with non-negative products.
     """
 
-    def one(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        query, key = maps(k, mask)
-        memory, total = gather(key, k, v, mask)
+    def attend_head(mask: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        query, key = feature_maps(k, mask)
+        memory, total = weighted_sums(key, k, v, mask)
 
-        def answer(q: jax.Array) -> jax.Array:
+        def read_memory(q: jax.Array) -> jax.Array:
             q = query(q)
             above = jnp.matmul(q.astype(v.dtype), memory.astype(v.dtype)).astype(jnp.float32)
             return (above / jnp.maximum(q @ total, 1e-6)[:, None]).astype(v.dtype)
 
-        return each(answer, q)
+        return map_chunks(read_memory, q)
 
-    lanes, cuts = cut(features, mask, q, k, v)
-    return from_blocks(over(lanes, one, *cuts), q.shape[2], q.shape[1])
+    heads_at_once, chunks = to_chunks(features, mask, q, k, v)
+    return from_blocks(map_heads(heads_at_once, attend_head, *chunks), q.shape[2], q.shape[1])
 
 
 class Performer(nnx.Module):
@@ -103,14 +104,14 @@ class Performer(nnx.Module):
         relu         φ(x)_i = relu(ω_i·x) + ε        section 2.2, generalised attention
         plain_relu   φ(x) = relu(x) + ε              no random features
 
-    Time L·M·D, memory L·D + M·D for M features: those of a chunk of positions are made at a time, and again in
-    the backward pass (models/core/chunked.py). The directions ω are shared by heads, differ between layers, are
-    orthogonal in blocks, and are never trained. Padded keys have no features, so padding changes no logit.
-    There are no attention weights to drop, so the attention's dropout does not apply.
+    Time L·M·D, memory L·D + M·D for M features: they are computed for one chunk of positions at a time, and
+    again in the backward pass (models/core/chunked.py). The directions ω are shared by heads, differ between
+    layers, are orthogonal in blocks, and are never trained. Padded keys have no features, so padding changes no
+    logit. There are no attention weights to drop, so attention dropout does not apply.
 
     Redrawing: with `redraw` every training step draws new directions from the step's random key, and
     evaluation uses those stored when the model was built; `redraw_directions(key)` replaces the stored
-    ones, for a training loop that redraws every so many steps, as the paper does.
+    ones, for a training loop that redraws at intervals, as in the paper.
 
     The official benchmark ignores the mask here, its default and published score come from `plain_relu`,
     and where it has random features it draws them anew for every batch from a seed computed from the
@@ -131,8 +132,7 @@ class Performer(nnx.Module):
     ):
         if kernel not in ("softmax", "relu", "plain_relu"):
             raise ValueError(f"kernel must be softmax, relu or plain_relu, not {kernel!r}")
-        if features < 1:
-            raise ValueError(f"features must be 1 or more, not {features}")
+        at_least(1, features=features)
         self.kernel, self.features, self.redraw = kernel, features, redraw
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
         self.width = (dim if qkv is None else qkv) // heads
@@ -140,7 +140,7 @@ class Performer(nnx.Module):
         self.directions = Constant(orthogonal_features(rngs.params(), features, self.width)) if random else None
 
     def redraw_directions(self, key: jax.Array) -> None:
-        """Replaces the stored random directions, where there are any, by new ones drawn from `key`."""
+        """Replaces the stored random directions, if any, by new ones drawn from `key`."""
         if self.directions is not None:
             self.directions[...] = orthogonal_features(key, self.features, self.width)
 
@@ -151,11 +151,11 @@ class Performer(nnx.Module):
         if self.redraw and rngs is not None and directions is not None:
             directions = orthogonal_features(rngs.dropout(), self.features, self.width)
 
-        def maps(keys: jax.Array, mask: jax.Array) -> tuple[Features, Features]:
+        def feature_maps(keys: jax.Array, mask: jax.Array) -> tuple[Features, Features]:
             if self.kernel == "softmax" and directions is not None:
                 return softmax_features(keys, mask, directions)
             relu = partial(relu_features, directions=directions)
             return relu, relu
 
         features = self.width if directions is None else len(directions)
-        return self.projections.join(attend(q, k, v, mask, features, maps))
+        return self.projections.join(attend(q, k, v, mask, features, feature_maps))

@@ -1,4 +1,4 @@
-"""Fixed random linear maps over the sequence and over the hidden dimension in attention's place."""
+"""Fixed random linear maps over the sequence and over the hidden dimension instead of attention."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class RandomMixing(nnx.Module):
 
         out = S x W,    S [L, L] ~ N(0, 1/L) and W [D, D] ~ N(0, 1/D), drawn once and never trained
 
-    No parameters. Time L²·D + L·D², memory L·D + L² (every layer stores its own S and W). What it shows is
-    how much of the Fourier transform's success is mixing as such.
+    No parameters. Time L²·D + L·D², memory L·D + L² (every layer stores its own S and W). It shows how much
+    of the Fourier transform's success is due to mixing as such.
 
-    The padding mask has no part in it, as in the paper: padding is mixed into every position, and logits
-    depend on the length that inputs are padded to.
+    The padding mask is not used, as in the paper: padding is mixed into every position, and logits depend on
+    the length that inputs are padded to.
     """
 
     def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Reformer: positions are sorted by a hash of their queries, and chunks of that order see neighbours."""
+"""Reformer: attention within neighbouring chunks of the positions, sorted by a hash of their queries."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from models.core.block_attention import from_blocks, pad_length, to_blocks
-from models.core.flash_attention import LOW, Fixed, attend_tiles, draw_words
-from models.core.layers import Constant, at_least, merge_heads, split_heads
+from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds
+from models.core.layers import MASKED, Constant, at_least, merge_heads, split_heads
 
 
 class Reformer(nnx.Module):
@@ -20,21 +20,20 @@ class Reformer(nnx.Module):
         out_i = Σ_r exp(z_ir − z_i) Σ_{j ∈ P_ir} exp(q_i·k_j / √K − log N_ij − z_ir) v_j,  k_j = q_j / ‖q_j‖
         P_ir = {j : |⌊s_ir / m⌋ − ⌊s_jr / m⌋| ≤ 1},  N_ij = how many rounds r have j in P_ir
 
-    s_ir is i's place when round r sorts positions by (hash, position), m is `chunk`, z are the softmaxes'
-    denominators' logarithms: together one softmax over the union of the rounds' keys. (Computed as that: a
-    pair counts in the first round that has it, which gives the same sum as N times an N-th.) A position sees
-    itself only if there is nothing else (its score is lowered by 10⁵). The hash is argmax([x R; −x R]) for a
-    random rotation R, drawn for every head, layer and round, and anew at each training step; beyond 64
-    buckets it is a pair of such hashes, so that hashing costs √buckets a position. `buckets` = 0 is the
-    paper's 2·L / chunk.
+    s_ir is i's rank when round r sorts positions by (hash, position), m is `chunk`, z are the logarithms of the
+    softmaxes' denominators: together one softmax over the union of the rounds' keys. (Computed as that: a pair
+    counts in the first round that has it, which gives the same sum as N times an N-th.) A position sees itself
+    only if it sees nothing else (its score is lowered by 10⁵). The hash is argmax([x R; −x R]) for a random
+    rotation R, drawn for every head, layer and round, and anew at each training step; beyond 64 buckets it is a
+    pair of such hashes, so that hashing costs √buckets per position. `buckets` = 0 is the paper's 2·L / chunk.
 
-    Time L·log L + L·hashes·3·chunk, memory L·hashes. Queries and keys share a projection, so there are D·qkv
-    fewer parameters a layer. Reversible layers, the paper's other half, are the encoder's `reversible`.
+    Time L·log L + L·hashes·3·chunk, memory L·hashes. Queries and keys share a projection, which saves D·qkv
+    parameters per layer. Reversible layers, the paper's other half, are the encoder's `reversible`.
 
-    The paper generates, so a chunk sees itself and the one before; in an encoder both neighbours. Padding
-    hashes to a bucket after all others and is never seen. In the official code logits are multiplied by √K,
-    heads and positions merge without a transpose, there are always 10 chunks (a quadratic cost), and output
-    projection, reversible layers and the rule on seeing oneself are missing.
+    The paper generates, so a chunk sees itself and the one before; in an encoder it sees both neighbours.
+    Padding hashes to a bucket after all real ones and is never seen. In the official code logits are multiplied
+    by √K, heads and positions merge without a transpose, there are always 10 chunks (a quadratic cost), and
+    output projection, reversible layers and the rule on seeing oneself are missing.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Reformer(nnx.Module):
 
 
 def half_sizes(buckets: int) -> tuple[int, ...]:
-    """Columns of the rotations, whose signs double them, of the hashes whose pairs make the buckets."""
+    """Splits `buckets` into one or two hashes and returns half the values of each: the columns of its rotation."""
     if buckets <= 64:
         return (buckets // 2,)
     first = -(-isqrt(buckets) // 2)
@@ -82,25 +81,25 @@ def half_sizes(buckets: int) -> tuple[int, ...]:
 
 
 def hash_buckets(q: jax.Array, rotations: jax.Array, halves: tuple[int, ...]) -> jax.Array:
-    """Queries [B, L, H, K] and rotations [H, K, R, Σ halves] → buckets int32 [B, L, H, R]."""
+    """Hashes queries [B, L, H, K] by rotations [H, K, R, Σ halves] into buckets int32 [B, L, H, R]."""
     rotated = jnp.einsum("blhk,hkrc->blhrc", jax.lax.stop_gradient(q).astype(jnp.float32), rotations)
-    found, start = jnp.zeros(rotated.shape[:-1], jnp.int32), 0
+    buckets, start = jnp.zeros(rotated.shape[:-1], jnp.int32), 0
     for half in halves:
         part = rotated[..., start : start + half]
-        found = found * (2 * half) + jnp.argmax(jnp.concatenate([part, -part], -1), -1)
+        buckets = buckets * (2 * half) + jnp.argmax(jnp.concatenate([part, -part], -1), -1)
         start += half
-    return found
+    return buckets
 
 
 @jax.custom_vjp
-def permute(x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
-    """x[g, order[g, l]] for x [G, L, ...] and permutations that undo each other: the gradient gathers too."""
-    del back
+def permute(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Gathers x[g, order[g, l]] from x [G, L, ...]; `inverse` undoes `order`, so that the gradient gathers too."""
+    del inverse
     return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 permute.defvjp(
-    lambda x, order, back: (permute(x, order, back), (order, back)),
+    lambda x, order, inverse: (permute(x, order, inverse), (order, inverse)),
     lambda orders, g: (permute(g, orders[1], orders[0]), None, None),
 )
 
@@ -114,7 +113,7 @@ def lsh_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K]."""
+    """Attention within neighbouring chunks: q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K]."""
     (batch, length, heads, width), rounds = q.shape, buckets.shape[-1]
     norm = jnp.sqrt(jnp.sum(jnp.square(q.astype(jnp.float32)), -1, keepdims=True) + 1e-12)
     k = (q / norm).astype(q.dtype)
@@ -127,31 +126,33 @@ def lsh_attention(
     place = jnp.argsort(order, axis=1)
 
     def by_round(x: jax.Array) -> jax.Array:
-        """[B·H·R, L, ...] → sorted by its round, in chunks, [B·H·R, N, chunk, ...]."""
+        """Sorts [B·H·R, L, ...] by bucket and cuts it into chunks [B·H·R, N, chunk, ...]."""
         x = permute(x, order, place)
         return x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
 
-    # What a pair's score depends on beside its product: both positions, and both chunks in the rounds before.
+    # Inputs of `score_mod`: a position, and its chunks in the earlier rounds (elsewhere values that never match).
     chunks = jnp.repeat((place // chunk).reshape(-1, rounds, padded).swapaxes(1, 2), rounds, axis=0)
     before = jnp.arange(rounds) < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
     position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
-    tags = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
+    mod_inputs = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
 
-    def rule(i: jax.Array, j: jax.Array) -> jax.Array:
+    def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
         (i, *i_chunks), (j, *j_chunks) = (x[..., None] for x in i.T), (x[None] for x in j.T)
         score = jnp.where(i == j, -1e5, 0.0)
         for a, b in zip(i_chunks[:-1], j_chunks[:-1], strict=True):
-            score = jnp.where(jnp.abs(a - b) <= 1, LOW, score)
+            score = jnp.where(jnp.abs(a - b) <= 1, MASKED, score)
         return score
 
     flat = [to_blocks(x, chunk).reshape(batch * heads, padded, width) for x in (q, k, v)]
     flat.append(jnp.repeat(pad_length(mask, chunk), heads, axis=0))
     q, k, v, real = (by_round(jnp.repeat(x, rounds, axis=0)) for x in flat)
     near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
-    table = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
-    drawn = draw_words(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
-    words = None if drawn is None else (drawn[0].reshape(q.shape[:3]), drawn[1].reshape(q.shape[:3]))
-    o, lse = attend_tiles(q, k, v, Fixed(real, table, words, (tags[0], tags[1])), rate, rule)
+    kv_blocks = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
+    drawn = draw_dropout_seeds(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
+    dropout_seeds = None if drawn is None else (drawn[0].reshape(q.shape[:3]), drawn[1].reshape(q.shape[:3]))
+    o, lse = attend_tiles(
+        q, k, v, Fixed(real, kv_blocks, dropout_seeds, (mod_inputs[0], mod_inputs[1])), rate, score_mod
+    )
 
     o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))
     o, lse = (x.reshape(-1, rounds, padded, *x.shape[2:]) for x in (o, lse))

@@ -1,4 +1,4 @@
-"""Sparse Sinkhorn attention: each block attends to itself and to a block that a learned sort brings to it."""
+"""Sparse Sinkhorn attention: each block attends to itself and to a block that a learned sort assigns to it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import pad_length
-from models.core.flash_attention import LOW
-from models.core.layers import MultiHead, at_least, batch_bits, split_heads
+from models.core.layers import MASKED, MultiHead, at_least, batch_bits, split_heads
 from models.core.layers import dropout as drop
 
 
 class Sinkhorn(MultiHead):
     """Sparse Sinkhorn Attention. Tay et al. 2020, arXiv:2002.11296, sections 3.1 and 3.2.
 
-        R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, made to sum to 1 in turn
+        R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, scaled to sum to 1 in turn
         out_i = softmax([q_i·k̃_j ; q_i·k_j] / √K) [ṽ_j ; v_j] over the j of i's block
         k̃ = R k, ṽ = R v: sums of whole blocks
 
-    Every head sorts for itself. While training, Gumbel noise is added to the logits before the division
+    Each head sorts separately. While training, Gumbel noise is added to the logits before the division
     (section 3.2.1), unless `noise` is off. Time L·block + (L/block)²·(block·K + iterations), memory
-    L·block + iterations·(L/block)². W_B has L/block columns a head, so parameters grow with L: with W_P
-    8 % more than the Transformer in the Text shape.
+    L·block + iterations·(L/block)². W_B has L/block columns per head, so parameters grow with L: with
+    W_P 8 % more than the Transformer in the Text shape.
 
     Padding: empty blocks are left out of the sort; where R mixes real and padded positions, k̃ and ṽ hold the
     real ones, divided by their share of R's weight, and the share's logarithm is added to the score (so that
-    without padding this is the paper's equation). W_B belongs to one length: a model can't be padded further.
-    SortCut and the causal variant are left out. In the official code an einsum sums the sorted blocks away,
-    so that the sort has no effect; the default is a softmax instead of S; CLS pooling raises.
+    without padding this is the paper's equation). W_B fits one length: inputs cannot be padded beyond it.
+    SortCut and the causal variant are left out. In the official code an einsum sums the sorted blocks away, so
+    that the sort has no effect; the default is a softmax instead of S; CLS pooling raises.
     """
 
     def __init__(
@@ -73,30 +72,30 @@ class Sinkhorn(MultiHead):
 
 
 def gumbel(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """Standard Gumbel noise float32 of `shape`, whose first axis is the documents of a batch."""
+    """Draws standard Gumbel noise float32 of `shape`, whose first axis is the documents of a batch."""
     uniform = ((batch_bits(rngs, shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
     return -jnp.log(-jnp.log(uniform))
 
 
 def to_blocks(x: jax.Array, block: int) -> jax.Array:
-    """[B, L, ...] → [B, N, block, ...], zeros after the end."""
+    """Cuts [B, L, ...] into blocks [B, N, block, ...], padded with zeros."""
     x = pad_length(x, block)
     return x.reshape(x.shape[0], -1, block, *x.shape[2:])
 
 
 def normalise(logits: jax.Array, real: jax.Array, iterations: int) -> jax.Array:
-    """exp(logits) [B, H, N, N] made doubly stochastic over the real blocks (bool [B, N]), 0 at the others.
+    """Makes exp(logits) [B, H, N, N] doubly stochastic over the real blocks (bool [B, N]); 0 elsewhere.
 
     Sinkhorn's algorithm in logarithms: rows, then columns, are divided by their sums, `iterations` times.
     """
     both = (real[:, :, None] & real[:, None, :])[:, None]
 
-    def once(_: int, logits: jax.Array) -> jax.Array:
+    def step(_: int, logits: jax.Array) -> jax.Array:
         for axis in (-1, -2):
-            logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), LOW)
+            logits = jnp.where(both, logits - jax.nn.logsumexp(logits, axis, keepdims=True), MASKED)
         return logits
 
-    return jnp.exp(jax.lax.fori_loop(0, iterations, once, jnp.where(both, logits, LOW)))
+    return jnp.exp(jax.lax.fori_loop(0, iterations, step, jnp.where(both, logits, MASKED)))
 
 
 def sorted_attention(
@@ -108,26 +107,34 @@ def sorted_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """Each block over itself and over its row of `order`.
+    """Attention of each block to itself and to its sorted block.
 
-    q, k, v: [B, N, b, H, K]; real: bool [B, N, b]; order: float32 [B, H, N, N]. Returns [B, N, b, H, K].
+    Args:
+        q, k, v: [B, N, b, H, K].
+        real: bool [B, N, b].
+        order: float32 [B, H, N, N], the weights of all blocks in each sorted block.
+        rate: dropout of the attention weights, applied when `rngs` is given.
+        rngs: random keys; None in evaluation.
+
+    Returns:
+        [B, N, b, H, K].
     """
     total = order.sum(-1, keepdims=True)
     sums = jnp.einsum("bhnm,bmj->bhnj", order, real.astype(jnp.float32))
     there = sums > 1e-6 * total
-    share = jnp.where(there, sums, 1) / jnp.where(there, total, 1)  # of real positions; 1 without padding
+    share = jnp.where(there, sums, 1) / jnp.where(there, total, 1)  # of R's weight on real positions; 1 without padding
     order = order.astype(k.dtype)
     k_far, v_far = (
         jnp.einsum("bhnm,bmjhk->bnjhk", order, x * real[..., None, None])
         / share.transpose(0, 2, 3, 1)[..., None].astype(x.dtype)
         for x in (k, v)
     )
-    far = jnp.where(there, jnp.log(share), LOW)  # [B, H, N, b]
-    own = jnp.where(real, 0.0, LOW)[:, None]
+    far = jnp.where(there, jnp.log(share), MASKED)  # [B, H, N, b]
+    own = jnp.where(real, 0.0, MASKED)[:, None]
     keys, values = jnp.concatenate([k_far, k], 2), jnp.concatenate([v_far, v], 2)
     bias = jnp.concatenate([far, jnp.broadcast_to(own, far.shape)], -1)[..., None, :]
 
     scores = jnp.einsum("bnihk,bnjhk->bhnij", q, keys, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5 + bias
-    p = jax.nn.softmax(scores) * (bias > LOW / 2).any(-1, keepdims=True)
+    p = jax.nn.softmax(scores) * (bias > MASKED / 2).any(-1, keepdims=True)
     return jnp.einsum("bhnij,bnjhk->bnihk", drop(p.astype(v.dtype), rate, rngs), values)

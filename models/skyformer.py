@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks, to_blocks
-from models.core.chunked import cut, each, gather, over
-from models.core.layers import Constant, Projections
+from models.core.chunked import map_chunks, map_heads, to_chunks, weighted_sums
+from models.core.layers import Constant, Projections, at_least
 from models.nystromformer import HIGHEST, pseudo_inverse
 
 
 def gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
-    """exp(−|x − y|² / 2√K) in float32: x [..., L, K], y [..., M, K] → [..., L, M]."""
+    """Computes exp(−|x − y|² / 2√K) in float32: x [..., L, K], y [..., M, K] → [..., L, M]."""
     product = jnp.einsum("...lk,...mk->...lm", x, y, preferred_element_type=jnp.float32)
     x_norm, y_norm = (jnp.square(a.astype(jnp.float32)).sum(-1) / 2 for a in (x, y))
     distance = x_norm[..., None] + y_norm[..., None, :] - product
@@ -21,22 +21,22 @@ def gaussian(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def sample(offsets: jax.Array, mask: jax.Array) -> jax.Array:
-    """Positions [B, M]: one at a uniform place in each of M equal stretches of an example's real positions.
+    """Samples positions [B, M]: one at a uniform offset in each of M equal segments of an example's real positions.
 
     Args:
-        offsets: the place in each stretch, float32 [M] in [0, 1).
+        offsets: the offset in each segment, float32 [M] in [0, 1).
         mask: bool [B, L].
     """
     count = mask.sum(1, keepdims=True)
     place = (jnp.arange(len(offsets)) + offsets) / len(offsets) * count
     rank = jnp.minimum(place.astype(jnp.int32), count - 1)
-    # The position of the real token of that rank; the last one where an example has none.
-    found = jax.vmap(lambda seen, rank: jnp.searchsorted(seen, rank, side="right"))(jnp.cumsum(mask, 1), rank)
-    return jnp.minimum(found, mask.shape[1] - 1)
+    # The position of the real token of that rank; the last position where an example has no token.
+    search = jax.vmap(lambda counts, rank: jnp.searchsorted(counts, rank, side="right"))
+    return jnp.minimum(search(jnp.cumsum(mask, 1), rank), mask.shape[1] - 1)
 
 
 def inverse(gram: jax.Array, gamma: float, iterations: int) -> jax.Array:
-    """(G + γ I)⁻¹ of a Gram matrix float32 [..., M, M] with positive entries.
+    """Computes (G + γ I)⁻¹ of a Gram matrix float32 [..., M, M] with positive entries.
 
     Preconditioned as in the paper: with d the row sums of G + γ I, the eigenvalues of
     A = d^(−½) (G + γ I) d^(−½) lie in (0, 1], so the iteration for A⁻¹ converges from Z₀ = I.
@@ -51,21 +51,29 @@ def attend(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array,
     landmarks: jax.Array, gamma: float, iterations: int,
 ) -> jax.Array:  # fmt: skip
-    """κ(q, z) (κ(z, z) + γ I)⁻¹ κ(z, k) v over the real keys, for landmarks z [B, M, H, K]."""
+    """Computes κ(q, z) (κ(z, z) + γ I)⁻¹ κ(z, k) v over the real keys, [B, L, H, K].
+
+    Args:
+        q, k, v: [B, L, H, K].
+        mask: bool [B, L].
+        landmarks: z, [B, M, H, K].
+        gamma: γ.
+        iterations: of the inverse.
+    """
     count, heads = landmarks.shape[1:3]
-    lanes, (mask, queries, keys, values) = cut(count, mask, q, k, v)
+    heads_at_once, (mask, queries, keys, values) = to_chunks(count, mask, q, k, v)
     landmarks = to_blocks(landmarks, count)[:, 0]
 
-    def read(z: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        return gather(lambda k: gaussian(k, z), k, v, mask)[0]
+    def read_keys(z: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return weighted_sums(lambda k: gaussian(k, z), k, v, mask)[0]
 
-    def write(q: jax.Array, z: jax.Array, values: jax.Array) -> jax.Array:
-        return each(lambda q: gaussian(q, z).astype(q.dtype) @ values, q)
+    def write_queries(q: jax.Array, z: jax.Array, values: jax.Array) -> jax.Array:
+        return map_chunks(lambda q: gaussian(q, z).astype(q.dtype) @ values, q)
 
     middle = inverse(gaussian(landmarks, landmarks), gamma, iterations)
-    gathered = over(lanes, read, landmarks, keys, values, mask)
+    gathered = map_heads(heads_at_once, read_keys, landmarks, keys, values, mask)
     solved = jnp.matmul(middle, gathered, precision=HIGHEST).astype(v.dtype)
-    return from_blocks(over(lanes, write, queries, landmarks, solved), heads, q.shape[1])
+    return from_blocks(map_heads(heads_at_once, write_queries, queries, landmarks, solved), heads, q.shape[1])
 
 
 class Skyformer(nnx.Module):
@@ -81,11 +89,11 @@ class Skyformer(nnx.Module):
     are taken in chunks (models/core/chunked.py).
 
     Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
-    random key while training; evaluation uses places drawn when the model was built. One place is drawn in
-    each of M/2 equal stretches of a document's real positions, where the paper samples all independently,
-    so that no landmark is drawn twice. Padded keys have no weight and are no landmarks, so padding changes
-    no logit. The kernels and the inverse are float32; γ is 0.1 as in the authors' code, which starts the
-    iteration from a multiple of Aᵀ: six steps from there can be far from the inverse. No weights are dropped.
+    random key while training; evaluation uses positions drawn when the model was built. One is drawn in each of
+    M/2 equal segments of a document's real positions, so that no landmark is drawn twice; the paper samples all
+    independently. Padded keys have no weight and are no landmarks, so padding changes no logit. The kernels and
+    the inverse are float32; γ is 0.1 as in the authors' code, which starts the iteration from a multiple of Aᵀ:
+    six steps from there can be far from the inverse. No weights are dropped.
     """
 
     def __init__(
@@ -101,11 +109,10 @@ class Skyformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if landmarks < 2 or landmarks % 2:
-            raise ValueError(f"landmarks must be even and 2 or more, not {landmarks}")
+            raise ValueError(f"landmarks must be even and at least 2, not {landmarks}")
         if gamma <= 0:
             raise ValueError(f"gamma must be positive, not {gamma}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be 1 or more, not {iterations}")
+        at_least(1, iterations=iterations)
         self.gamma, self.iterations = gamma, iterations
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
         self.offsets = Constant(jax.random.uniform(rngs.params(), (2, landmarks // 2)))

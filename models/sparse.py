@@ -1,4 +1,4 @@
-"""Sparse Transformer: each position attends to its own block and to a few columns of every other."""
+"""Sparse Transformer: each position attends to its own block and to a few columns of every other block."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Sparse(MultiHead):
         out_i = softmax_j(q_i·k_j / √K) v_j  over  {j : ⌊j / l⌋ = ⌊i / l⌋} ∪ {j : j mod l in head h's columns}
 
     l is `block`, and a head has c columns. Of the paper's three ways to combine the two patterns this is the
-    merged head (section 4.2: both patterns in one softmax), which works for any number of heads; and as in
-    section 4.3 the heads summarise by distinct columns: head h takes the h-th run of c from each block's end,
-    starting over when the block has no further run.
+    merged head (section 4.2: both patterns in one softmax), which works for any number of heads. As in
+    section 4.3, heads summarise a block by distinct columns: head h takes the h-th run of c from the block's
+    end, starting over when the block has no further run.
 
-    Time L·(l + c·L/l), memory L. With l = 0, the default, l is ⌈√L⌉ of the length that the model is built for
-    and the time is (1 + c)·L·√L. c is at most l.
+    Time L·(l + c·L/l), memory L. With `block` 0, the default, l is ⌈√L⌉ for the model's length and the time is
+    (1 + c)·L·√L. c is at most l.
 
     The paper generates, so its patterns look back only; an encoder looks both ways, so all blocks' columns
     are seen. A last block that L or padding cuts short has fewer columns, or none. The official code is
@@ -45,7 +45,7 @@ class Sparse(MultiHead):
         rngs: nnx.Rngs,
     ):
         if block < 0:
-            raise ValueError(f"block must be at least 0 (0 is the length's root), not {block}")
+            raise ValueError(f"block must be at least 0 (0 for the square root of the length), not {block}")
         if c < 1 or (block and c > block):
             raise ValueError(f"c must be at least 1 and at most block ({block}), not {c}")
         super().__init__(dim, heads, qkv, dropout, rngs=rngs)
@@ -57,7 +57,7 @@ class Sparse(MultiHead):
 
 
 def columns(heads: int, block: int, c: int) -> jax.Array:
-    """The positions within a block that each head summarises it by, int32 [H, c]."""
+    """Positions within a block by which each head summarises it, int32 [H, c]."""
     run = jnp.arange(heads) % (block // c)
     return (block - (run[:, None] + 1) * c) + jnp.arange(c)
 
@@ -72,23 +72,23 @@ def fixed_attention(
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
 ) -> jax.Array:
-    """q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K].
+    """The paper's "fixed" attention: q, k, v [B, L, H, K] and mask [B, L] → [B, L, H, K].
 
-    Two softmaxes, over the block without the head's columns and over the columns of all blocks, made one.
+    Merges two softmaxes: over the block without the head's columns, and over the columns of all blocks.
     """
     batch, length, heads, _ = q.shape
     blocks = -(-length // block)
     within = columns(heads, block, c)
     summary = (jnp.arange(blocks)[:, None] * block + within[:, None, :]).reshape(heads, -1).T  # [S, H]
-    there = jnp.minimum(summary, length - 1)
+    inside = jnp.minimum(summary, length - 1)
     keys, values = (
-        jnp.take_along_axis(x, jnp.broadcast_to(there, (batch, *there.shape))[..., None], 1) for x in (k, v)
+        jnp.take_along_axis(x, jnp.broadcast_to(inside, (batch, *inside.shape))[..., None], 1) for x in (k, v)
     )
-    seen = mask[:, there] & (summary < length)
+    seen = mask[:, inside] & (summary < length)
     everywhere = attend_with_lse(q, keys, values, seen, rate, rngs)
 
-    place = jnp.arange(length) % block
-    rest = mask[:, :, None] & ~(place[:, None, None] == within).any(-1)
-    around = attend_blocks(q, k, v, rest, jnp.arange(blocks)[:, None], block, rate, rngs)
+    offset = jnp.arange(length) % block
+    others = mask[:, :, None] & ~(offset[:, None, None] == within).any(-1)
+    around = attend_blocks(q, k, v, others, jnp.arange(blocks)[:, None], block, rate, rngs)
     parts = [tuple(from_blocks(x, heads, length) for x in part) for part in (everywhere, around)]
     return merge_softmaxes(parts)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Synthesizer: attention weights that are learned or made from single tokens, without queries and keys."""
+"""Synthesizer: attention weights that are learned, or computed from single tokens, without queries and keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.layers import Constant, dropout, merge_heads, split_heads
+from models.core.layers import MASKED, Constant, at_least, dropout, merge_heads, split_heads
 
 KINDS = ("random", "fixed", "dense", "factorised_random", "factorised_dense", "dot")
 
@@ -16,18 +16,19 @@ KINDS = ("random", "fixed", "dense", "factorised_random", "factorised_dense", "d
 def synthesise(
     scores: jax.Array, v: jax.Array, mask: jax.Array, rate: float = 0.0, rngs: nnx.Rngs | None = None
 ) -> jax.Array:
-    """softmax(scores) v over the keys that `mask` allows.
+    """Computes softmax(scores) v over the keys that `mask` allows.
 
     Args:
-        scores: float32 [B, H, L, L], or [H, L, L] where they are the same for every example: then no weights of
-            an example's own are made, and one draw of the dropout serves the batch.
+        scores: float32 [B, H, L, L], or [H, L, L] where all examples share them: then no weights per example are
+            computed, and one draw of the dropout serves the batch.
         v: [B, L, H, K].
         mask: bool [B, L]; a row without any key gives zero.
         rate: dropout of the weights, applied when `rngs` is given.
+        rngs: random keys; None in evaluation.
     """
     shared = scores.ndim == 3
     if not shared:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None, None, :], scores, MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     real = mask[..., None, None]
     v = jnp.where(real, v, jnp.zeros((), v.dtype))
@@ -72,11 +73,11 @@ class Synthesizer(nnx.Module):
         kinds joined by +    Σ_n α_n S_n            the mixture, α learned, Σ α = 1
 
     Time L²·D, memory H·L² (B·H·L² where S depends on the input). Learned weights over positions grow with L
-    (random: H·L² a layer, 18,995,218 parameters at length 1,000 where the Transformer has 3,487,490; dense:
-    L·H·K), and cannot be fewer without being another model; the factorised kinds have the Transformer's size.
+    (random: H·L² per layer, 18,995,218 parameters at length 1,000, the Transformer 3,487,490; dense: L·H·K), and
+    fewer would be another model; the factorised kinds have the Transformer's size.
 
     Padded keys get no weight, and an input shorter than L uses the first rows and columns, so padding changes
-    no logit. Dropout of the random kinds' weights is drawn once for a batch.
+    no logit. Dropout of the random kinds' weights is drawn once per batch.
 
     The official benchmark's default, from which the published score comes, adds R to the dot product
     (`random+dot`, there without α); its Text recipe's mode, rank and "ignore dot product" never reach the
@@ -98,12 +99,11 @@ class Synthesizer(nnx.Module):
         qkv = dim if qkv is None else qkv
         if qkv % heads:
             raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
-        if rank < 1:
-            raise ValueError(f"rank must be 1 or more, not {rank}")
+        at_least(1, rank=rank)
         self.kinds = tuple(kind.split("+"))
-        for one in self.kinds:
-            if one not in KINDS or self.kinds.count(one) > 1:
-                raise ValueError(f"kind must be some of {', '.join(KINDS)}, joined by +, not {kind!r}")
+        for name in self.kinds:
+            if name not in KINDS or self.kinds.count(name) > 1:
+                raise ValueError(f"kind must be one or more of {', '.join(KINDS)}, joined by +, not {kind!r}")
         self.heads, self.rate = heads, dropout
         self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
@@ -116,7 +116,7 @@ class Synthesizer(nnx.Module):
         if "dense" in self.kinds:
             self.dense = Dense(dim, heads, qkv, length, rngs=rngs)
         if "factorised_random" in self.kinds:
-            # Their product's entries have variance 1, as R's.
+            # The entries of their product have variance 1, like R's.
             self.rows = nnx.Param(normal(heads, length, rank) * rank**-0.25)
             self.columns = nnx.Param(normal(heads, length, rank) * rank**-0.25)
         if "factorised_dense" in self.kinds:
@@ -128,7 +128,7 @@ class Synthesizer(nnx.Module):
             self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
 
     def scores(self, kind: str, x: jax.Array) -> jax.Array:
-        """S float32 [B, H, L, L] of one kind, or [H, L, L] where it does not depend on x."""
+        """Computes S of one kind, float32 [B, H, L, L], or [H, L, L] where it does not depend on x."""
         length = x.shape[1]
         if kind in ("random", "fixed"):
             matrix = self.random if kind == "random" else self.fixed

@@ -23,13 +23,13 @@ from lra.errors import UsageError
 from lra.train import device
 from models import MIXERS
 from models.core.encoder import Encoder
-from models.core.factory import CONTEXT, load, mixer_factory, parameters
+from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parameters
 
 
 def hints(mixer: type) -> dict[str, Any]:
     """A mixer's own options and their types; 'int | None' counts as int."""
     found = typing.get_type_hints(mixer.__init__)  # type: ignore[misc]
-    return {name: _plain(found.get(name, str)) for name in parameters(mixer) if name not in CONTEXT}
+    return {name: _plain(found.get(name, str)) for name in mixer_parameters(mixer) if name not in CONTEXT}
 
 
 def _plain(hint: Any) -> Any:
@@ -41,7 +41,7 @@ def _plain(hint: Any) -> Any:
 def typed(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     """The options of one mixer as values of their types. Raises `UsageError`."""
     try:
-        known = hints(load(name))
+        known = hints(load_mixer(name))
     except ValueError as error:
         raise UsageError(str(error)) from None
     for option in options:
@@ -67,8 +67,8 @@ def details() -> list[dict[str, Any]]:
     rows = []
     base = text_parameters("transformer")
     for name in MIXERS:
-        mixer = load(name)
-        defaults = parameters(mixer)
+        mixer = load_mixer(name)
+        defaults = mixer_parameters(mixer)
         shown = {option: defaults[option].default for option in hints(mixer)}
         count = text_parameters(name)
         rows.append(

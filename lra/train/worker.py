@@ -160,9 +160,9 @@ def train(spec: WorkerSpec, recipe: Recipe, tell: Callable[[dict[str, Any]], Non
 
 def attention_of(record: records.Record) -> dict[str, Any]:
     """Which kernels attention took, where a model has any, and a warning where it took a slow one."""
-    if not (kernels := attention.kernels_taken()):
+    if not (kernels := attention.used_kernels()):
         return {}
-    line = attention.fallback(jax.default_backend(), attention.capability())
+    line = attention.fallback_notice(jax.default_backend(), attention.capability())
     return {"attention_kernels": kernels, "warnings": [*(record.get("warnings") or []), *([line] if line else [])]}
 
 

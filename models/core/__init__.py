@@ -1,1 +1,1 @@
-"""The encoder around every mixer, and what mixers share."""
+"""The encoder around every mixer, and the layers and attention kernels that mixers share."""

@@ -1,10 +1,10 @@
-"""Passes over a long sequence in chunks of positions, so that features of all L of them need not be in memory.
+"""Passes over a long sequence in chunks of positions, so that the features of all L are never in memory at once.
 
-A chunk is made again in the backward pass (jax.checkpoint), so what is kept are a pass's inputs and results.
-As in `flash_attention` a chunk fills a CPU's cache or a part of an accelerator's memory; there a short input
-is one chunk, and nothing loops.
+The backward pass recomputes each chunk (jax.checkpoint), so only a pass's inputs and results are kept. As in
+`flash_attention`, a chunk fills a CPU's cache or part of an accelerator's memory; there a short input is one
+chunk, without a loop.
 
-Shapes: G problems (batch × heads), each in N chunks of c positions; K a head's width, F features.
+Shapes: G problems (batch × heads), each in N chunks of c positions; head width K, F features.
 """
 
 from __future__ import annotations
@@ -17,71 +17,77 @@ import jax.numpy as jnp
 from jax import lax
 
 from models.core.block_attention import mask_to_blocks, to_blocks
-from models.core.flash_attention import LOW, plan
+from models.core.flash_attention import plan_tiles
+from models.core.layers import MASKED
 
 LIVE = 8
-"""Of a CPU's cache a chunk's features take one part in so many: several arrays of them are alive at once."""
+"""A chunk's features take 1/LIVE of a CPU's cache: several arrays of them are alive at once."""
 
 
-def cut(features: int, mask: jax.Array, *arrays: jax.Array) -> tuple[int, tuple[jax.Array, ...]]:
-    """Heads' positions in chunks.
+def to_chunks(features: int, mask: jax.Array, *arrays: jax.Array) -> tuple[int, tuple[jax.Array, ...]]:
+    """Cuts the positions of each head into chunks.
 
     Args:
-        features: the entries a position has where it has most, which decides how many are a chunk.
-        mask: bool [B, L]; arrays: [B, L, H, K].
+        features: the most entries that a position ever has; decides the size of a chunk.
+        mask: bool [B, L].
+        *arrays: [B, L, H, K].
 
-    Returns: how many problems to compute at once, for `over`; mask [G, N, c], arrays [G, N, c, K], with False
-    and zeros after the end.
+    Returns:
+        How many problems to compute at once, for `map_heads`, and (mask [G, N, c], *arrays [G, N, c, K]), padded
+        with False and zeros.
     """
     batch, length, heads = arrays[0].shape[:3]
     backend = jax.default_backend()
-    lanes, rows = plan(backend, batch * heads, length, features * (LIVE if backend == "cpu" else 1))
-    return lanes, (mask_to_blocks(mask, rows, heads), *(to_blocks(x, rows) for x in arrays))
+    heads_at_once, rows = plan_tiles(backend, batch * heads, length, features * (LIVE if backend == "cpu" else 1))
+    return heads_at_once, (mask_to_blocks(mask, rows, heads), *(to_blocks(x, rows) for x in arrays))
 
 
-def over(lanes: int, one: Callable[..., Any], *xs: Any) -> Any:
-    """`one(*x)` of every problem of trees xs of [G, ...], `lanes` of them at once."""
-    if lanes == len(jax.tree.leaves(xs)[0]):
-        return jax.vmap(one)(*xs)
-    return lax.map(lambda x: one(*x), xs, batch_size=lanes)
+def map_heads(heads_at_once: int, f: Callable[..., Any], *xs: Any) -> Any:
+    """Maps f(*x) over the problems of trees xs of [G, ...], `heads_at_once` at a time."""
+    if heads_at_once == len(jax.tree.leaves(xs)[0]):
+        return jax.vmap(f)(*xs)
+    return lax.map(lambda x: f(*x), xs, batch_size=heads_at_once)
 
 
 def exp_below(x: jax.Array) -> jax.Array:
-    """exp of what is at most zero, but for rounding and for masked positions, which must not overflow."""
+    """exp(x) for x that is at most zero up to rounding; larger x, at masked positions, gives 1 and cannot overflow."""
     return jnp.exp(jnp.where(x < 1, x, 0))
 
 
-def each(f: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
-    """f(chunk) of every chunk of [N, c, ...]."""
+def map_chunks(f: Callable[[jax.Array], jax.Array], xs: jax.Array) -> jax.Array:
+    """Maps f over the chunks of [N, c, ...]."""
     f = jax.checkpoint(f, prevent_cse=False)
     return f(xs[0])[None] if len(xs) == 1 else lax.map(f, xs)
 
 
-def largest(f: Callable[[jax.Array], jax.Array], xs: jax.Array, mask: jax.Array) -> jax.Array:
-    """The largest f(chunk) [c, F] over the positions [N, c] that `mask` allows, [F]; LOW without any. No gradient."""
+def masked_max(f: Callable[[jax.Array], jax.Array], xs: jax.Array, mask: jax.Array) -> jax.Array:
+    """Largest f(chunk) [c, F] over the positions that `mask` [N, c] allows: [F], MASKED if none. No gradient."""
 
     def top(x: tuple[jax.Array, jax.Array]) -> jax.Array:
-        # Stopped in here, for f may hold arrays that have gradients, which would keep what this pass makes.
-        return jnp.where(x[1][:, None], lax.stop_gradient(f(x[0])), LOW).max(0)
+        # Stopped in here: f may close over arrays with gradients, which would keep this pass's intermediate results.
+        return jnp.where(x[1][:, None], lax.stop_gradient(f(x[0])), MASKED).max(0)
 
-    return _fold(jnp.maximum, LOW, top, (xs, mask))
+    return _fold(jnp.maximum, MASKED, top, (xs, mask))
 
 
-def gather(
+def weighted_sums(
     f: Callable[[jax.Array], jax.Array], xs: jax.Array, v: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Σ f(x_m) v_mᵀ and Σ f(x_m) over the positions m that `mask` [N, c] allows.
+    """Sums f(x_m) v_mᵀ and f(x_m) over the positions m that `mask` allows.
 
     Args:
-        f: [c, ...] → features float32 [c, F], of which those of other positions may be anything but infinite.
+        f: [c, ...] → features float32 [c, F]; finite at masked positions too.
+        xs: [N, c, ...].
         v: [N, c, K]; the product is in its type, summed in float32.
+        mask: bool [N, c].
 
-    Returns: float32 [F, K] and [F].
+    Returns:
+        Float32 [F, K] and [F].
     """
 
     def part(x: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         xs, v, real = x
-        # The column of ones makes the second sum in the first one's product.
+        # The column of ones gives the second sum in the same product.
         v = jnp.pad(v, ((0, 0), (0, 1)), constant_values=1)
         v = jnp.where(real[:, None], v, jnp.zeros((), v.dtype))
         return jnp.einsum("ck,cf->kf", v, f(xs).astype(v.dtype), preferred_element_type=jnp.float32)

@@ -1,6 +1,6 @@
-"""The encoder round every mixer: embedding, positions, blocks, pooling and the classifier's head.
+"""The encoder around every mixer: embedding, positions, blocks, pooling and classifier.
 
-Shapes: B batch, P documents an example (1, or 2 for a pair), L length, D model width.
+Shapes: B batch, P documents per example (1, or 2 for a pair), L length, D model width.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from models.core.reversible import run_reversibly
 
 
 class Mixer(Protocol):
-    """What mixes positions in a block: [B, L, D] and the mask of real tokens [B, L] to [B, L, D]."""
+    """Mixes positions: x [B, L, D] and the mask of real tokens [B, L] → [B, L, D]."""
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array: ...
 
 
 @runtime_checkable
 class CarryingMixer(Mixer, Protocol):
-    """A mixer that hands something of its own to the next layer's: None to the first layer's `carry`."""
+    """A mixer that also passes state to the next layer's mixer; the first layer's `carry` gets None."""
 
     def carry(
         self, x: jax.Array, mask: jax.Array, carried: Any, rngs: nnx.Rngs | None = None
@@ -34,7 +34,7 @@ class CarryingMixer(Mixer, Protocol):
 
 
 MakeMixer = Callable[[int, int, int, nnx.Rngs], Mixer]
-"""(layer, dim, length, rngs) → that layer's mixer; layers count from 0."""
+"""(layer, dim, length, rngs) → the mixer of that layer; layers count from 0."""
 
 
 class Mlp(nnx.Module):
@@ -78,20 +78,20 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Token ids to class logits.
+    """Encoder classifier: token ids to class logits.
 
-    The official benchmark's encoder: embedding N(0, 1), positions, pre-norm blocks, final norm, pooling, and a
+    As in the official benchmark: embedding N(0, 1), positions, pre-norm blocks, final norm, pooling, and a
     classifier D → mlp → ReLU → classes; for pairs both documents go through the same encoder, and the head is
     [e1, e2] (or [e1, e2, e1·e2, e1 − e2] with `pair_head="nli"`) → mlp → mlp/2 → classes. With CLS pooling a
-    zero-initialised token is put in front, so mixers see length + 1 positions.
+    zero-initialised token is prepended, so mixers see length + 1 positions.
 
     Args:
-        make_mixer: makes a layer's mixer from (layer, dim, length seen by mixers, rngs).
+        make_mixer: builds a layer's mixer from (layer, dim, length seen by mixers, rngs).
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
-        rate: dropout after the embedding, every mixer and in every feed-forward.
+        rate: dropout after the embedding, after every mixer and in every feed-forward.
         reversible: blocks keep no activations for the backward pass (models/core/reversible.py).
-        remat: blocks keep their input alone and are computed again in the backward pass (models/core/remat.py):
-            the same numbers for less memory and one more forward pass.
+        remat: blocks keep only their input and are recomputed in the backward pass (models/core/remat.py): the
+            same numbers in less memory, for one more forward pass.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Encoder(nnx.Module):
         self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Token ids [B, L] (0 is padding) and mask [B, L] → one vector a document, [B, D]."""
+        """Encodes token ids [B, L] (0 is padding) under mask [B, L] into one vector per document, [B, D]."""
         x = embed(self.embedding.embedding[...], tokens)
         if self.cls is not None:
             front = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
@@ -148,7 +148,7 @@ class Encoder(nnx.Module):
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
 
     def _run(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        """All blocks, each with random keys of its own: computed once or twice, it draws the same."""
+        """Runs all blocks, each with its own random key, so that a recomputed block draws the same."""
         first = 0 if rngs is None else first_document(rngs)
 
         def run(block: Block, x: jax.Array, key: jax.Array | None, carried: Any) -> tuple[jax.Array, Any]:
@@ -176,7 +176,7 @@ class Encoder(nnx.Module):
 
 
 def sinusoidal(length: int, dim: int) -> jax.Array:
-    """Positions float32 [L, D]: sin and cos of position / 10,000^(2i/D), sines first (Vaswani et al. 2017)."""
+    """Sinusoidal positions float32 [L, D]: sin, then cos, of position / 10,000^(2i/D) (Vaswani et al. 2017)."""
     rate = jnp.exp(jnp.arange(0, dim, 2) * (-jnp.log(10_000.0) / dim))
     angle = jnp.arange(length)[:, None] * rate
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :dim]

@@ -1,4 +1,4 @@
-"""From a mixer's name to a function that makes one mixer a layer. Imports JAX."""
+"""Builds mixers by name: from a mixer's name and options to the encoder's `make_mixer`."""
 
 from __future__ import annotations
 
@@ -13,50 +13,55 @@ from models import MIXERS
 from models.core.encoder import MakeMixer, Mixer
 
 CONTEXT = ("heads", "qkv", "dropout", "layer", "layers")
-"""What the encoder tells a mixer that names it in its `__init__`; everything else a mixer names is its own option."""
+"""Arguments that the encoder passes to a mixer whose `__init__` names them; all others are the mixer's own options."""
 
 
-def load(name: str) -> type:
-    """The mixer's class, by its name in `MIXERS` or as 'package.module:Class'.
+def load_mixer(name: str) -> type:
+    """Imports a mixer's class, by its name in `MIXERS` or as 'package.module:Class'.
 
     Raises:
         ValueError: the name is neither, or the module or class cannot be imported.
     """
-    place = MIXERS.get(name, name)
-    module, colon, attribute = place.partition(":")
+    path = MIXERS.get(name, name)
+    module, colon, attribute = path.partition(":")
     if not colon:
         raise ValueError(f"unknown model '{name}'")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        mixer = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import the mixer '{place}': {error}") from None
-    if not isinstance(found, type):
-        raise ValueError(f"the mixer '{place}' is not a class")
-    return found
+        raise ValueError(f"cannot import the mixer '{path}': {error}") from None
+    if not isinstance(mixer, type):
+        raise ValueError(f"the mixer '{path}' is not a class")
+    return mixer
 
 
-def parameters(mixer: type) -> Mapping[str, inspect.Parameter]:
-    """The keyword parameters of a mixer's `__init__` beside self, dim, length and rngs."""
-    found = inspect.signature(mixer.__init__).parameters  # type: ignore[misc]
-    return {name: p for name, p in found.items() if name not in ("self", "dim", "length", "rngs")}
+def mixer_parameters(mixer: type) -> Mapping[str, inspect.Parameter]:
+    """Keyword parameters of a mixer's `__init__`, other than self, dim, length and rngs."""
+    parameters = inspect.signature(mixer.__init__).parameters  # type: ignore[misc]
+    return {name: p for name, p in parameters.items() if name not in ("self", "dim", "length", "rngs")}
 
 
 def mixer_factory(name: str, options: Mapping[str, Any], **context: Any) -> MakeMixer:
-    """A `make_mixer` for the encoder: gives the mixer its options, and what of `context` it names.
+    """Returns a `make_mixer` for the encoder.
+
+    Args:
+        name: the mixer, as in `load_mixer`.
+        options: the mixer's own options.
+        **context: values of `CONTEXT`, passed on where the mixer names them.
 
     Raises:
-        ValueError: an option that the mixer does not have.
+        ValueError: the mixer has no such option.
     """
-    mixer = load(name)
-    named = parameters(mixer)
-    own = sorted(set(named) - set(CONTEXT))
+    mixer = load_mixer(name)
+    accepted = mixer_parameters(mixer)
+    known = sorted(set(accepted) - set(CONTEXT))
     for option in options:
-        if option not in own:
-            raise ValueError(f"{name} has no option '{option}'; it has {', '.join(own) or 'none'}")
+        if option not in known:
+            raise ValueError(f"{name} has no option '{option}'; it has {', '.join(known) or 'none'}")
 
     def make(layer: int, dim: int, length: int, rngs: nnx.Rngs) -> Mixer:
-        told = {k: v for k, v in (context | {"layer": layer}).items() if k in named}
-        made: Mixer = mixer(dim, length, **told, **options, rngs=rngs)
-        return made
+        named = {key: value for key, value in (context | {"layer": layer}).items() if key in accepted}
+        built: Mixer = mixer(dim, length, **named, **options, rngs=rngs)
+        return built
 
     return make

@@ -1,15 +1,15 @@
-"""Exact softmax attention tile by tile: what no mixer here does is hold an L×L array.
+"""Exact softmax attention in tiles (FlashAttention): no L×L array is ever materialised.
 
-The forward pass keeps one number a query beside the output, the logarithm of its softmax's denominator; the
-backward pass makes each tile's weights from it again (FlashAttention, Dao et al. 2022, arXiv:2205.14135, in
-the form where a tile has all keys of its queries, so nothing is rescaled).
+Beside the output, the forward pass keeps one number per query, the logarithm of its softmax's denominator; the
+backward pass recomputes each tile's weights from it (Dao et al. 2022, arXiv:2205.14135, in the form where a tile
+holds all keys of its queries, so nothing is rescaled).
 
     o_i = Σ_j p_ij v_j,  p_ij = exp(s_ij − lse_i),  s_ij = q_i·k_j / √K,  lse_i = log Σ_j exp(s_ij)
     dv_j = Σ_i p_ij g_i,  ds_ij = p_ij (g_i·v_j − g_i·o_i + dlse_i)
     dq_i = Σ_j ds_ij k_j / √K,  dk_j = Σ_i ds_ij q_i / √K
 
-Shapes: G independent problems (batch × heads), N query blocks of b rows, M key blocks of c rows, K a head's
-width; a query block sees S key blocks, J = S·c keys, or all of them.
+Shapes: G independent problems (batch × heads), N query blocks of b rows, M key blocks of c rows, head width K;
+a query block sees S key blocks, J = S·c keys, or all of them.
 """
 
 from __future__ import annotations
@@ -23,99 +23,119 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from models.core.layers import first_document, random_bits
+from models.core.layers import MASKED, first_document, lowbias32, random_bits
 
-LOW = -1e30
-"""The score of a forbidden key, and below half of it the logarithm of an empty softmax's denominator."""
-
-Rule = Callable[[jax.Array, jax.Array], jax.Array]
-"""(query tags [b, ...], key tags [J, ...]) → what scores are raised by, float32 [b, J]: 0, LOW or a bias."""
+ScoreMod = Callable[[jax.Array, jax.Array], jax.Array]
+"""(query inputs [b, ...], key inputs [J, ...]) → term added to the scores, float32 [b, J]: 0, MASKED or a bias."""
 
 
 class Static(NamedTuple):
-    """What is fixed when compiling: `lanes` problems and `step` query blocks of each are computed at once."""
+    """Compile-time constants; `heads_at_once` problems, and `step` query blocks of each, are computed at once."""
 
     rate: float
-    rule: Rule | None
-    lanes: int
+    score_mod: ScoreMod | None
+    heads_at_once: int
     step: int
 
 
 class Fixed(NamedTuple):
-    """Arrays that get no gradient. `table` is None where every query sees every key."""
+    """Inputs without a gradient. `kv_blocks` is None where every query sees every key."""
 
-    mask: jax.Array  # bool [G, M, c]: the keys that may be attended to
-    table: jax.Array | None = None  # int32 [N, S] or [G, N, S]: key blocks a query block sees, -1 for none
-    words: tuple[jax.Array, jax.Array] | None = None  # uint32 [G, N, b] and [G, M, c]: dropout's
-    tags: tuple[jax.Array, jax.Array] | None = None  # int32 [G, N, b, ...], [G, M, c, ...]: for the rule
+    mask: jax.Array  # bool [G, M, c]: keys that may be attended to
+    kv_blocks: jax.Array | None = None  # int32 [N, S] or [G, N, S]: key blocks of each query block; -1: none
+    dropout_seeds: tuple[jax.Array, jax.Array] | None = None  # uint32 [G, N, b] and [G, M, c]
+    mod_inputs: tuple[jax.Array, jax.Array] | None = None  # int32 [G, N, b, ...] and [G, M, c, ...]
 
 
-def whole(backend: str, scores: int) -> bool:
-    """Whether attention to every key makes all its scores at once, without a loop: up to 4 MB of them on a CPU.
+def is_single_tile(backend: str, scores: int) -> bool:
+    """Whether full attention computes all its scores at once, without a loop: up to 4 MB of them on a CPU.
 
-    There a loop over few tiles costs more than the cache saves. Training holds some eight arrays of that size.
+    There, a loop over few tiles costs more than the cache saves. Training holds about eight arrays of that size.
     """
     return backend == "cpu" and scores <= 2**20
 
 
-def plan(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]:
-    """(lanes, step) for tiles of `tile` scores: about 1 MB of them at once on a CPU, 256 MB on accelerators.
+def plan_tiles(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]:
+    """Chooses how much to compute at once: about 1 MB of scores on a CPU, 256 MB on accelerators.
 
-    A CPU wants a tile's scores in its cache while softmax passes over them; an accelerator wants large
-    products and few launches. Lanes divide the problems, so that no remainder is compiled a second time, and
-    the steps are as even as they can be, so that little is padded.
+    A CPU wants a tile's scores in its cache while softmax passes over them; an accelerator wants large products
+    and few launches.
+
+    Args:
+        backend: JAX's name of the platform.
+        problems: G.
+        blocks: query blocks in each problem, N.
+        tile: scores of one query block.
+
+    Returns:
+        (heads_at_once, step). The first divides `problems`, so that no remainder is compiled separately; the steps
+        are as even as possible, so that little is padded.
     """
     at_once = 2**18 if backend == "cpu" else 2**26
     step = max(1, min(blocks, at_once // tile))
     step = -(-blocks // -(-blocks // step))
-    lanes = max(1, min(problems, at_once // (tile * step)))
-    while problems % lanes:
-        lanes -= 1
-    return lanes, step
+    heads_at_once = max(1, min(problems, at_once // (tile * step)))
+    while problems % heads_at_once:
+        heads_at_once -= 1
+    return heads_at_once, step
 
 
-def keep(rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
-    """Dropout's mask [..., i, j] from a random word a row and one a column: True with probability 1 − rate.
+def dropout_mask(rows: jax.Array, columns: jax.Array, rate: float) -> jax.Array:
+    """Dropout mask [..., i, j] from one random seed per row and one per column: True with probability 1 − rate.
 
-    The sum of both words goes through an invertible mixer of 32 bits, so the backward pass makes the same
-    mask again from L words instead of L² (and the mask does not depend on the tiles).
+    Hashing the sum of the two seeds lets the backward pass recompute the same mask from L seeds instead of L²
+    bits, and makes the mask independent of the tiling.
     """
-    x = rows[..., :, None] + columns[..., None, :]
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return (x ^ (x >> 16)) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    threshold = jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return lowbias32(rows[..., :, None] + columns[..., None, :]) >= threshold
 
 
-def draw_words(
+def draw_dropout_seeds(
     rows: tuple[int, ...], columns: tuple[int, ...], rate: float, rngs: nnx.Rngs | None
 ) -> tuple[jax.Array, jax.Array] | None:
-    """The words `keep` makes a mask from, the documents first; None where nothing is dropped."""
+    """Draws the seeds of `dropout_mask`, uint32; None where nothing is dropped.
+
+    Args:
+        rows: shape of the row seeds, documents first.
+        columns: shape of the column seeds, documents first.
+        rate: probability of dropping a weight.
+        rngs: random keys; None in evaluation.
+    """
     if rngs is None or rate == 0:
         return None
-    one, other = jax.random.split(rngs.dropout())
+    row_key, column_key = jax.random.split(rngs.dropout())
     first = first_document(rngs)
-    return random_bits(one, rows, first), random_bits(other, columns, first)
+    return random_bits(row_key, rows, first), random_bits(column_key, columns, first)
 
 
 def attend_tiles(
-    q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed, rate: float = 0.0, rule: Rule | None = None
+    q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed, rate: float = 0.0, score_mod: ScoreMod | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax attention of query blocks [G, N, b, K] over the key blocks [G, M, c, K] that `index` names.
+    """Softmax attention of query blocks over the key blocks that each may see.
 
-    Returns: o [G, N, b, K] and lse float32 [G, N, b]. A query without any key gets 0 and an lse near LOW / 2.
-    Time and scores held at once: G·N·b·J and a constant.
+    Takes time G·N·b·J and holds a constant number of scores at once.
+
+    Args:
+        q: [G, N, b, K].
+        k: [G, M, c, K]; v likewise.
+        fixed: which keys each query sees, and the inputs of dropout and `score_mod`.
+        rate: dropout of the weights, applied where `fixed` holds seeds.
+        score_mod: what is added to the scores.
+
+    Returns:
+        o [G, N, b, K] and lse float32 [G, N, b]. A query without any key gets 0 and an lse near MASKED / 2.
     """
     problems, blocks, rows = q.shape[:3]
     backend = jax.default_backend()
-    seen = k.shape[1] if fixed.table is None else fixed.table.shape[-1]
+    seen = k.shape[1] if fixed.kv_blocks is None else fixed.kv_blocks.shape[-1]
     tile = rows * seen * k.shape[2]
-    if fixed.table is not None:
-        lanes, step = plan(backend, problems, blocks, tile)
-    elif whole(backend, problems * blocks * tile):
-        lanes, step = problems, 1
-    else:  # every query sees every key: a step is one query block
-        lanes, step = plan(backend, problems, 1, tile)
-    return _attend(Static(rate, rule, lanes, step), q, k, v, fixed)
+    if fixed.kv_blocks is not None:
+        heads_at_once, step = plan_tiles(backend, problems, blocks, tile)
+    elif is_single_tile(backend, problems * blocks * tile):
+        heads_at_once, step = problems, 1
+    else:  # full attention: a step is one query block
+        heads_at_once, step = plan_tiles(backend, problems, 1, tile)
+    return _attend(Static(rate, score_mod, heads_at_once, step), q, k, v, fixed)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -123,22 +143,22 @@ def _attend(static: Static, q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fix
     return _forward(static, q, k, v, fixed)[0]
 
 
-def _over(static: Static, one: Callable[..., Any], fixed: Fixed, *arrays: jax.Array) -> Any:
-    """`one(*arrays, fixed)` for each of the G problems, `lanes` at a time."""
-    shared = fixed.table if fixed.table is not None and fixed.table.ndim == 2 else None
-    own = fixed if shared is None else fixed._replace(table=None)
+def _map_problems(static: Static, f: Callable[..., Any], fixed: Fixed, *arrays: jax.Array) -> Any:
+    """Maps f(*arrays, fixed) over the G problems, `heads_at_once` at a time."""
+    shared = fixed.kv_blocks if fixed.kv_blocks is not None and fixed.kv_blocks.ndim == 2 else None
+    mapped = fixed if shared is None else fixed._replace(kv_blocks=None)
 
     def call(xs: Any) -> Any:
-        *given, rest = xs
-        return one(*given, rest if shared is None else rest._replace(table=shared))
+        *inputs, fixed = xs
+        return f(*inputs, fixed if shared is None else fixed._replace(kv_blocks=shared))
 
-    if static.lanes == arrays[0].shape[0]:
-        return jax.vmap(call)((*arrays, own))
-    return lax.map(call, (*arrays, own), batch_size=static.lanes)
+    if static.heads_at_once == arrays[0].shape[0]:
+        return jax.vmap(call)((*arrays, mapped))
+    return lax.map(call, (*arrays, mapped), batch_size=static.heads_at_once)
 
 
 def _tiles(static: Static, fixed: Fixed, *rows: jax.Array) -> tuple[Any, int]:
-    """One problem's query blocks [N, ...] as [steps, step, ...], padded with blocks that see no key."""
+    """Groups one problem's query blocks [N, ...] into steps [steps, step, ...], padded with blocks that see no key."""
     blocks = rows[0].shape[0]
     pad = -blocks % static.step
 
@@ -146,56 +166,59 @@ def _tiles(static: Static, fixed: Fixed, *rows: jax.Array) -> tuple[Any, int]:
         x = jnp.pad(x, ((0, pad), *((0, 0),) * (x.ndim - 1)), constant_values=fill) if pad else x
         return x.reshape(-1, static.step, *x.shape[1:])
 
-    index = None if fixed.table is None else cut(fixed.table, -1)
-    words = None if fixed.words is None else cut(fixed.words[0])
-    tags = None if fixed.tags is None else cut(fixed.tags[0])
-    return (tuple(cut(x) for x in rows), index, words, tags), blocks
+    kv_blocks = None if fixed.kv_blocks is None else cut(fixed.kv_blocks, -1)
+    dropout_seeds = None if fixed.dropout_seeds is None else cut(fixed.dropout_seeds[0])
+    mod_inputs = None if fixed.mod_inputs is None else cut(fixed.mod_inputs[0])
+    return (tuple(cut(x) for x in rows), kv_blocks, dropout_seeds, mod_inputs), blocks
 
 
-def _take(x: jax.Array, index: jax.Array | None) -> jax.Array:
-    """Key blocks [M, c, ...] → the keys that each of a step's query blocks sees, [step, J, ...]."""
-    if index is None:
+def _take(x: jax.Array, kv_blocks: jax.Array | None) -> jax.Array:
+    """Key blocks [M, c, ...] → the keys seen by each query block of a step, [step, J, ...]."""
+    if kv_blocks is None:
         return x.reshape(1, -1, *x.shape[2:])
-    return x[jnp.maximum(index, 0)].reshape(index.shape[0], -1, *x.shape[2:])
+    return x[jnp.maximum(kv_blocks, 0)].reshape(kv_blocks.shape[0], -1, *x.shape[2:])
 
 
 def _scores(
-    static: Static, q: jax.Array, kj: jax.Array, fixed: Fixed, index: jax.Array | None, tags: jax.Array | None
+    static: Static, q: jax.Array, kj: jax.Array, fixed: Fixed, kv_blocks: jax.Array | None, mod_inputs: jax.Array | None
 ) -> jax.Array:
-    """float32 [step, b, J], LOW where a key may not be seen."""
+    """Scores float32 [step, b, J], MASKED where a key may not be seen."""
     s = jnp.einsum("tbk,tjk->tbj", q, kj, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    seen = _take(fixed.mask, index)
-    if index is not None:
-        seen &= jnp.repeat(index >= 0, fixed.mask.shape[1], axis=1)
-    if static.rule is not None and fixed.tags is not None and tags is not None:
-        s = s + jax.vmap(static.rule)(tags, _take(fixed.tags[1], index))
-    return jnp.where(seen[:, None, :], s, LOW)
+    seen = _take(fixed.mask, kv_blocks)
+    if kv_blocks is not None:
+        seen &= jnp.repeat(kv_blocks >= 0, fixed.mask.shape[1], axis=1)
+    if static.score_mod is not None and fixed.mod_inputs is not None and mod_inputs is not None:
+        s = s + jax.vmap(static.score_mod)(mod_inputs, _take(fixed.mod_inputs[1], kv_blocks))
+    return jnp.where(seen[:, None, :], s, MASKED)
 
 
-def _dropped(static: Static, p: jax.Array, fixed: Fixed, index: jax.Array | None, words: jax.Array | None) -> jax.Array:
-    """Dropout of the weights p [step, b, J], or of what has their shape: the same mask at every call."""
-    if fixed.words is None or words is None:
+def _dropped(
+    static: Static, p: jax.Array, fixed: Fixed, kv_blocks: jax.Array | None, dropout_seeds: jax.Array | None
+) -> jax.Array:
+    """Applies dropout to p [step, b, J], the weights or their gradients: the same mask at every call."""
+    if fixed.dropout_seeds is None or dropout_seeds is None:
         return p
-    return jnp.where(keep(words, _take(fixed.words[1], index), static.rate), p / (1 - static.rate), 0)
+    kept = dropout_mask(dropout_seeds, _take(fixed.dropout_seeds[1], kv_blocks), static.rate)
+    return jnp.where(kept, p / (1 - static.rate), 0)
 
 
 def _forward(static: Static, q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed) -> Any:
-    def one(q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed) -> tuple[jax.Array, jax.Array]:
+    def attend_problem(q: jax.Array, k: jax.Array, v: jax.Array, fixed: Fixed) -> tuple[jax.Array, jax.Array]:
         def tile(_: None, x: Any) -> tuple[None, tuple[jax.Array, jax.Array]]:
-            (qi,), index, words, tags = x
-            s = _scores(static, qi, _take(k, index), fixed, index, tags)
-            top = jnp.maximum(s.max(-1, keepdims=True), LOW / 2)
+            (qi,), kv_blocks, dropout_seeds, mod_inputs = x
+            s = _scores(static, qi, _take(k, kv_blocks), fixed, kv_blocks, mod_inputs)
+            top = jnp.maximum(s.max(-1, keepdims=True), MASKED / 2)
             p = jnp.exp(s - top)
             total = jnp.maximum(p.sum(-1, keepdims=True), 1e-30)
-            kept = _dropped(static, p, fixed, index, words).astype(v.dtype)
-            o = jnp.einsum("tbj,tjk->tbk", kept, _take(v, index), preferred_element_type=jnp.float32)
+            kept = _dropped(static, p, fixed, kv_blocks, dropout_seeds).astype(v.dtype)
+            o = jnp.einsum("tbj,tjk->tbk", kept, _take(v, kv_blocks), preferred_element_type=jnp.float32)
             return None, ((o / total).astype(q.dtype), (top + jnp.log(total))[..., 0])
 
         xs, blocks = _tiles(static, fixed, q)
         _, outs = lax.scan(tile, None, xs)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:blocks], outs)
 
-    o, lse = _over(static, one, fixed, q, k, v)
+    o, lse = _map_problems(static, attend_problem, fixed, q, k, v)
     return (o, lse), (q, k, v, fixed, o, lse)
 
 
@@ -204,33 +227,34 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
     g, g_lse = cotangents
     inner = jnp.einsum("gnbk,gnbk->gnb", g, o, preferred_element_type=jnp.float32) - g_lse
 
-    def one(q, k, v, g, lse, inner, fixed):  # type: ignore[no-untyped-def]
+    def gradients(q, k, v, g, lse, inner, fixed):  # type: ignore[no-untyped-def]
         # Sums over queries are [M, K, c]: with J as the product's last axis a CPU is three times faster.
-        def add(total: jax.Array, index: jax.Array | None, part: jax.Array) -> jax.Array:
+        def add(total: jax.Array, kv_blocks: jax.Array | None, part: jax.Array) -> jax.Array:
             part = part.reshape(*part.shape[:2], -1, total.shape[-1]).swapaxes(1, 2)  # [step, S, K, c]
-            if index is None:
+            if kv_blocks is None:
                 return total + part.reshape(total.shape)
             if jax.default_backend() == "cpu":
-                return total.at[jnp.maximum(index, 0)].add(part)
-            # A product with one-hot rows: a GPU that is to add in the same order each time sorts what it scatters. With
-            # that, local attention trained 4.9 steps a second and inferred 176 (H200, 4,096 tokens, batch 32).
-            rows = jax.nn.one_hot(index, total.shape[0], dtype=k.dtype)
+                return total.at[jnp.maximum(kv_blocks, 0)].add(part)
+            # A product with one-hot rows: to add in the same order each time, a GPU sorts what it scatters. With a
+            # scatter, local attention ran 4.9 training steps per second and 176 in inference (H200, 4,096 tokens,
+            # batch 32).
+            rows = jax.nn.one_hot(kv_blocks, total.shape[0], dtype=k.dtype)
             part = part.astype(k.dtype)
             return total + jnp.einsum(
                 "tsm,tskc->mkc", rows, part, precision="highest", preferred_element_type=jnp.float32
             )
 
         def tile(sums: tuple[jax.Array, jax.Array], x: Any) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            (qi, gi, li, di), index, words, tags = x
-            kj, vj = _take(k, index), _take(v, index)
-            p = jnp.exp(_scores(static, qi, kj, fixed, index, tags) - li[..., None])
+            (qi, gi, li, di), kv_blocks, dropout_seeds, mod_inputs = x
+            kj, vj = _take(k, kv_blocks), _take(v, kv_blocks)
+            p = jnp.exp(_scores(static, qi, kj, fixed, kv_blocks, mod_inputs) - li[..., None])
             dp = jnp.einsum("tbk,tjk->tbj", gi, vj, preferred_element_type=jnp.float32)
-            ds = p * (_dropped(static, dp, fixed, index, words) - di[..., None]) * q.shape[-1] ** -0.5
-            ds, kept = ds.astype(k.dtype), _dropped(static, p, fixed, index, words).astype(g.dtype)
+            ds = p * (_dropped(static, dp, fixed, kv_blocks, dropout_seeds) - di[..., None]) * q.shape[-1] ** -0.5
+            ds, kept = ds.astype(k.dtype), _dropped(static, p, fixed, kv_blocks, dropout_seeds).astype(g.dtype)
             dk = jnp.einsum("tbk,tbj->tkj", qi, ds, preferred_element_type=jnp.float32)
             dv = jnp.einsum("tbk,tbj->tkj", gi, kept, preferred_element_type=jnp.float32)
             dq = jnp.einsum("tbj,tjk->tbk", ds, kj, preferred_element_type=jnp.float32).astype(q.dtype)
-            return (add(sums[0], index, dk), add(sums[1], index, dv)), dq
+            return (add(sums[0], kv_blocks, dk), add(sums[1], kv_blocks, dv)), dq
 
         xs, blocks = _tiles(static, fixed, q, g, lse, inner)
         zero = jnp.zeros(k.swapaxes(1, 2).shape, jnp.float32)
@@ -238,7 +262,7 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
         dk, dv = dk.swapaxes(1, 2).astype(k.dtype), dv.swapaxes(1, 2).astype(v.dtype)
         return dq.reshape(-1, *q.shape[1:])[:blocks], dk, dv
 
-    return *_over(static, one, fixed, q, k, v, g, lse, inner), None
+    return *_map_problems(static, gradients, fixed, q, k, v, g, lse, inner), None
 
 
 _attend.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
-"""What several mixers and the encoder share: dropout and projections.
+"""Layers shared by mixers and encoder: dropout, embedding, projections of heads.
 
 Precision: parameters are float32 and are cast at the edge of the training step, so a layer computes in its
-input's type; what must stay float32 (softmax, norms, Fourier transforms) says so where it is computed.
+input's type; whatever must stay float32 (softmax, norms, Fourier transforms) says so where it is computed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+MASKED = -1e30
+"""Score of a key that may not be attended to; the log-denominator of a softmax over no keys is near half of it."""
+
 
 class BatchRngs(nnx.Rngs):
-    """Random keys for a part of a batch: the documents from number `first` of the whole batch on.
+    """Random keys for part of a batch, which starts at document `first` of the whole batch.
 
-    What a layer draws for each document through `batch_bits` depends on the document's number in the whole batch
-    alone. A batch that is split over devices or into micro-batches so meets the draws that it would meet whole.
+    The bits that `batch_bits` draws for a document depend on its number in the whole batch alone, so that splitting
+    a batch over devices or into micro-batches changes no draw.
     """
 
     def __init__(self, key: jax.Array, first: jax.Array | int = 0):
@@ -26,54 +29,62 @@ class BatchRngs(nnx.Rngs):
 
 
 def batch_bits(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """Random uint32 of `shape`, whose first axis is the documents of a batch (see `BatchRngs`)."""
+    """Draws random uint32 of `shape`, whose first axis is the documents of a batch (see `BatchRngs`)."""
     return random_bits(rngs.dropout(), shape, first_document(rngs))
 
 
 def first_document(rngs: nnx.Rngs) -> jax.Array | int:
-    """The number of the first document that `rngs` draws for; 0 where it is the whole batch's."""
+    """Number of the first document that `rngs` draws for; 0 where it serves the whole batch."""
     return rngs.first if isinstance(rngs, BatchRngs) else 0
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...], first: jax.Array | int = 0) -> jax.Array:
-    """Random uint32 of `shape`, for dropout masks: a keyed hash of each element's number.
+    """Draws random uint32 for dropout masks: a keyed hash of each element's number.
 
-    Elements are numbered as if `first` rows of the first axis came before. Two rounds of a 32-bit mixer (lowbias32
-    of Wellons' hash prospector) with a word of the key before each. It fuses into the operation that uses it, and
-    took under a third of the time of JAX's own generator on CPU; it is no generator for anything finer than masks.
-    At most 2³² elements.
+    Two rounds of `lowbias32`, each after mixing in a word of the key. It fuses into the operation that uses it, and
+    took under a third of the time of JAX's own generator on a CPU; good enough for masks, and for nothing finer.
+
+    Args:
+        key: JAX's random key.
+        shape: at most 2³² elements.
+        first: elements are numbered as if this many rows of the first axis came before.
     """
     words = jax.random.bits(key, (2,), jnp.uint32)
     x = jax.lax.iota(jnp.uint32, math.prod(shape))
     x = x + jnp.asarray(first, jnp.uint32) * jnp.uint32(math.prod(shape[1:]))
     for word in words:
-        x = x ^ word
-        x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-        x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-        x = x ^ (x >> 16)
+        x = lowbias32(x ^ word)
     return x.reshape(shape)
+
+
+def lowbias32(x: jax.Array) -> jax.Array:
+    """Mixes the bits of uint32, invertibly (lowbias32 of Wellons' hash prospector)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
 
 
 def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = False) -> jax.Array:
     """Inverted dropout (Srivastava et al. 2014): zeroes each element with probability `rate`.
 
-    Identity when `rngs` is None (evaluation) or `rate` is 0. The first axis of x is the documents of a batch,
-    unless x is `shared` by them all.
+    Args:
+        x: its first axis is the documents of a batch, unless it is `shared`.
+        rate: probability of zeroing an element; 0 is the identity.
+        rngs: random keys; None, in evaluation, is the identity.
+        shared: whether all documents share x.
     """
     if rngs is None or rate == 0:
         return x
-    keep = (random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)) >= jnp.uint32(
-        round(rate * 2**32)
-    )
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+    bits = random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)
+    return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Rows of `table` [V, D] for token ids of any shape: [..., D].
+    """Looks up rows of `table` [V, D] for token ids of any shape: [..., D].
 
     On accelerators the gradient is a product with the tokens as one-hot rows: a scatter-add would sum thousands of
-    rows in the table's type, bfloat16 in training, and on a GPU in an order that changes from run to run. A
-    vocabulary of bytes makes the product cheap.
+    rows in the table's type, bfloat16 in training, and on a GPU in an order that changes from run to run. With a
+    vocabulary of bytes the product is cheap.
     """
     if jax.default_backend() == "cpu":
         return jnp.take(table.astype(jnp.float32), tokens, axis=0).astype(table.dtype)
@@ -101,26 +112,27 @@ _embed.defvjp(_embed_forward, _embed_backward)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """[B, L, H·K] → [B, L, H, K]."""
+    """Reshapes [B, L, H·K] → [B, L, H, K]."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
-    """[B, L, H, K] → [B, L, H·K]."""
+    """Reshapes [B, L, H, K] → [B, L, H·K]."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 class Constant(nnx.Variable):
-    """An array a mixer needs and nothing trains: random features, blocks. Drawn from `rngs` when built."""
+    """An array that a mixer needs and nothing trains, such as random features; drawn when the mixer is built."""
 
 
 class Projections(nnx.Module):
-    """Projections into heads' queries, keys and values, and the one back; without bias, as in the benchmark.
+    """Linear maps to heads' queries, keys and values, and back to the model; without bias, as in the benchmark.
 
     Args:
         dim: the model's width D.
         heads: H.
-        qkv: the width of all heads together, H·K; `dim` where it is None.
+        qkv: width of all heads together, H·K; None for `dim`.
+        rngs: random keys of the initial parameters.
     """
 
     def __init__(self, dim: int, heads: int, qkv: int | None, *, rngs: nnx.Rngs):
@@ -134,18 +146,18 @@ class Projections(nnx.Module):
         self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B, L, D] → queries, keys and values, [B, L, H, K] each."""
+        """Projects x [B, L, D] to queries, keys and values, [B, L, H, K] each."""
         q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
         return q, k, v
 
     def join(self, y: jax.Array) -> jax.Array:
-        """The heads' results [B, L, H, K] → [B, L, D]."""
+        """Projects the heads' outputs [B, L, H, K] back to [B, L, D]."""
         joined: jax.Array = self.out(merge_heads(y))
         return joined
 
 
 class MultiHead(Projections):
-    """Multi-head attention's projections, and the dropout of its weights."""
+    """Base of multi-head attention: its projections and the dropout rate of its weights."""
 
     def __init__(self, dim: int, heads: int, qkv: int | None, dropout: float, *, rngs: nnx.Rngs):
         if not 0 <= dropout < 1:
@@ -155,7 +167,7 @@ class MultiHead(Projections):
 
 
 def at_least(least: int, **options: int) -> None:
-    """ValueError where an option is smaller than `least`."""
+    """Raises ValueError if an option is smaller than `least`."""
     for name, value in options.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")

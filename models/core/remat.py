@@ -1,6 +1,6 @@
-"""Blocks that keep their input alone for the backward pass and are computed again there.
+"""Rematerialised blocks: each keeps only its input and is recomputed in the backward pass.
 
-Training Deep Nets with Sublinear Memory Cost. Chen et al. 2016, arXiv:1604.06174: one more forward pass, and
+Training Deep Nets with Sublinear Memory Cost. Chen et al. 2016, arXiv:1604.06174: one more forward pass, with the
 activations of one block at a time.
 """
 
@@ -16,29 +16,35 @@ from flax import nnx
 from jax import lax
 
 RunBlock = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any]]
-"""(block, x, random key or None, what the block before handed on) → x and what the next one is handed."""
+"""(block, x, random key or None, state carried from the previous block) → x and the state carried to the next."""
 
 
 def run_recomputed(blocks: Sequence[Any], x: jax.Array, keys: Sequence[Any], run: RunBlock) -> jax.Array:
-    """x [B, L, D] through all blocks.
+    """Runs x [B, L, D] through all blocks.
 
-    Runs of blocks of the same structure are one loop each: between blocks that stand in a row, a compiler may do the
-    second computation right after the first, and keep what was to be dropped.
+    Consecutive blocks of the same structure are one loop: without it, a compiler may recompute a block right after
+    computing it, and so keep what was to be dropped.
+
+    Args:
+        blocks: nnx modules.
+        x: [B, L, D].
+        keys: one random key, or None, per block.
+        run: computes one block.
     """
     carried: Any = None
     parts = [(*nnx.split(block, nnx.Param, ...), key) for block, key in zip(blocks, keys, strict=True)]
     for graph, group in groupby(parts, key=lambda part: part[0]):
-        given = [part[1:] for part in group]
+        inputs = [part[1:] for part in group]
 
         @jax.checkpoint
-        def one(carry: Any, given: Any, graph: Any = graph) -> tuple[Any, None]:
+        def step(carry: Any, inputs: Any, graph: Any = graph) -> tuple[Any, None]:
             x, carried = carry
-            params, rest, key = given
-            return run(nnx.merge(graph, params, rest), x, key, carried), None
+            params, other_state, key = inputs
+            return run(nnx.merge(graph, params, other_state), x, key, carried), None
 
-        if len(given) == 1:
-            (x, carried), _ = one((x, carried), given[0])
+        if len(inputs) == 1:
+            (x, carried), _ = step((x, carried), inputs[0])
         else:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given)
-            (x, carried), _ = lax.scan(one, (x, carried), stacked)
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
+            (x, carried), _ = lax.scan(step, (x, carried), stacked)
     return x

@@ -1,4 +1,4 @@
-"""Reversible residual blocks: the backward pass computes each block's input from its output.
+"""Reversible residual blocks: the backward pass recomputes each block's input from its output.
 
 The Reversible Residual Network: Backpropagation Without Storing Activations. Gomez et al. 2017,
 arXiv:1707.04585; for Transformers: Reformer, Kitaev et al. 2020, arXiv:2001.04451, section 3.
@@ -6,9 +6,9 @@ arXiv:1707.04585; for Transformers: Reformer, Kitaev et al. 2020, arXiv:2001.044
     y1 = x1 + mixer(norm(x2)),  y2 = x2 + mlp(norm(y1))
     back: x2 = y2 − mlp(norm(y1)),  x1 = y1 − mixer(norm(x2))
 
-Both streams start as the embedding and their mean leaves. Activations held do not depend on the number of
-blocks; the price is one more forward pass. The streams are kept in float32, so that undoing a sum costs no
-more than its rounding; a block computes in its input's type.
+Both streams start as the embedding, and their mean is the output. The activations held do not depend on the number
+of blocks; the price is one more forward pass. Streams are float32, so that undoing a sum costs no more than its
+rounding; a block computes in its input's type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Streams = tuple[jax.Array, jax.Array]
 
 
 class TwoHalves(Protocol):
-    """A block whose halves can be called: what each adds to its residual stream."""
+    """A block whose halves can be called separately; each returns what it adds to its residual stream."""
 
     def mix(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array: ...
 
@@ -37,32 +37,32 @@ class TwoHalves(Protocol):
 
 
 def run_reversibly(blocks: Sequence[TwoHalves], x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-    """x [B, L, D] through all blocks as two streams; returns the streams' mean.
+    """Runs x [B, L, D] through all blocks as two streams and returns the streams' mean.
 
-    Runs of blocks of the same structure are one loop each: outside a loop the compiler may put off the
-    parameters' gradients to the end, and keep what they are made of.
+    Consecutive blocks of the same structure are one loop: outside a loop, the compiler may defer the parameters'
+    gradients to the end, and so keep everything they are computed from.
     """
     streams = (x.astype(jnp.float32),) * 2
     split = [nnx.split(block, nnx.Param, ...) for block in blocks]
     for graph, run in groupby(split, key=lambda parts: parts[0]):
-        params, rest = (
+        params, other_state = (
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
             for states in zip(*((p, r) for _, p, r in run), strict=True)
         )
         count = jax.tree.leaves(params)[0].shape[0]
         keys = None if rngs is None else jax.random.split(rngs.dropout(), (count, 2))
         first = None if rngs is None else first_document(rngs)
-        streams = _run((graph, x.dtype), params, streams, (rest, keys, (mask, first)))
+        streams = _run((graph, x.dtype), params, streams, (other_state, keys, (mask, first)))
     return (0.5 * (streams[0] + streams[1])).astype(x.dtype)
 
 
-def _halves(static: Any, rest: Any, keys: jax.Array | None, documents: Any) -> tuple[Any, Any]:
-    """A block's halves as functions of (parameters, stream) → what is added, float32."""
+def _halves(static: Any, other_state: Any, keys: jax.Array | None, documents: Any) -> tuple[Any, Any]:
+    """Returns a block's halves as functions (parameters, stream) → what is added, float32."""
     graph, dtype = static
     mask, first = documents
 
     def half(which: int, params: Any, x: jax.Array) -> jax.Array:
-        block: TwoHalves = nnx.merge(graph, params, rest)
+        block: TwoHalves = nnx.merge(graph, params, other_state)
         rngs = None if keys is None else BatchRngs(keys[which], first)
         x = x.astype(dtype)
         return (block.mix(x, mask, rngs) if which == 0 else block.feed(x, rngs)).astype(jnp.float32)
@@ -72,17 +72,17 @@ def _halves(static: Any, rest: Any, keys: jax.Array | None, documents: Any) -> t
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(static: Any, params: Any, streams: Streams, fixed: Any) -> Streams:
-    """All arrays of `params`, and of fixed's first two parts, have the blocks in front."""
-    rest, keys, documents = fixed
+    """Runs a loop over blocks, the first axis of all arrays of `params` and of the first two parts of `fixed`."""
+    other_state, keys, documents = fixed
 
-    def block(streams: Streams, given: Any) -> tuple[Streams, None]:
+    def block(streams: Streams, inputs: Any) -> tuple[Streams, None]:
         x1, x2 = streams
-        params, rest, keys = given
-        mix, feed = _halves(static, rest, keys, documents)
+        params, other_state, keys = inputs
+        mix, feed = _halves(static, other_state, keys, documents)
         x1 = x1 + mix(params, x2)
         return (x1, x2 + feed(params, x1)), None
 
-    return lax.scan(block, streams, (params, rest, keys))[0]
+    return lax.scan(block, streams, (params, other_state, keys))[0]
 
 
 def _forward(static: Any, params: Any, streams: Streams, fixed: Any) -> tuple[Streams, Any]:
@@ -91,22 +91,22 @@ def _forward(static: Any, params: Any, streams: Streams, fixed: Any) -> tuple[St
 
 
 def _backward(static: Any, saved: Any, gradients: Streams) -> Any:
-    params, (rest, keys, documents), streams = saved
+    params, (other_state, keys, documents), streams = saved
 
-    def block(carry: tuple[Streams, Streams], given: Any) -> tuple[tuple[Streams, Streams], Any]:
+    def block(carry: tuple[Streams, Streams], inputs: Any) -> tuple[tuple[Streams, Streams], Any]:
         (x1, x2), (g1, g2) = carry
-        params, rest, keys = given
-        mix, feed = _halves(static, rest, keys, documents)
-        added, back = jax.vjp(feed, params, x1)
+        params, other_state, keys = inputs
+        mix, feed = _halves(static, other_state, keys, documents)
+        added, pullback = jax.vjp(feed, params, x1)
         x2 = x2 - added
-        by_feed, more = back(g2)
-        g1 = g1 + more
-        added, back = jax.vjp(mix, params, x2)
+        by_feed, g_x1 = pullback(g2)
+        g1 = g1 + g_x1
+        added, pullback = jax.vjp(mix, params, x2)
         x1 = x1 - added
-        by_mix, more = back(g1)
-        return ((x1, x2), (g1, g2 + more)), jax.tree.map(jnp.add, by_feed, by_mix)
+        by_mix, g_x2 = pullback(g1)
+        return ((x1, x2), (g1, g2 + g_x2)), jax.tree.map(jnp.add, by_feed, by_mix)
 
-    (_, gradients), grads = lax.scan(block, (streams, gradients), (params, rest, keys), reverse=True)
+    (_, gradients), grads = lax.scan(block, (streams, gradients), (params, other_state, keys), reverse=True)
     return grads, gradients, None
 
 

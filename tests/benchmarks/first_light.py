@@ -132,7 +132,7 @@ def kernels(
 def _tiled(shape: tuple[int, ...], dtype: Any, tiles: Sequence[tuple[int, int, int]], tell: Tell) -> Iterator[Ready]:
     for tile in tiles:
         with mock.patch.object(
-            fused_attention, "blocks", lambda width, dtype, tile=tile: fused_attention.Blocks(*tile)
+            fused_attention, "tile_sizes", lambda width, dtype, tile=tile: fused_attention.Blocks(*tile)
         ):
             for line, *rest in _ready(("fused",), (0.1,), shape, dtype, tell):
                 yield line | {"tile": tile}, *rest  # type: ignore[misc]

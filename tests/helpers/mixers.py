@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 
 from models.core.encoder import Encoder
-from models.core.factory import load, mixer_factory
+from models.core.factory import load_mixer, mixer_factory
 
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiler options for what runs once: compiling takes half the time."""
 
 
 def build(name: str, dim: int, length: int, **options: Any) -> nnx.Module:
-    return load(name)(dim, length, **options, rngs=nnx.Rngs(0))
+    return load_mixer(name)(dim, length, **options, rngs=nnx.Rngs(0))
 
 
 def inputs(length: int, dim: int, batch: int = 2, padded: int = 0) -> tuple[jax.Array, jax.Array]:

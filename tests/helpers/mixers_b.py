@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from models.core.encoder import Encoder
-from models.core.factory import load, mixer_factory, parameters
+from models.core.factory import load_mixer, mixer_factory, mixer_parameters
 from models.core.layers import Constant, split_heads
 
 DIM, HEADS, LENGTH = 8, 2, 13
@@ -25,8 +25,8 @@ Reference = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 def make(name: str, length=LENGTH, dim=DIM, heads=HEADS, seed=0, **options: Any) -> Any:
     """A mixer by name; `heads` goes to those that have heads."""
-    mixer = load(name)
-    told = {"heads": heads} if "heads" in parameters(mixer) else {}
+    mixer = load_mixer(name)
+    told = {"heads": heads} if "heads" in mixer_parameters(mixer) else {}
     return built(lambda: mixer(dim, length, **told, **options, rngs=nnx.Rngs(0)), seed)
 
 

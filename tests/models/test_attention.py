@@ -33,13 +33,13 @@ def test_equals_the_equation_in_bfloat16():
 def in_tiles(monkeypatch):
     """Attention in tiles of 16 queries, as long inputs have it, and not all at once."""
     for module in (flash_attention, attention):
-        monkeypatch.setattr(module, "whole", lambda backend, scores: False)
+        monkeypatch.setattr(module, "is_single_tile", lambda backend, scores: False)
     monkeypatch.setattr(attention, "tile_rows", lambda *sizes: 16)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 6])
 def test_any_number_of_lanes_agrees(monkeypatch, in_tiles, lanes):
-    monkeypatch.setattr(flash_attention, "plan", lambda backend, problems, blocks, tile: (lanes, 1))
+    monkeypatch.setattr(flash_attention, "plan_tiles", lambda backend, problems, blocks, tile: (lanes, 1))
     q, k, v = normal(3, 3, 40, 2, 8)
     mask = np.arange(40) < np.array([[40], [17], [0]])
     got, want = (jax.jit(f, compiler_options=QUICK)(q, k, v, mask) for f in (attend, attend_naive))
@@ -66,8 +66,8 @@ def test_dropout_is_the_same_in_both_passes_and_both_forms(whole, request):
 
 
 def test_dropout_mask_is_fair():
-    rows, columns = flash_attention.draw_words((600,), (500,), 0.3, nnx.Rngs(dropout=1))
-    kept = np.asarray(flash_attention.keep(rows, columns, 0.3), np.float64)
+    rows, columns = flash_attention.draw_dropout_seeds((600,), (500,), 0.3, nnx.Rngs(dropout=1))
+    kept = np.asarray(flash_attention.dropout_mask(rows, columns, 0.3), np.float64)
     assert abs(kept.mean() - 0.7) < 0.003  # four deviations of 300,000 draws
     assert abs(kept.mean(0) - 0.7).max() < 0.1 and abs(kept.mean(1) - 0.7).max() < 0.1
     for axis in (0, 1):  # neighbouring rows and columns are uncorrelated
@@ -102,14 +102,16 @@ def test_a_kernel_that_does_not_apply_is_refused():
 
 
 def test_a_gpu_s_record_says_that_attention_was_not_the_fused_kernel(monkeypatch):
-    monkeypatch.setattr(attention, "_taken", set())
+    monkeypatch.setattr(attention, "_used_kernels", set())
     mixer = build("transformer", 16, 8, heads=2)
     mixer(*inputs(8, 16))
-    assert attention.kernels_taken() == ["blocks"]
-    assert "16-bit floats" in attention.fallback("gpu", 9.0)
-    assert not attention.fallback("cpu", 0.0) and not attention.fallback("gpu", 7.0)  # there is no other there
-    monkeypatch.setattr(attention, "_taken", {"fused"})
-    assert not attention.fallback("gpu", 9.0)
+    assert attention.used_kernels() == ["blocks"]
+    assert "16-bit floats" in attention.fallback_notice("gpu", 9.0)
+    assert not attention.fallback_notice("cpu", 0.0) and not attention.fallback_notice(
+        "gpu", 7.0
+    )  # there is no other there
+    monkeypatch.setattr(attention, "_used_kernels", {"fused"})
+    assert not attention.fallback_notice("gpu", 9.0)
 
 
 def test_plans():
@@ -118,10 +120,10 @@ def test_plans():
     assert tile_rows("cpu", 4, 512, 512) == 512 and tile_rows("cpu", 4, 513, 513) == 128  # 4 MB of scores
     assert tile_rows("gpu", 256, 4096, 4096) == 64 and tile_rows("cpu", 4, 7, 7) == 7
     for backend in ("cpu", "gpu"):
-        lanes, step = flash_attention.plan(backend, 12, 100, 64 * 512)
+        lanes, step = flash_attention.plan_tiles(backend, 12, 100, 64 * 512)
         assert 12 % lanes == 0 and 1 <= step <= 100
-    assert flash_attention.plan("gpu", 8, 64, 64 * 512) == (8, 64)
-    assert flash_attention.plan("cpu", 4, 328, 2500) == (1, 82)  # not 104 three times and 16
+    assert flash_attention.plan_tiles("gpu", 8, 64, 64 * 512) == (8, 64)
+    assert flash_attention.plan_tiles("cpu", 4, 328, 2500) == (1, 82)  # not 104 three times and 16
 
 
 def test_padding_changes_nothing():

@@ -22,7 +22,7 @@ def test_chunks_change_nothing(name, monkeypatch):
     found = []
     for plan in (None, (1, 4), (2, 4)):
         if plan:
-            monkeypatch.setattr(chunked, "plan", lambda *_, plan=plan: plan)
+            monkeypatch.setattr(chunked, "plan_tiles", lambda *_, plan=plan: plan)
         found.append(differentiated(mixer, call_itself)(x, nnx.state(mixer, nnx.Param), mask, mask))
     (want, want_gradients), *rest = found
     scale = max(np.abs(g).max() for g in want_gradients)
@@ -33,7 +33,7 @@ def test_chunks_change_nothing(name, monkeypatch):
 
 
 def test_chunks_under_vmap(monkeypatch):
-    monkeypatch.setattr(chunked, "plan", lambda *_: (1, 4))
+    monkeypatch.setattr(chunked, "plan_tiles", lambda *_: (1, 4))
     x, mask = inputs()
     mixer = make("performer", features=10)
     each = jax.jit(jax.vmap(lambda x, mask: mixer(x[None], mask[None])[0]), compiler_options=QUICK)

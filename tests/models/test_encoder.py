@@ -8,7 +8,7 @@ from flax import nnx
 
 from models.attention import Attention, attend
 from models.core.encoder import Encoder, sinusoidal
-from models.core.factory import load, mixer_factory
+from models.core.factory import load_mixer, mixer_factory
 
 
 def encoder(model="transformer", heads=4, rate=0.0, seed=0, **shape):
@@ -124,6 +124,6 @@ def test_wrong_options_are_told():
     with pytest.raises(ValueError, match="no option 'speed'"):
         mixer_factory("fnet", {"speed": 2})
     with pytest.raises(ValueError, match="cannot import"):
-        load("no_such_module:Mixer")
+        load_mixer("no_such_module:Mixer")
     with pytest.raises(ValueError, match="unknown model"):
-        load("fnett")
+        load_mixer("fnett")

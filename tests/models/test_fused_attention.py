@@ -10,15 +10,15 @@ from flax import nnx
 
 from models.attention import attend, attend_naive
 from models.core import fused_attention
-from models.core.flash_attention import draw_words, keep
-from models.core.fused_attention import Blocks, applies, attend_fused, blocks
+from models.core.flash_attention import draw_dropout_seeds, dropout_mask
+from models.core.fused_attention import Blocks, applies, attend_fused, tile_sizes
 from tests.helpers.mixers import QUICK, normal, on_a_gpu
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several blocks of few positions: JAX runs them faster. Both sizes differ, so that none stands for the other."""
-    monkeypatch.setattr(fused_attention, "blocks", lambda width, dtype: Blocks(16, 32, 4))
+    monkeypatch.setattr(fused_attention, "tile_sizes", lambda width, dtype: Blocks(16, 32, 4))
 
 
 def case(length, keys, heads, width):
@@ -66,8 +66,8 @@ def near(got, want, tolerance=1e-5):
 
 
 def factors(q, k, rate):
-    rows, columns = draw_words(q.shape[:3], k.shape[:3], rate, rngs())
-    return np.asarray(keep(rows.swapaxes(1, 2), columns.swapaxes(1, 2), rate)) / (1 - rate)
+    rows, columns = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs())
+    return np.asarray(dropout_mask(rows.swapaxes(1, 2), columns.swapaxes(1, 2), rate)) / (1 - rate)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_lowers_to_valid_triton(monkeypatch, dtype, seeds, batch):
         text = step.trace(q, k, k, mask).lower(lowering_platforms=("cuda",)).as_text()
 
     assert text.count("__gpu$xla.gpu.triton") == len(kernels) == 3
-    tile = blocks(20, dtype)
+    tile = tile_sizes(20, dtype)
     for (ir, grid), block in zip(kernels, (tile.queries, tile.queries, tile.keys), strict=True):
         length = 200 if "keys" in ir[: ir.index("\n")] else 100
         assert np.prod(grid) == -(-length // block) * 2 * batch * seeds and max(grid[1:], default=1) < 2**16

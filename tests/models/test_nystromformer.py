@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.nystromformer import convolve, pseudo_inverse, segment_means, start
+from models.nystromformer import convolve, initial_inverse, pseudo_inverse, segment_means
 from tests.helpers.mixers_b import (
     attention,
     check,
@@ -76,7 +76,7 @@ def test_pseudo_inverse_converges():
     a = jax.nn.softmax(3 * normal(2, 3, 6, 6))
     a = a.at[0, :, 4].set(0).at[0, :, :, 4].set(0)  # an empty landmark
     want = np.linalg.pinv(np.asarray(a, np.float64))
-    errors = [error(pseudo_inverse(a, start(a), n), want) for n in (2, 6, 20)]
+    errors = [error(pseudo_inverse(a, initial_inverse(a), n), want) for n in (2, 6, 20)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-4
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from configs.quick import recipe
 from models import MIXERS
 from models.core.encoder import Encoder
-from models.core.factory import load, mixer_factory
+from models.core.factory import load_mixer, mixer_factory
 from tests.helpers.mixers_b import QUICK
 
 KINDS = {
@@ -77,4 +77,4 @@ def test_parameters_stay_within_ten_percent_of_the_transformer(model):
         assert count == LARGER[model]
     else:
         assert count > 1.1 * OFFICIAL
-        assert "parameter" in (load(model).__doc__ or "")
+        assert "parameter" in (load_mixer(model).__doc__ or "")
