@@ -115,12 +115,12 @@ def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None],
     def train(calls: int) -> None:
         nonlocal state
         for _ in range(calls):
-            state, told = p.chunk(state, p.program.rest, p.data)
+            state, told = p.chunk(state, p.program.other_state, p.data)
         jax.device_get(told)
 
     def infer(calls: int) -> None:
         start, count = jnp.int32(0), jnp.int32(p.data.labels.shape[0])
-        jax.device_get([p.evaluate(state.params, p.program.rest, p.data, start, count) for _ in range(calls)])
+        jax.device_get([p.evaluate(state.params, p.program.other_state, p.data, start, count) for _ in range(calls)])
 
     if trial:
         train(1)

@@ -110,7 +110,7 @@ def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
 
     @jax.jit
     def step(state, number):
-        one = jax.tree.map(lambda x: x[0], (state.params, state.optimizer, program.rest))
+        one = jax.tree.map(lambda x: x[0], (state.params, state.optimizer, program.other_state))
         rows = data.batch_indices(number, RECIPE.train.batch, 512, 3, jnp)
         params, optimizer, told = program.step(*one, jnp.uint32(3), number, gather(data, rows))
         params, optimizer = jax.tree.map(lambda x: x[None], (params, optimizer))
@@ -120,7 +120,9 @@ def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
     for number in range(steps_in_a_chunk):
         looped, metrics = step(looped, jnp.int32(number))
         told.append(metrics)
-    scanned, metrics = program.compile_chunk(program.init(), data, steps_in_a_chunk)(program.init(), program.rest, data)
+    scanned, metrics = program.compile_chunk(program.init(), data, steps_in_a_chunk)(
+        program.init(), program.other_state, data
+    )
     jax.tree.map(np.testing.assert_array_equal, looped, scanned)
     np.testing.assert_array_equal([m[0] for m in told], metrics[0][:, 0])
 
@@ -297,7 +299,7 @@ def test_bfloat16_trains_with_float32_parameters():
     for precision in ("bfloat16", "float32"):
         program, feed = program_of(with_train(precision=precision))
         chunk = program.compile_chunk(program.init(), feed.data["train"], 1)
-        state, (loss, _) = chunk(program.init(), program.rest, feed.data["train"])
+        state, (loss, _) = chunk(program.init(), program.other_state, feed.data["train"])
         assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
         losses.append(float(loss[0, 0]))
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05
