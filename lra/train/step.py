@@ -101,7 +101,7 @@ class Program:
         return apply_to_only_seed
 
     def shard_over_devices(self, function: Callable[..., Any], specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
-        """Makes every device run `function` on its part of the arguments, split by `specs`; the results are replicated."""
+        """Runs `function` on every device with its part of the arguments, split by `specs`; results are replicated."""
         if self.mesh is None:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
@@ -210,7 +210,15 @@ class Program:
     def evaluate(
         self, params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Sums loss and correct answers, each [seeds], over one batch: the examples from `start` on that are below `count`."""
+        """Sums loss and correct answers [seeds] over one batch.
+
+        Args:
+            params: parameters of all seeds.
+            other_state: the models' state that is not trained.
+            source: the split, or this batch alone.
+            start: the batch's first example.
+            count: examples in the split; those of the batch from there on are ignored.
+        """
 
         def run(params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array) -> Any:
             rows = self.local_rows(start + jnp.arange(self.evaluation_batch()))
