@@ -76,7 +76,7 @@ class Program:
         self.seeds = np.array(seeds, np.uint32)
 
     def init(self) -> State:
-        """The state at step 0, in fresh buffers, so that it may be donated."""
+        """Creates the state at step 0, in fresh buffers, so that it may be donated."""
         state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params)
         return state
 

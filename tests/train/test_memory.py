@@ -40,9 +40,7 @@ V1 = {
         (1000, {}, 2000 * KB, 1000),
     ],
 )
-def test_available_memory_is_the_smallest_of_the_hosts_the_groups_and_the_limit(
-    tmp_path, available, groups, limit, expected
-):
+def test_available_memory_is_the_least_of_host_groups_and_limit(tmp_path, available, groups, limit, expected):
     machine(tmp_path, available, groups)
     assert device.available_memory(limit, tmp_path) == expected * KB
 

@@ -27,15 +27,13 @@ def overlap(a: tuple[str, float, float], b: tuple[str, float, float]) -> bool:
 
 def test_one_measures_alone_and_all_prepare_together(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        spans_by_process = pool.starmap(
-            take_part, [(tmp_path, 0.0), (tmp_path, 0.0), (tmp_path, 0.05), (tmp_path, 1.0)]
-        )
-    all_spans = [(process, span) for process, spans in enumerate(spans_by_process) for span in spans]
+        spans_of = pool.starmap(take_part, [(tmp_path, 0.0), (tmp_path, 0.0), (tmp_path, 0.05), (tmp_path, 1.0)])
+    all_spans = [(process, span) for process, spans in enumerate(spans_of) for span in spans]
     for process_a, span in all_spans:
         for process_b, other_span in all_spans:
             if process_a != process_b and "measure" in (span[0], other_span[0]):
                 assert not overlap(span, other_span)
-    assert any(overlap(spans_by_process[0][0], spans_by_process[i][0]) for i in (1, 2))
+    assert any(overlap(spans_of[0][0], spans_of[i][0]) for i in (1, 2))
 
 
 def test_a_process_that_dies_gives_its_turn_back(tmp_path):
