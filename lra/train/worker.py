@@ -193,7 +193,7 @@ def open_trackers(spec: WorkerSpec) -> list[Listener]:
 
 
 class Stop:
-    """Returns the reason to save and stop, or '': SIGTERM, or `minutes` have passed."""
+    """Decides when to save and stop: on SIGTERM, or after `minutes`. Called, it returns the reason, or ''."""
 
     def __init__(self, minutes: float | None):
         self.until = None if minutes is None else time.monotonic() + 60 * minutes
