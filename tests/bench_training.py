@@ -69,7 +69,7 @@ class Contest:
         self.seeds = Trainer([module] * len(seeds), self.splits, recipe, seeds, TrainOptions(), Hooks())
         self.seeds._compile()
         self.program = self.training.program
-        source = self.training.feed.chunk(0, 1)
+        source = self.training.source.chunk(0, 1)
         self.one = self.program.compile_chunk(self.program.init(), source, 1)
         self.bare_state, self.plain_state = self.program.init(), self.program.init()
         given = self.host_batch(0)
@@ -86,17 +86,17 @@ class Contest:
         state: State = self.plain_state
         started, steps = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            state, told = self.fed(state, self.program.rest, self.host_batch(steps))
+            state, told = self.fed(state, self.program.other_state, self.host_batch(steps))
             float(told[0][0, 0])
             steps += 1
         self.plain_state = state
         return steps / (time.perf_counter() - started)
 
     def bare(self, steps: int) -> float:
-        state, source = self.bare_state, self.training.feed.chunk(0, 1)
+        state, source = self.bare_state, self.training.source.chunk(0, 1)
         started = time.perf_counter()
         for _ in range(steps):
-            state, told = self.one(state, self.program.rest, source)
+            state, told = self.one(state, self.program.other_state, source)
         jax.block_until_ready(told)
         self.bare_state = state
         return steps / (time.perf_counter() - started)
@@ -105,7 +105,7 @@ class Contest:
         outcome = training.outcome
         first, started = outcome.steps, time.perf_counter()
         while time.perf_counter() - started < seconds:
-            training._chunk(None)
+            training._run_chunk(None)
         training.recent = []
         return (outcome.steps - first) / (time.perf_counter() - started)
 

@@ -1,6 +1,6 @@
-"""Speed and memory of one cell on random tokens of the task's shape: no data set, no accuracy.
+"""Measures a cell's speed and memory on random tokens of the task's shape: no data set, no accuracy.
 
-The rules are in docs/measuring.md: what is timed, how often, and what each figure means.
+docs/measuring.md explains what is timed, how often, and what each figure means.
 """
 
 from __future__ import annotations
@@ -19,40 +19,48 @@ from configs.recipe import Recipe
 from lra.train import device
 from lra.train.data import DeviceData, SplitArrays
 from lra.train.device import EnergyMeter
-from lra.train.step import Program, State, program_bytes
+from lra.train.step import Program, State, expected_steps, program_bytes
 from tasks.task import Dataset, Split
 
 MIN_BLOCKS = 5
 SECONDS = 2.0
-"""Blocks are repeated until there are `MIN_BLOCKS` and `SECONDS` have gone by."""
+"""Blocks are repeated until there are `MIN_BLOCKS` and `SECONDS` have passed."""
 BLOCK_SECONDS = 0.3
-"""What a block is to last at least, where a step does not take longer."""
+"""Target duration of a block; a step that takes longer is a block by itself."""
 _CHUNK_SECONDS = 0.1
-_MOST_STEPS = 100
+_MAX_STEPS_PER_CHUNK = 100
 
 Blocks = list[tuple[int, float]]
-"""(steps, seconds) of each counted block."""
+"""(steps, seconds) of each timed block."""
 
 
 @dataclass
 class Measured:
-    """What a measurement gave."""
+    """Result of a measurement."""
 
     parameters: int = 0
     flops_per_step: float | None = None
-    """By `lra.train.flops`: loops count as often as they run."""
+    """Counted by `lra.train.flops`, each loop with all its trips."""
     flops_compiler: float | None = None
-    """By the compiler, which counts a loop's body once."""
+    """Counted by the compiler, each loop's body once."""
     compile_seconds: float = 0.0
     compiled_bytes: int | None = None
     train_blocks: Blocks = field(default_factory=list)
     inference_blocks: Blocks = field(default_factory=list)
     energy_per_step_joules: float | None = None
-    """The GPU board's, over the timed training blocks."""
+    """Energy of the whole GPU board, over the timed training blocks."""
 
 
 def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int) -> Dataset:
-    """One batch of documents of full length, with uniform tokens and labels."""
+    """Generates one batch of full-length documents, with uniform tokens and labels.
+
+    Args:
+        vocab: number of token ids, padding included.
+        classes: number of classes.
+        pair: whether an example has two documents.
+        length: tokens per document.
+        batch: number of examples.
+    """
     rng = np.random.default_rng(0)
     documents = batch * (2 if pair else 1)
     values = rng.integers(0, vocab - 1, (documents, length)).astype(np.uint8)
@@ -64,7 +72,7 @@ def random_splits(vocab: int, classes: int, pair: bool, length: int, batch: int)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Compiled programs of a training step and of inference, and what they take."""
+    """Compiled programs of training and inference, with their inputs."""
 
     program: Program
     data: SplitArrays
@@ -72,19 +80,22 @@ class Prepared:
     chunk: Any
     evaluate: Any
     length: int
-    """Steps of one call of `chunk`."""
+    """Steps per call of `chunk`."""
     measured: Measured
-    """What is known before anything has been timed."""
+    """The figures known before anything is timed."""
 
 
 def prepare(model: nnx.Module, splits: Dataset, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
-    """Counts and compiles the training and the inference of `model`. `recipe.train.precision` must be resolved.
+    """Compiles the training and the inference of a model, and counts their FLOPs and memory.
 
     Args:
-        memory_limit: bytes that the programs may plan at most, where the device has more.
+        model: the model.
+        splits: one batch of training examples.
+        recipe: the recipe, with `train.precision` resolved.
+        memory_limit: bytes that a program may plan at most, even if the device has more.
 
     Raises:
-        MemoryError: a compiled program plans more than there is. It has not been run.
+        MemoryError: a compiled program plans more memory than is available. It has not been run.
     """
     batch = recipe.train.batch
     program = Program([model], recipe, batch, splits.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
@@ -105,22 +116,24 @@ def prepare(model: nnx.Module, splits: Dataset, recipe: Recipe, memory_limit: in
 
 
 def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None], trial: bool = False) -> Measured:
-    """Times training and inference; `prepared` cannot be used again.
+    """Times training and inference.
 
     Args:
-        trial: only find out whether the programs fit: each runs once and nothing is timed.
+        prepared: the programs; they cannot be used again.
+        on_progress: receives the steps done and the speed after each block.
+        trial: only try whether the programs fit in memory: each runs once, untimed.
     """
     p, state, measured = prepared, prepared.state, prepared.measured
 
     def train(calls: int) -> None:
         nonlocal state
         for _ in range(calls):
-            state, told = p.chunk(state, p.program.rest, p.data)
-        jax.device_get(told)
+            state, metrics = p.chunk(state, p.program.other_state, p.data)
+        jax.device_get(metrics)
 
     def infer(calls: int) -> None:
         start, count = jnp.int32(0), jnp.int32(p.data.labels.shape[0])
-        jax.device_get([p.evaluate(state.params, p.program.rest, p.data, start, count) for _ in range(calls)])
+        jax.device_get([p.evaluate(state.params, p.program.other_state, p.data, start, count) for _ in range(calls)])
 
     if trial:
         train(1)
@@ -138,13 +151,18 @@ def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None],
 def timed(
     run: Callable[[int], None],
     steps: int,
-    on_progress: Callable[[dict[str, float]], None] = lambda told: None,
+    on_progress: Callable[[dict[str, float]], None] = lambda metrics: None,
     on_warm: Callable[[], None] = lambda: None,
 ) -> Blocks:
-    """The timed blocks of `run(calls)`, which does `steps` steps a call and returns when their results are there.
+    """Times blocks of calls.
 
-    Two calls warm up; the second one's time says how many calls make a block. `on_warm` is called before the first
-    block that counts.
+    Two calls warm up; the time of the second determines how many calls form a block.
+
+    Args:
+        run: makes the given number of calls, and returns when their results have arrived.
+        steps: steps per call.
+        on_progress: receives the steps done and the speed after each block.
+        on_warm: called before the first timed block.
     """
     run(1)
     calls = max(1, round(BLOCK_SECONDS / _seconds(run, 1)))
@@ -155,8 +173,8 @@ def timed(
     until = time.perf_counter() + SECONDS
     while len(blocks) < MIN_BLOCKS or time.perf_counter() < until:
         blocks.append((steps * calls, _seconds(run, calls)))
-        done, seconds = blocks[-1]
-        on_progress({"step": done * len(blocks), "steps_per_second": done / seconds})
+        size, seconds = blocks[-1]
+        on_progress({"step": size * len(blocks), "steps_per_second": size / seconds})
     return blocks
 
 
@@ -167,7 +185,6 @@ def _seconds(run: Callable[[int], None], calls: int) -> float:
 
 
 def _steps_in_chunk(operations: float) -> int:
-    """Steps of one compiled scan, so that Python's part is small: about a tenth of a second of a usual device."""
-    speed = 3e10 if jax.default_backend() == "cpu" else 2e13
-    wanted = _CHUNK_SECONDS * speed / operations if operations > 0 else 1  # NaN is not greater
-    return int(min(max(wanted, 1), _MOST_STEPS))
+    """Chooses the steps per compiled scan: about a tenth of a second, so that Python's share of the time is small."""
+    steps = expected_steps(_CHUNK_SECONDS, operations, jax.default_backend())
+    return int(min(max(steps, 1), _MAX_STEPS_PER_CHUNK))

@@ -1,7 +1,7 @@
-"""Checkpoints of one cell's training, so that a killed run goes on where it was.
+"""Checkpoints of a cell's training, from which a killed run resumes.
 
-Orbax writes them, in the background, whole or not at all; the two newest stay. Each array has a checksum of its
-own beside it, and so have the numbers that are no arrays; what is read back wrong is not used, and the one before is.
+Orbax writes them atomically, in the background; the two newest are kept. Every array has a checksum, and so have the
+values that are not arrays: if one does not match, the previous checkpoint is used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from lra.train import distributed
 from tasks.io.files import make_folder, sync, sync_all
 
 Tree = Any
-_KEPT = 2
+_MAX_TO_KEEP = 2
 
 
 @jax.jit
 def checksums(leaves: list[jax.Array]) -> jax.Array:
-    """A uint32 for each array: the sum of its 32-bit words, each times an odd number of its own place."""
+    """Computes one uint32 per array: the sum of its words, each multiplied by an odd number that its place gives."""
 
-    def one(x: jax.Array) -> jax.Array:
+    def checksum(x: jax.Array) -> jax.Array:
         narrow = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
         words = jax.lax.bitcast_convert_type(x, narrow) if x.dtype != jnp.bool_ else x
         words = words.reshape(-1).astype(jnp.uint32)
         place = jax.lax.iota(jnp.uint32, words.size)
         return jnp.sum(words * (place * jnp.uint32(0x9E3779B2) + jnp.uint32(1)), dtype=jnp.uint32)
 
-    return jnp.stack([one(leaf) for leaf in leaves])
+    return jnp.stack([checksum(leaf) for leaf in leaves])
 
 
 def _named(tree: Tree) -> dict[str, Any]:
-    """The tree's leaves by their places in it, but for random keys, which a module makes from its seed."""
+    """Returns the tree's leaves by their paths, without random keys, which a module derives from its seed."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -51,54 +51,61 @@ def _named(tree: Tree) -> dict[str, Any]:
     }
 
 
-def _for_want(error: Exception) -> bool:
-    """Whether the machine lacked something, which says nothing about what was to be read."""
+def _is_exhaustion(error: Exception) -> bool:
+    """Whether the error is resource exhaustion, not a damaged checkpoint."""
     words = ("RESOURCE_EXHAUSTED", "Out of memory", "Cannot allocate memory", "Too many open files")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 class Checkpoints:
-    """The checkpoints of one cell. Of several processes that train it, the first alone has them.
+    """The checkpoints of one cell. If several processes train it, only the first has them.
 
     Args:
-        folder: theirs alone; made when the first is saved.
-        key: the cell's; checkpoints of another are not used.
-        minutes: between two of them; 0 saves as often as it can.
-        warn: told in one line what went wrong. Training goes on without a checkpoint that could not be written.
+        folder: a folder for these checkpoints alone; created with the first one.
+        key: the cell's key; checkpoints with another key are not used.
+        minutes: time between checkpoints; 0 saves as often as possible.
+        warn: receives one line about each failure. Training continues if a checkpoint cannot be written.
     """
 
     def __init__(self, folder: Path, key: str, minutes: float, warn: Callable[[str], None]):
         self.folder, self.key, self.seconds, self.warn = folder.resolve(), key, 60 * minutes, warn
         self.last = time.monotonic()
         self.manager: Any = None
-        # A thread of our own: when a disk is full, Orbax's background writers wait for each other for minutes.
+        # Not Orbax's background writers: when a disk is full, they wait for each other for minutes.
         self.worker = ThreadPoolExecutor(1, "checkpoint")
-        # Orbax takes seconds to import: meanwhile training compiles.
+        # Importing Orbax takes seconds; training compiles meanwhile.
         self.worker.submit(importlib.import_module, "orbax.checkpoint")
         self.writing: Future[None] | None = None
         self.missed = False
 
     def open(self) -> Any:
-        """Orbax's manager, made when it is first needed."""
+        """Returns Orbax's manager, creating it on first use."""
         if self.manager is None:
             import orbax.checkpoint as ocp
 
             make_folder(self.folder)
-            alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            single_process = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=_KEPT, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+                max_to_keep=_MAX_TO_KEEP,
+                enable_async_checkpointing=False,
+                create=False,
+                multiprocessing_options=single_process,
             )
             self.manager = ocp.CheckpointManager(self.folder, options=options)
         return self.manager
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint, or one was left out because the last was still being written."""
+        """Whether it is time for a checkpoint, or one was skipped because the last was still being written."""
         return self.missed or time.monotonic() - self.last >= self.seconds
 
     def save(self, step: int, arrays: Tree, progress: dict[str, Any], wait: bool = False) -> None:
-        """Saves the state after `step` steps. Returns once the arrays may change; with `wait`, once it is written.
+        """Saves the state after `step` steps; skips it if the last checkpoint is still being written.
 
-        While the last checkpoint is still being written this one is put off to the next time, unless `wait`.
+        Args:
+            step: the number of steps taken.
+            arrays: the state's arrays; they may change once this returns.
+            progress: the rest of the state, as JSON values.
+            wait: never skip, and return only once the checkpoint is written.
         """
         if self.writing is not None and not self.writing.done() and not wait:
             self.missed = True
@@ -119,20 +126,20 @@ class Checkpoints:
         if step in manager.all_steps():
             return
         text = json.dumps(progress)
-        told = {
+        contents = {
             "key": self.key,
             "progress": text,
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
             "checksums": sums,
         }
-        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(told))
+        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(contents))
         manager.save(step, args=args, force=True)
-        # Orbax syncs the arrays alone. The one before has been synced, and stays: a power cut leaves one of the two.
+        # Orbax syncs only the arrays. The previous checkpoint is synced and kept: one of them survives a power cut.
         sync_all(self.folder / str(step))
         sync(self.folder)
 
     def finish(self) -> None:
-        """Waits for a checkpoint that is being written."""
+        """Waits until the current checkpoint, if any, is written; warns if that failed."""
         if self.writing is None:
             return
         try:
@@ -144,10 +151,10 @@ class Checkpoints:
         self.writing = None
 
     def restore(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
-        """(arrays, progress) of the newest checkpoint that is whole, on the devices of `like`; None without one.
+        """Reads (arrays, progress) of the newest intact checkpoint; None without one.
 
-        Where those are of several processes too, the arrays are on this one's first.
-        Checkpoints that are damaged or of something else are told of and put aside.
+        The arrays get the devices of `like`; if several processes share these, the arrays are on this process's first.
+        Damaged checkpoints and those of another cell are reported and moved aside.
         """
         if not self.folder.is_dir():
             return None
@@ -156,7 +163,7 @@ class Checkpoints:
             try:
                 return self._restore(manager, step, like)
             except Exception as error:
-                if _for_want(error):  # the checkpoint may be whole, and is kept for a run that has more
+                if _is_exhaustion(error):  # the checkpoint may be intact: keep it for a run with more resources
                     raise
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 self.warn(f"checkpoint at step {step} cannot be used and is left out: {reason[0][:300]}")
@@ -167,25 +174,25 @@ class Checkpoints:
     def _restore(self, manager: Any, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        told = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
-        if told["key"] != self.key:
+        contents = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+        if contents["key"] != self.key:
             raise ValueError("it belongs to another cell")
-        if hashlib.sha256(told["progress"].encode()).hexdigest() != told["sha256"]:
+        if hashlib.sha256(contents["progress"].encode()).hexdigest() != contents["sha256"]:
             raise ValueError("its numbers are damaged")
-        wanted = {
+        shapes = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in distributed.addressable(_named(like)).items()
         }
-        found = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))).arrays
-        if jax.device_get(checksums([found[name] for name in wanted])).tolist() != told["checksums"]:
+        arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes))).arrays
+        if jax.device_get(checksums([arrays[name] for name in shapes])).tolist() != contents["checksums"]:
             raise ValueError("its arrays are damaged")
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         names = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths]
-        tree = jax.tree.unflatten(structure, [found.get(name, leaf) for name, leaf in names])
-        return tree, json.loads(told["progress"])
+        tree = jax.tree.unflatten(structure, [arrays.get(name, leaf) for name, leaf in names])
+        return tree, json.loads(contents["progress"])
 
     def close(self, delete: bool = False) -> None:
-        """Ends the writing; `delete` when the cell is done and its record stands."""
+        """Finishes writing; with `delete`, removes all checkpoints."""
         self.finish()
         if delete:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Batches that lie on the device or are streamed from the host, and the order of training examples."""
+"""Batches, from data kept on the device or streamed from the host, and the order of training examples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lra.train import data, distributed
+from lra.train import distributed
 from tasks.task import Dataset, Split
 
 
 class SplitArrays(NamedTuple):
-    """One split on the device; `values` and `lengths` are the table that the splits share."""
+    """One split on the device; all splits share `values` and `lengths`, the table of documents."""
 
     values: jax.Array
     lengths: jax.Array
@@ -26,7 +26,7 @@ class SplitArrays(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples themselves: raw values uint8 [..., B, P, L], true lengths [..., B, P] and labels [..., B]."""
+    """Examples: raw values uint8 [..., B, P, L], true lengths [..., B, P] and labels [..., B]."""
 
     values: jax.Array
     lengths: jax.Array
@@ -34,19 +34,19 @@ class Batch(NamedTuple):
 
 
 def gather(data: SplitArrays, rows: jax.Array) -> Batch:
-    """The examples `rows` [B] of a split."""
+    """Gathers the examples `rows` [B] of a split."""
     documents = data.rows[rows]
     return Batch(data.values[documents], data.lengths[documents], data.labels[rows])
 
 
 def tokens_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Token ids int32 [B, P, L], 0 beyond a document's end, and the mask of real tokens [B, P, L]."""
+    """Computes token ids int32 [B, P, L], 0 beyond a document's end, and the mask of real tokens [B, P, L]."""
     mask = jnp.arange(batch.values.shape[-1]) < batch.lengths[..., None]
     return jnp.where(mask, batch.values.astype(jnp.int32) + 1, 0), mask
 
 
 class DeviceData:
-    """All splits on the devices, a whole copy on each; the table is there once."""
+    """All splits, replicated on each device; they share one table of documents."""
 
     def __init__(self, splits: Dataset, sharding: jax.sharding.Sharding):
         values, lengths = distributed.put_replicated((np.asarray(splits.values), np.asarray(splits.lengths)), sharding)
@@ -58,59 +58,61 @@ class DeviceData:
         self.data = {name: put(split) for name, split in splits.splits.items()}
 
     def chunk(self, step: int, steps: int) -> SplitArrays:
-        """What the compiled chunk gets as its source of examples."""
+        """Returns the source of the compiled chunk: the whole training split."""
         return self.data["train"]
 
     def prefetch(self, step: int, steps: int) -> None:
         """Nothing to do."""
 
     def examples(self, split: str, start: int, batch: int) -> SplitArrays:
-        """What the compiled evaluation gets."""
+        """Returns the source of the compiled evaluation: the whole split."""
         return self.data[split]
 
 
 class StreamedData:
-    """Batches made by the host while the device computes, for tables that the device has no room for.
+    """Batches that the host gathers while the device computes, for data that do not fit on the device.
 
     Args:
-        seeds: training seeds; each has an order of its own, so a step's batch is [seeds, B, …].
-        mesh: the devices that share a batch, or None.
+        splits: the prepared data.
+        batch: examples per training batch.
+        seeds: training seeds; each has its own order of examples, so a step's batch is [seeds, B, …].
+        mesh: the devices that share a batch, or None for a single device.
     """
 
     def __init__(self, splits: Dataset, batch: int, seeds: Sequence[int], mesh: jax.sharding.Mesh | None):
         self.splits, self.batch, self.seeds, self.mesh = splits, batch, tuple(seeds), mesh
-        self.worker = ThreadPoolExecutor(1, "feed")
+        self.worker = ThreadPoolExecutor(1, "batches")
         self.pending: dict[tuple[int, int], Future[Batch]] = {}
 
     def chunk(self, step: int, steps: int) -> Batch:
-        """The batches of steps `step` … `step + steps − 1`, [steps, seeds, B, …]."""
+        """Returns the batches of steps `step` … `step + steps − 1`, [steps, seeds, B, …]."""
         self.prefetch(step, steps)
         return self.pending.pop((step, steps)).result()
 
     def prefetch(self, step: int, steps: int) -> None:
-        """Starts making a chunk's batches."""
+        """Starts gathering a chunk's batches in the background."""
         if (step, steps) not in self.pending:
             self.pending.clear()
-            self.pending[step, steps] = self.worker.submit(self._chunk, step, steps)
+            self.pending[step, steps] = self.worker.submit(self._gather_chunk, step, steps)
 
-    def _chunk(self, step: int, steps: int) -> Batch:
+    def _gather_chunk(self, step: int, steps: int) -> Batch:
         numbers, count = np.arange(step, step + steps), len(self.splits.splits["train"].labels)
-        rows = [data.batch_indices(numbers, self.batch, count, seed, np) for seed in self.seeds]
+        rows = [batch_indices(numbers, self.batch, count, seed, np) for seed in self.seeds]
         return self._put("train", np.stack(rows, axis=1))
 
     def examples(self, split: str, start: int, batch: int) -> Batch:
-        """Examples `start` … `start + batch − 1` of a split; beyond its end, the first one again."""
+        """Returns examples `start` … `start + batch − 1` of a split; past its end, its first example repeats."""
         rows = np.arange(start, start + batch)
         return self._put(split, np.where(rows < len(self.splits.splits[split].labels), rows, 0))
 
-    def _gather(self, split: str, rows: np.ndarray) -> Batch:
-        chosen = self.splits.splits[split]
-        documents = chosen.index[rows]
-        labels = np.asarray(chosen.labels)[rows].astype(np.int32)
+    def _gather(self, name: str, rows: np.ndarray) -> Batch:
+        split = self.splits.splits[name]
+        documents = split.index[rows]
+        labels = np.asarray(split.labels)[rows].astype(np.int32)
         return Batch(self.splits.values[documents], self.splits.lengths[documents], labels)
 
     def _put(self, split: str, rows: np.ndarray) -> Batch:
-        """The examples `rows` [..., B]; each process makes those of its own devices alone."""
+        """Puts the examples `rows` [..., B] on the devices; each process gathers only those of its own devices."""
         if self.mesh is None:
             return Batch(*map(jnp.asarray, self._gather(split, rows)))
         sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * (rows.ndim - 1), "batch"))
@@ -118,23 +120,24 @@ class StreamedData:
 
 
 def fits(splits: Dataset, device: jax.Device) -> bool:
-    """Whether the table may lie on a device: it takes at most a quarter of the memory that JAX has there."""
+    """Whether the data fit on a device: they take at most a quarter of the memory that JAX has there."""
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
     return limit is None or 4 * (splits.values.nbytes + splits.lengths.nbytes) <= limit
 
 
 ROUNDS = 40
-"""At least 2 log₂ n for n up to a million; the shuffle is a permutation with any number of rounds."""
+"""At least 2 log₂ n for n up to a million; any number of rounds yields a permutation."""
 
 
 def batch_indices(steps: Any, batch: int, count: int, seed: Any, xp: ModuleType) -> Any:
-    """Rows of the training split that make the batches of `steps`, uint32 [*steps.shape, batch].
+    """Computes which rows of the training split form the batches of `steps`, uint32 [*steps.shape, batch].
 
-    Batches run on over the end of an epoch, so no example is dropped or doubled within one.
+    Batches continue across the end of an epoch, so each epoch has every example exactly once.
 
     Args:
-        steps: steps, counted from 0; integers that may be traced. step × batch must stay below 2³².
+        steps: integers counted from 0; may be traced. step × batch must stay below 2³².
+        batch: examples per batch.
         count: examples in the split.
         seed: below 2³²; may be traced.
         xp: `numpy` or `jax.numpy`.
@@ -145,7 +148,14 @@ def batch_indices(steps: Any, batch: int, count: int, seed: Any, xp: ModuleType)
 
 
 def permute_index(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
-    """Where the permutation of 0 … count − 1 chosen by `key` sends x. uint32 arrays of one shape."""
+    """Maps `x` through the permutation of 0 … count − 1 that `key` selects (swap-or-not, Hoang et al. 2012).
+
+    Args:
+        x: indices, uint32.
+        count: number of elements permuted.
+        key: uint32, of a shape that broadcasts to that of `x`.
+        xp: `numpy` or `jax.numpy`.
+    """
     n = xp.uint32(count)
 
     def swap_or_not(number: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -163,7 +173,7 @@ def permute_index(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
 
 
 def _hash(x: Any) -> Any:
-    """A bijective mixer of 32 bits (the constants are those of Wellons' hash prospector, lowbias32)."""
+    """Mixes 32 bits bijectively (lowbias32 of Wellons' hash prospector)."""
     u = x.dtype.type
     x = (x ^ (x >> u(16))) * u(0x7FEB352D)
     x = (x ^ (x >> u(15))) * u(0x846CA68B)

@@ -1,7 +1,7 @@
-"""The parent's one look at the device and at the mixers asked for, in a process of its own.
+"""Describes the device and the requested mixers in a process of its own, since its parent does not import JAX.
 
-`python -m lra.train.describe '[["performer", {"features": "64"}], …]'` prints JSON: the device
-(`device.describe`), and for each mixer its options with their types, or in `error` one line on what is wrong.
+`python -m lra.train.describe '[["performer", {"features": "64"}], …]'` prints JSON: the device (`device.describe`) and
+each mixer's options as typed values, or `error` with a one-line message. The argument `details` describes all mixers.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from lra.errors import UsageError
 from lra.train import device
 from models import MIXERS
 from models.core.encoder import Encoder
-from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parameters
+from models.core.factory import CONTEXT, mixer_factory
 
 
-def hints(mixer: type) -> dict[str, Any]:
-    """A mixer's own options and their types; 'int | None' counts as int."""
-    found = typing.get_type_hints(mixer.__init__)  # type: ignore[misc]
-    return {name: _plain(found.get(name, str)) for name in mixer_parameters(mixer) if name not in CONTEXT}
+def option_types(mixer: type) -> dict[str, Any]:
+    """Returns the type of each option of a mixer; 'int | None' counts as int."""
+    hints = typing.get_type_hints(mixer.__init__)  # type: ignore[misc]
+    return {name: _without_none(hints.get(name, str)) for name in mixer_parameters(mixer) if name not in CONTEXT}
 
 
-def _plain(hint: Any) -> Any:
+def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
 
 
-def typed(name: str, options: Mapping[str, str]) -> dict[str, Any]:
-    """The options of one mixer as values of their types. Raises `UsageError`."""
+def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Parses the options of a mixer into values of their types. Raises `UsageError`."""
     try:
-        known = hints(load_mixer(name))
+        known = option_types(load_mixer(name))
     except ValueError as error:
         raise UsageError(str(error)) from None
     for option in options:
@@ -51,9 +51,9 @@ def typed(name: str, options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def text_parameters(name: str) -> int:
-    """Parameters of a model of the official Text configuration at length 1,000, with its mixer's default options.
+    """Counts the parameters of a mixer's model in the official Text configuration, at length 1,000.
 
-    The vocabulary is the official code's 260, so that counts can be compared with those published.
+    The vocabulary is the official code's 260, so that counts can be compared with the published ones.
     """
     e = RECIPES["text"].encoder
     make = mixer_factory(name, {}, heads=e.heads, qkv=e.qkv, dropout=e.attention_dropout, layers=e.layers)
@@ -63,32 +63,37 @@ def text_parameters(name: str) -> int:
 
 
 def details() -> list[dict[str, Any]]:
-    """What `list models --details` shows of each mixer: paper, equation and cost, its options, its parameters."""
+    """Describes each mixer for `list models --details`: its docstring, options and parameter count."""
     rows = []
     base = text_parameters("transformer")
     for name in MIXERS:
         mixer = load_mixer(name)
         defaults = mixer_parameters(mixer)
-        shown = {option: defaults[option].default for option in hints(mixer)}
+        options = {option: str(defaults[option].default) for option in option_types(mixer)}
         count = text_parameters(name)
         rows.append(
             {
                 "name": name,
                 "text": inspect.getdoc(mixer) or "",
-                "options": {k: str(v) for k, v in shown.items()},
+                "options": options,
                 "parameters": f"{count:,} at the official Text shape, L 1,000 ({count / base:.2f} × transformer's)",
             }
         )
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints the answer to the command line's argument."""
     try:
         if sys.argv[1] == "details":
             answer: dict[str, Any] = {"models": details()}
         else:
-            options = [typed(name, asked) for name, asked in json.loads(sys.argv[1])]
+            options = [typed_options(name, options) for name, options in json.loads(sys.argv[1])]
             answer = {"options": options, "device": device.describe()}
-    except (UsageError, RecipeError) as wrong:
-        answer = {"error": str(wrong)}
+    except (UsageError, RecipeError) as error:
+        answer = {"error": str(error)}
     json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The device: its description, memory used and available, energy."""
+"""The device: its description, memory used and available, and energy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ import jax
 
 
 def describe(used: int = 1) -> dict[str, Any]:
-    """Platform, kind and number of the devices that JAX finds here, and their host.
-
-    Also how many devices a cell uses in all, and of how many processes.
-    """
-    import jax
-
+    """Describes this process's devices and host; `used` counts the devices that the cell uses in all processes."""
     devices = jax.local_devices()
     return {
         "platform": devices[0].platform,
@@ -32,9 +27,7 @@ def describe(used: int = 1) -> dict[str, Any]:
 
 
 def memory(compiled_bytes: int | None) -> dict[str, int | None]:
-    """Bytes by method, never to be mixed: the accelerator allocator's peak, the program's, the host process's."""
-    import jax
-
+    """Returns bytes by three incomparable methods: allocator's peak, compiled program, host process's peak."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
         "device_peak_bytes": stats.get("peak_bytes_in_use"),
@@ -44,19 +37,13 @@ def memory(compiled_bytes: int | None) -> dict[str, int | None]:
 
 
 def _host_peak() -> int | None:
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"VmHWM:\s+(\d+) kB", _read(Path("/proc/self/status")))
+    return int(match[1]) * 1024 if match else None
 
 
 def _cpu_name() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.*)", _read(Path("/proc/cpuinfo")))
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 GIB = 2**30
@@ -64,47 +51,47 @@ _ROOT = Path("/")
 
 
 def available_memory(limit: int | None = None, root: Path = _ROOT) -> int | None:
-    """Bytes that a program may take on the first device, at most `limit`; None where nothing says.
+    """Returns the bytes that a program may take on the first device, at most `limit`; None if unknown.
 
-    An accelerator's allocator says how much it has. On a CPU it is the memory that the kernel calls available, or
-    what is left of the process's control group, whichever is smaller.
+    On an accelerator, this is its allocator's limit. On a CPU, it is the memory that the kernel reports as available
+    or that remains in the process's control group, whichever is smaller.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
-    known = [stats.get("bytes_limit")] if stats.get("bytes_limit") else [_available(root), _left_of_group(root)]
+    known = [stats.get("bytes_limit")] if stats.get("bytes_limit") else [_host_available(root), _group_headroom(root)]
     return min((b for b in (*known, limit) if b is not None), default=None)
 
 
 def require_memory(planned: int, limit: int | None = None) -> None:
-    """Raises `MemoryError` where a program that plans so many bytes can't run: the machine must not be tried."""
-    most = available_memory(limit)
-    if most is not None and planned > most:
-        raise MemoryError(f"the program plans {planned / GIB:,.2f} GiB and there are {most / GIB:,.2f} GiB")
+    """Raises `MemoryError` if a program of `planned` bytes does not fit: running it could bring the host down."""
+    available = available_memory(limit)
+    if available is not None and planned > available:
+        raise MemoryError(f"the program plans {planned / GIB:,.2f} GiB and there are {available / GIB:,.2f} GiB")
 
 
-def _available(root: Path) -> int | None:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+def _host_available(root: Path) -> int | None:
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
-def _left_of_group(root: Path) -> int | None:
-    """The smallest limit of the process's group and those above it, without what the group's processes hold."""
-    left = []
+def _group_headroom(root: Path) -> int | None:
+    """Returns the least headroom (limit minus usage) of the process's control group and its ancestors."""
+    headroom = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
         # Version 2 has one tree, version 1 one for memory; a container sees its own group at the tree's top.
         top = root / "sys/fs/cgroup" / controllers
-        most, held = ("memory.limit_in_bytes", "total_rss") if controllers else ("memory.max", "anon")
+        limit_file, usage_key = ("memory.limit_in_bytes", "total_rss") if controllers else ("memory.max", "anon")
         group = top / path.strip("/")
         for folder in (group, *group.parents):
             if not folder.is_relative_to(top):
                 break
-            limit = _read(folder / most).strip()
-            used = re.search(rf"^{held} (\d+)", _read(folder / "memory.stat"), re.MULTILINE)
+            limit = _read(folder / limit_file).strip()
+            used = re.search(rf"^{usage_key} (\d+)", _read(folder / "memory.stat"), re.MULTILINE)
             if limit.isdigit():
-                left.append(int(limit) - (int(used[1]) if used else 0))
-    return min(left, default=None)
+                headroom.append(int(limit) - (int(used[1]) if used else 0))
+    return min(headroom, default=None)
 
 
 def _read(file: Path) -> str:
@@ -115,9 +102,9 @@ def _read(file: Path) -> str:
 
 
 class EnergyMeter:
-    """Energy that the first GPU JAX uses takes from `start` to `stop`, the whole board's.
+    """Measures the energy that the board of JAX's first GPU consumes from `start` to `stop`.
 
-    Needs the package `nvidia-ml-py`. Whatever fails, the answer is None: a measurement never fails for it.
+    Needs the package `nvidia-ml-py`. After any failure the result is None, so that the measurement itself continues.
     """
 
     def __init__(self, platform: str):
@@ -131,11 +118,11 @@ class EnergyMeter:
                 self.nvml, self.board = pynvml, _board(pynvml)
 
     def start(self) -> None:
-        """The energy counts from here."""
+        """Starts counting."""
         self.before = self._millijoules()
 
     def stop(self) -> float | None:
-        """Joules since `start`."""
+        """Returns the joules consumed since `start`."""
         after = self._millijoules()
         return None if self.before is None or after is None else (after - self.before) / 1000
 
@@ -147,6 +134,6 @@ class EnergyMeter:
 
 
 def _board(nvml: Any) -> Any:
-    """NVML's handle of the first visible GPU: $CUDA_VISIBLE_DEVICES names it by number or by UUID."""
+    """Returns NVML's handle of the first visible GPU, which $CUDA_VISIBLE_DEVICES names by number or by UUID."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else nvml.nvmlDeviceGetHandleByUUID(first)

@@ -1,19 +1,19 @@
-"""Floating-point operations of a function, counted on its jaxpr with every loop's trips.
+"""Counts FLOPs on a function's jaxpr, with all trips of every loop; tables of peak FLOPs; MFU.
 
-The compiler's own cost analysis counts a loop's body once, whatever its number of trips, and knows nothing of a
-kernel it calls: attention in tiles would look almost free. Here a scan's body counts as often as it runs.
+The compiler's own cost analysis counts a loop's body once, whatever its number of trips, and does not see into the
+kernels it calls: attention in tiles would look almost free. Here a scan's body counts as often as it runs.
 
-What counts, n being elements:
+FLOPs per operation:
 
-- `dot_general`: 2 a multiply-add; convolutions the same over the kernel's window;
-- `fft` over N points: 5 N log₂ N a complex transform, half of it where one side is real (Cooley & Tukey's radix 2);
-- arithmetic and transcendental functions of floating-point numbers: 1 an output element;
-- sums, products, maxima and cumulative sums of them: 1 an input element; scatter-add: 1 an update's element;
-- cuDNN's attention, T queries on S keys, heads of width K: 2 products of 2·T·S·K a head forwards, 5 backwards;
-- `cond`: its dearest branch. `shard_map`: its body on every device of the mesh.
+- `dot_general`: 2 per multiply-add; convolutions likewise, over the kernel's window;
+- `fft` over N points: 5 N log₂ N per complex transform, half of it if one side is real (Cooley & Tukey's radix 2);
+- arithmetic and transcendental functions of floating-point numbers: 1 per output element;
+- sums, products, maxima and cumulative sums of them: 1 per input element; scatter-add: 1 per element of the update;
+- cuDNN's attention, T queries on S keys, heads of width K: per head, 2 products of 2·T·S·K forwards, 5 backwards;
+- `cond`: its most expensive branch. `shard_map`: its body on every device of the mesh.
 
-Integers, comparisons, selections, conversions, random bits and moving data count 0. A `while` whose number of
-trips cannot be read off the program, and kernels that do not say what they cost, make the count NaN.
+Integers, comparisons, selections, conversions, random bits and moving data count 0. The count is NaN if the program
+does not show a `while` loop's number of trips, or a kernel does not state its cost.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ UNKNOWN = {
     "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd", "qr",
     "householder_product",
 }  # fmt: skip
-"""What no rule here covers."""
+"""Primitives without a rule: they make the count NaN."""
 
 
 def count(function: Callable[..., Any], *args: Any) -> float:
-    """Floating-point operations of `function(*args)` as written, before the compiler's optimisation.
+    """Counts the FLOPs of `function(*args)` as written, before the compiler's optimisation; NaN if unknown.
 
-    The arguments' shapes are used and nothing is computed. NaN where the program holds what cannot be counted.
+    Only the shapes of the arguments are used: nothing is computed.
     """
-    return _sum(jax.make_jaxpr(function)(*args).jaxpr)
+    return _count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _sum(jaxpr: Jaxpr) -> float:
-    return math.fsum(map(_equation, jaxpr.eqns))
+def _count_jaxpr(jaxpr: Jaxpr) -> float:
+    return math.fsum(map(_count_equation, jaxpr.eqns))
 
 
-def _equation(eqn: JaxprEqn) -> float:
+def _count_equation(eqn: JaxprEqn) -> float:
     name, params = eqn.primitive.name, eqn.params
     if name in ELEMENTWISE:
         return _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
@@ -66,21 +66,21 @@ def _equation(eqn: JaxprEqn) -> float:
         return COUNTED[name](eqn)
     if name in UNKNOWN:
         return math.nan
-    if name == "pallas_call":  # a kernel's loops may depend on data: it says itself what it costs
+    if name == "pallas_call":  # its loops may depend on data: only the kernel's own estimate counts
         return math.nan if params["cost_estimate"] is None else float(params["cost_estimate"].flops)
     if name == "scan":
-        return float(params["length"]) * _sum(params["jaxpr"].jaxpr)
+        return float(params["length"]) * _count_jaxpr(params["jaxpr"].jaxpr)
     if name == "while":
-        return trips(eqn) * (_sum(params["body_jaxpr"].jaxpr) + _sum(params["cond_jaxpr"].jaxpr))
+        return trips(eqn) * (_count_jaxpr(params["body_jaxpr"].jaxpr) + _count_jaxpr(params["cond_jaxpr"].jaxpr))
     if name == "cond":
-        branches = [_sum(branch.jaxpr) for branch in params["branches"]]
+        branches = [_count_jaxpr(branch.jaxpr) for branch in params["branches"]]
         return math.nan if any(map(math.isnan, branches)) else max(branches)
-    inner = math.fsum(map(_sum, bodies(params)))
+    inner = math.fsum(map(_count_jaxpr, bodies(params)))
     return inner * params["mesh"].size if name == "shard_map" else inner
 
 
 def bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """The programs that a call (jit, custom derivatives, rematerialisation) runs."""
+    """Yields the jaxprs that a call (jit, custom derivatives, rematerialisation) runs."""
     for value in params.values():
         if isinstance(value, ClosedJaxpr):
             yield value.jaxpr
@@ -100,19 +100,19 @@ def _floating(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.inexact))
 
 
-def _dot(eqn: JaxprEqn) -> float:
+def _count_dot(eqn: JaxprEqn) -> float:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = _shape(eqn.invars[0])
     return 2.0 * _size(eqn.outvars[0]) * math.prod(left[i] for i in contracted)
 
 
-def _convolution(eqn: JaxprEqn) -> float:
+def _count_convolution(eqn: JaxprEqn) -> float:
     numbers, kernel = eqn.params["dimension_numbers"], _shape(eqn.invars[1])
-    _, inputs, *window = numbers.rhs_spec  # a kernel's input axis holds the channels of one group alone
+    _, inputs, *window = numbers.rhs_spec  # a kernel's input axis has the channels of one group
     return 2.0 * _size(eqn.outvars[0]) * math.prod(kernel[i] for i in (inputs, *window))
 
 
-def _fft(eqn: JaxprEqn) -> float:
+def _count_fft(eqn: JaxprEqn) -> float:
     lengths = eqn.params["fft_lengths"]
     points = math.prod(lengths)
     real = eqn.invars[0] if _is_real(eqn.invars[0]) else eqn.outvars[0]
@@ -125,40 +125,40 @@ def _is_real(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
 
 
-def _scatter(eqn: JaxprEqn) -> float:
+def _count_scatter(eqn: JaxprEqn) -> float:
     return _size(eqn.invars[2]) if _floating(eqn.invars[2]) else 0
 
 
-def _window(eqn: JaxprEqn) -> float:
+def _count_window(eqn: JaxprEqn) -> float:
     return float(_size(eqn.outvars[0])) * math.prod(eqn.params["window_dimensions"])
 
 
-def _cudnn(products: int) -> Callable[[JaxprEqn], float]:
-    def counted(eqn: JaxprEqn) -> float:
+def _count_cudnn(products: int) -> Callable[[JaxprEqn], float]:
+    def count_attention(eqn: JaxprEqn) -> float:
         query, key = map(_shape, eqn.invars[:2])
         positions, heads = (2, 1) if eqn.params["layout"] else (1, 2)  # BNTH is 1, BTNH is 0
         return 2.0 * products * query[0] * query[heads] * query[positions] * key[positions] * query[3]
 
-    return counted
+    return count_attention
 
 
 COUNTED: dict[str, Callable[[JaxprEqn], float]] = {
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    "fft": _fft,
-    "scatter-add": _scatter,
-    "scatter_add": _scatter,
-    "scatter-mul": _scatter,
-    "scatter_mul": _scatter,
-    "reduce_window_sum": _window,
-    "reduce_window_max": _window,
-    "dot_product_attention_fwd_wrapper": _cudnn(2),
-    "dot_product_attention_bwd_wrapper": _cudnn(5),
+    "dot_general": _count_dot,
+    "conv_general_dilated": _count_convolution,
+    "fft": _count_fft,
+    "scatter-add": _count_scatter,
+    "scatter_add": _count_scatter,
+    "scatter-mul": _count_scatter,
+    "scatter_mul": _count_scatter,
+    "reduce_window_sum": _count_window,
+    "reduce_window_max": _count_window,
+    "dot_product_attention_fwd_wrapper": _count_cudnn(2),
+    "dot_product_attention_bwd_wrapper": _count_cudnn(5),
 }
 
 
 def trips(eqn: JaxprEqn) -> float:
-    """How often a `while` runs, where it is a `fori_loop` whose bounds are constants; else NaN."""
+    """Returns the number of trips of a `while` that is a `fori_loop` with constant bounds; NaN for any other."""
     condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     skip = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
     if len(condition.eqns) != 1 or condition.eqns[0].primitive.name != "lt" or eqn.params["cond_nconsts"]:
@@ -169,12 +169,12 @@ def trips(eqn: JaxprEqn) -> float:
         return math.nan
     start, stop = (eqn.invars[skip + i] for i in sides if i is not None)
     counter, limit = (body.invars[eqn.params["body_nconsts"] + i] for i in sides if i is not None)
-    raised = [e for e in body.eqns if e.outvars[0] is body.outvars[sides[0]] and e.primitive.name == "add"]
+    increments = [e for e in body.eqns if e.outvars[0] is body.outvars[sides[0]] and e.primitive.name == "add"]
     by_one = (
-        len(raised) == 1
-        and raised[0].invars[0] is counter
-        and isinstance(raised[0].invars[1], Literal)
-        and raised[0].invars[1].val == 1
+        len(increments) == 1
+        and increments[0].invars[0] is counter
+        and isinstance(increments[0].invars[1], Literal)
+        and increments[0].invars[1].val == 1
         and body.outvars[sides[1]] is limit
     )
     if not (by_one and isinstance(start, Literal) and isinstance(stop, Literal)):
@@ -202,15 +202,15 @@ PEAKS: tuple[tuple[str, float | None, float], ...] = (
     (r"TPU v5(p|$)", 459, 459),
     (r"TPU v6 ?(lite|e)", 918, 918),
 )
-"""Pattern in the device's kind, and its dense peak in bfloat16 and in float32, in 10¹² operations a second.
+"""Pattern in the device's kind, and its dense peak in bfloat16 and in float32, in 10¹² FLOPs per second.
 
-'float32' is what JAX's default precision makes of it in matrix products: TF32 on NVIDIA GPUs since Ampere, bfloat16
-on TPUs. None where the device has no fast path for the type. The first pattern that is found counts.
+'float32' means matrix products at JAX's default precision: TF32 on NVIDIA GPUs since Ampere, bfloat16 on TPUs. None
+if the device has no fast path for the type. The first matching pattern counts.
 """
 
 
 def peak(kind: str, precision: str) -> float | None:
-    """Operations a second that a device of this kind (`device_kind`) can do at most; None where not known."""
+    """Returns the peak FLOPs per second of a device of this kind (`device_kind`); None if unknown."""
     for pattern, half, single in PEAKS:
         if re.search(pattern, kind):
             tera = half if precision == "bfloat16" else single
@@ -219,6 +219,16 @@ def peak(kind: str, precision: str) -> float | None:
 
 
 def mfu(flops: float | None, steps_per_second: float, kind: str, precision: str, devices: int = 1) -> float | None:
-    """The share of the devices' peak that training reaches, as a fraction; None where a part of it is not known."""
-    most = peak(kind, precision)
-    return None if most is None or flops is None else flops * steps_per_second / (most * devices)
+    """Computes the model FLOPs utilisation: the fraction of the devices' peak that training reaches; None if unknown.
+
+    Args:
+        flops: FLOPs of one training step, over all devices.
+        steps_per_second: training steps per second.
+        kind: the devices' kind (`device_kind`).
+        precision: 'bfloat16' or 'float32'.
+        devices: number of devices.
+    """
+    device_peak = peak(kind, precision)
+    if device_peak is None or flops is None:
+        return None
+    return flops * steps_per_second / (device_peak * devices)

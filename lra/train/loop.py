@@ -1,7 +1,7 @@
-"""Training: arrays and modules in, an outcome out. Knows no task or model by name.
+"""The training loop: chunks of steps, validation, checkpoints and the final test.
 
-Python runs only between chunks of steps (lra/train/step.py). What it knows there is all that a checkpoint holds, so a
-run that was killed goes on from one and ends with the same numbers.
+Python runs only between chunks of steps (lra/train/step.py). Its state there is exactly the content of a checkpoint,
+so a killed run resumes from one and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -31,63 +31,63 @@ Tree = Any
 
 @dataclass
 class SeedResult:
-    """What training gave for one seed. Accuracies are fractions of all examples of a split."""
+    """Training result of one seed. Accuracies are fractions of all examples of a split."""
 
     seed: int
     status: str = "ok"
     """'ok', or 'diverged' when the loss stopped being finite."""
     error: str = ""
     steps: int = 0
-    """Steps done; a diverged seed's last is the first whose loss was not finite."""
+    """Steps taken; for a diverged seed, up to and including the first whose loss was not finite."""
     best_step: int = 0
-    """The earliest step of the highest validation accuracy."""
+    """The earliest step with the highest validation accuracy."""
     validation_best: float = math.nan
     validation_last: float = math.nan
     test_best: float = math.nan
-    """Test accuracy of the parameters at `best_step`: the number to quote."""
+    """Test accuracy of the parameters at `best_step`: the number to report."""
     test_last: float = math.nan
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
 class TrainResult:
-    """What the training of a cell gave, all its processes together where it was resumed."""
+    """Training result of a cell; if it was resumed, over all its sessions."""
 
     results: list[SeedResult]
     status: str = "ok"
-    """'ok', 'diverged' when every seed did, or 'interrupted' when it stopped early and can go on."""
+    """'ok', 'diverged' if every seed diverged, or 'interrupted' if it stopped early and can be resumed."""
     error: str = ""
     steps: int = 0
     parameters: int = 0
-    """Of one seed's model."""
+    """Parameters of one seed's model."""
     flops_per_step: float | None = None
     """Floating-point operations of one training step of all seeds."""
     compile_seconds: float = 0.0
     blocks: list[tuple[int, float]] = field(default_factory=list)
-    """(steps, seconds) of each timed chunk but a process's first."""
+    """(steps, seconds) of each chunk except the first of each session."""
     first_blocks: list[tuple[int, float]] = field(default_factory=list)
-    """The first chunk of each process, which warms up."""
+    """(steps, seconds) of the first chunk of each session, which warms up."""
     idle_seconds: float = 0.0
-    """Time between a result's arrival on the host and the next chunk's start, in which devices had nothing to do."""
+    """Time in which the devices were idle: from a result's arrival on the host to the start of the next chunk."""
     loop_seconds: float = 0.0
     """Time in the loop of chunks, validations and checkpoints, without compilation."""
     compiled_bytes: int | None = None
     """Temporaries + arguments + outputs − aliased of the compiled training chunk."""
     devices: int = 1
-    """That shared each batch, of all processes."""
+    """Devices of all processes that shared each batch."""
     processes: int = 1
     streamed: bool = False
     resumed: int = 0
-    """How often training went on from a checkpoint."""
+    """How often training was resumed from a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a training calls between chunks of steps."""
+    """Callbacks between chunks of steps."""
 
     checkpoints: Checkpoints | None = None
     stop: Callable[[], str] = lambda: ""
-    """Asked between chunks: the reason to save and stop, or ''."""
+    """Returns the reason to save and stop, or ''."""
     on_progress: Callable[[dict[str, float]], None] = lambda metrics: None
 
 
@@ -99,17 +99,24 @@ def fit(
     options: TrainOptions | None = None,
     hooks: Hooks | None = None,
 ) -> TrainResult:
-    """Trains one model per seed by `recipe` and tests each once, at its best validation step and at the last.
+    """Trains one model per seed, then tests its parameters of the best validation step and of the last step.
 
-    `recipe.train.precision` must be resolved ('float32' or 'bfloat16'). The results are a function of the
-    arguments and the device; how steps are grouped into chunks, and how often training was interrupted and
-    resumed from a checkpoint, changes no bit of them.
+    The results depend only on the arguments and the device: neither the grouping of steps into chunks nor
+    interruption and resumption from a checkpoint changes a single bit.
+
+    Args:
+        models: one model per seed, all of the same structure.
+        splits: the prepared data.
+        recipe: the recipe, with `train.precision` resolved ('float32' or 'bfloat16').
+        seeds: seeds of the order of examples and of dropout.
+        options: devices, streaming and profiling.
+        hooks: checkpoints and callbacks.
     """
     return Trainer(models, splits, recipe, seeds, options or TrainOptions(), hooks or Hooks()).run()
 
 
 class Trainer:
-    """The state of one call of `fit`."""
+    """The state of one call to `fit`."""
 
     def __init__(
         self,
@@ -125,9 +132,9 @@ class Trainer:
         self.counts = {name: len(split.labels) for name, split in splits.splits.items()}
         documents = splits.splits["train"].index.shape[1]
         self.program = Program(models, recipe, self.counts["train"], documents, seeds, devices)
-        lacking = "" if fits(splits, jax.local_devices()[0]) else "no room"
-        streamed = options.stream == "on" or (options.stream == "auto" and bool(distributed.first_reason(lacking)))
-        self.feed: DeviceData | StreamedData = (
+        reason = "" if fits(splits, jax.local_devices()[0]) else "no room"
+        streamed = options.stream == "on" or (options.stream == "auto" and bool(distributed.first_reason(reason)))
+        self.source: DeviceData | StreamedData = (
             StreamedData(splits, self.budget.batch, seeds, self.program.mesh)
             if streamed
             else DeviceData(splits, self.program.sharding)
@@ -135,7 +142,7 @@ class Trainer:
         self.state = self.program.init()
         self.best = jax.tree.map(jnp.copy, self.state.params)
         self.recent: list[np.ndarray] = []
-        """Losses and accuracies [steps, seeds, 2] since the last validation."""
+        """Losses and accuracies since the last validation, [steps, seeds, 2] per chunk."""
         leaves = jax.tree.leaves(self.state.params)
         self.outcome = TrainResult(
             [SeedResult(seed) for seed in seeds],
@@ -150,28 +157,29 @@ class Trainer:
         self.evaluate: Any = None
         self.profile = options.profile
         self.warm = False
-        self.entered = 0.0
+        self.loop_started = 0.0
 
     def run(self) -> TrainResult:
+        """Trains and tests all seeds, from the newest usable checkpoint on."""
         self._restore()
         self._compile()
         outcome = self.outcome
-        self.entered, ready = time.perf_counter(), None
+        self.loop_started, idle_since = time.perf_counter(), None
         while outcome.steps < self.budget.steps and any(r.status == "ok" for r in outcome.results):
             reason = distributed.first_reason(self.hooks.stop())
             if reason:
                 self._save(wait=True)
                 outcome.status, outcome.error = "interrupted", reason
                 break
-            ready = self._chunk(ready)
+            idle_since = self._run_chunk(idle_since)
             if outcome.steps % self.interval == 0 or outcome.steps == self.budget.steps:
                 improved = self._validate()
-                ready = time.perf_counter()
+                idle_since = time.perf_counter()
             else:
                 improved = False
             if self.hooks.checkpoints and (improved or self.hooks.checkpoints.due()):
                 self._save()
-        outcome.loop_seconds += time.perf_counter() - self.entered
+        outcome.loop_seconds += time.perf_counter() - self.loop_started
         if all(r.status == "diverged" for r in outcome.results):
             outcome.status, outcome.error = "diverged", outcome.results[0].error
         elif outcome.status == "ok":
@@ -181,51 +189,55 @@ class Trainer:
     def _compile(self) -> None:
         started = time.perf_counter()
         program = self.program
-        self.outcome.flops_per_step = program.flops(self.feed.chunk(0, 1))
+        self.outcome.flops_per_step = program.flops(self.source.chunk(0, 1))
         self.length = chunk_length(self.interval, self.outcome.flops_per_step, jax.default_backend())
-        self._chunk_of(min(self.length, self.budget.steps))
+        self._compile_chunk(min(self.length, self.budget.steps))
         self.outcome.compiled_bytes = program_bytes(next(iter(self.compiled.values())))
         self.evaluate = {
-            split: program.compile_evaluate(self.feed.examples(split, 0, program.evaluation_batch()))
+            split: program.compile_evaluate(self.source.examples(split, 0, program.evaluation_batch()))
             for split in ("validation", "test")
         }
         self.outcome.compile_seconds += time.perf_counter() - started
 
-    def _chunk_of(self, steps: int) -> Any:
-        """The compiled chunk of so many steps."""
-        if steps not in self.compiled:
-            source = self.feed.chunk(self.outcome.steps, steps)
-            self.compiled[steps] = self.program.compile_chunk(self.state, source, steps)
-        return self.compiled[steps]
+    def _compile_chunk(self, steps: int) -> None:
+        source = self.source.chunk(self.outcome.steps, steps)
+        self.compiled[steps] = self.program.compile_chunk(self.state, source, steps)
 
-    def _next(self) -> int:
-        """Steps of the next chunk: it ends at the next validation at the latest."""
+    def _next_length(self) -> int:
+        """Returns the steps of the next chunk, which ends at the next validation at the latest."""
         done = self.outcome.steps
         stop = min(self.budget.steps, (done // self.interval + 1) * self.interval)
         return min(self.length, stop - done)
 
-    def _chunk(self, ready: float | None) -> float:
-        """Runs a chunk; `ready` is when the devices had nothing to do any more. Returns when they have no more."""
-        outcome, size = self.outcome, self._next()
+    def _run_chunk(self, idle_since: float | None) -> float:
+        """Runs one chunk of steps.
+
+        Args:
+            idle_since: when the devices last became idle; None if that time is not to be counted.
+
+        Returns:
+            When they became idle again.
+        """
+        outcome, size = self.outcome, self._next_length()
         if size not in self.compiled:
             started = time.perf_counter()
-            self._chunk_of(size)
-            took = time.perf_counter() - started
-            outcome.compile_seconds += took
-            outcome.loop_seconds -= took
-            ready = None
-        source = self.feed.chunk(outcome.steps, size)
+            self._compile_chunk(size)
+            seconds = time.perf_counter() - started
+            outcome.compile_seconds += seconds
+            outcome.loop_seconds -= seconds
+            idle_since = None
+        source = self.source.chunk(outcome.steps, size)
         profiling = self.profile if outcome.first_blocks or size == self.budget.steps else None
         if profiling:
             jax.profiler.start_trace(str(profiling))
         started = time.perf_counter()
-        if ready is not None:
-            outcome.idle_seconds += started - ready
-        self.state, told = self.compiled[size](self.state, self.program.rest, source)
+        if idle_since is not None:
+            outcome.idle_seconds += started - idle_since
+        self.state, device_metrics = self.compiled[size](self.state, self.program.other_state, source)
         outcome.steps += size
         if outcome.steps < self.budget.steps:
-            self.feed.prefetch(outcome.steps, self._next())
-        metrics = np.stack(jax.device_get(told), axis=-1)
+            self.source.prefetch(outcome.steps, self._next_length())
+        metrics = np.stack(jax.device_get(device_metrics), axis=-1)
         ended = time.perf_counter()
         if profiling:
             jax.profiler.stop_trace()
@@ -233,12 +245,14 @@ class Trainer:
         (outcome.blocks if self.warm else outcome.first_blocks).append((size, ended - started))
         self.warm = True
         self.recent.append(metrics)
-        self._look_for_divergence(metrics, outcome.steps - size)
-        told_on = {"step": outcome.steps, "loss": float(np.mean(metrics[-1, :, 0]))}
-        self.hooks.on_progress(told_on | {"steps_per_second": size / (ended - started)})
+        self._detect_divergence(metrics, outcome.steps - size)
+        loss = float(np.mean(metrics[-1, :, 0]))
+        speed = size / (ended - started)
+        self.hooks.on_progress({"step": outcome.steps, "loss": loss, "steps_per_second": speed})
         return ended
 
-    def _look_for_divergence(self, metrics: np.ndarray, first: int) -> None:
+    def _detect_divergence(self, metrics: np.ndarray, first: int) -> None:
+        """Marks the seeds with a loss that is not finite, given metrics [steps, seeds, 2] from step `first` on."""
         finite = np.isfinite(metrics[..., 0])
         for s, result in enumerate(self.outcome.results):
             if result.status != "ok":
@@ -250,11 +264,11 @@ class Trainer:
                 result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
 
     def _score(self, params: Tree, split: str) -> np.ndarray:
-        """Mean loss and accuracy over every example of a split, [2, seeds]."""
+        """Evaluates mean loss and accuracy over every example of a split, [2, seeds]."""
         count, size = self.counts[split], self.program.evaluation_batch()
         sums = [
             self.evaluate[split](
-                params, self.program.rest, self.feed.examples(split, i, size), np.int32(i), np.int32(count)
+                params, self.program.other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
             )
             for i in range(0, count, size)
         ]
@@ -262,7 +276,7 @@ class Trainer:
         return total
 
     def _validate(self) -> bool:
-        """Validates all seeds, and keeps the parameters of those that are better than before; whether any is."""
+        """Validates all seeds and keeps the parameters of those that improved; returns whether any did."""
         losses, accuracies = self._score(self.state.params, "validation")
         train = np.concatenate(self.recent).mean(axis=0, dtype=np.float64)
         self.recent = []
@@ -290,7 +304,7 @@ class Trainer:
         return bool(better.any())
 
     def _test(self) -> None:
-        """Tests the last parameters and the best ones of every seed that is well."""
+        """Tests the last and the best parameters of every seed that has not diverged."""
         last = best = self._score(self.state.params, "test")[1]
         if any(result.best_step < result.steps for result in self.outcome.results):
             best = self._score(self.best, "test")[1]
@@ -302,36 +316,38 @@ class Trainer:
         if self.hooks.checkpoints is None:
             return
         recent = np.concatenate(self.recent).tolist() if self.recent else []
-        looped = self.outcome.loop_seconds + time.perf_counter() - self.entered
-        told = dataclasses.asdict(self.outcome) | {"recent": recent, "loop_seconds": looped}
-        self.hooks.checkpoints.save(self.outcome.steps, self._arrays(), told, wait)
+        loop_seconds = self.outcome.loop_seconds + time.perf_counter() - self.loop_started
+        progress = dataclasses.asdict(self.outcome) | {"recent": recent, "loop_seconds": loop_seconds}
+        self.hooks.checkpoints.save(self.outcome.steps, self._arrays(), progress, wait)
 
     def _arrays(self) -> Tree:
-        return {"state": self.state._asdict(), "best": self.best, "rest": self.program.rest}
+        """Returns the arrays that a checkpoint holds, under the names that it stores."""
+        return {"state": self.state._asdict(), "best": self.best, "rest": self.program.other_state}
 
     def _restore(self) -> None:
-        """Goes on from the newest usable checkpoint, if there is one."""
+        """Resumes from the newest usable checkpoint, if any."""
         like = self._arrays()
-        found = distributed.broadcast_checkpoint(
+        checkpoint = distributed.broadcast_checkpoint(
             self.hooks.checkpoints.restore(like) if self.hooks.checkpoints else None, like
         )
-        if found is None:
+        if checkpoint is None:
             return
-        arrays, told = found
-        self.state, self.best, self.program.rest = State(**arrays["state"]), arrays["best"], arrays["rest"]
-        recent = told.pop("recent")
+        arrays, progress = checkpoint
+        self.state, self.best, self.program.other_state = State(**arrays["state"]), arrays["best"], arrays["rest"]
+        recent = progress.pop("recent")
         self.recent = [np.array(recent, np.float32)] if recent else []
-        results = [SeedResult(**r) for r in told.pop("results")]
-        told["blocks"], told["first_blocks"] = ([tuple(b) for b in told[k]] for k in ("blocks", "first_blocks"))
-        now = {"devices": self.outcome.devices, "processes": self.outcome.processes}
-        if now != {name: told.get(name, 1) for name in now}:
-            # Speed is told of what the cell is called by; what others have done counts as results alone.
-            told |= {"blocks": [], "first_blocks": [], "idle_seconds": 0.0, "loop_seconds": 0.0}
-        told |= now | {"resumed": told["resumed"] + 1, "streamed": self.outcome.streamed}
-        self.outcome = TrainResult(results, **told)
+        results = [SeedResult(**r) for r in progress.pop("results")]
+        for name in ("blocks", "first_blocks"):
+            progress[name] = [tuple(block) for block in progress[name]]
+        current = {"devices": self.outcome.devices, "processes": self.outcome.processes}
+        if current != {name: progress.get(name, 1) for name in current}:
+            # Times of other devices would distort the speed recorded for these; only the results carry over.
+            progress |= {"blocks": [], "first_blocks": [], "idle_seconds": 0.0, "loop_seconds": 0.0}
+        progress |= current | {"resumed": progress["resumed"] + 1, "streamed": self.outcome.streamed}
+        self.outcome = TrainResult(results, **progress)
 
 
 @jax.jit
 def _choose(better: np.ndarray, new: Tree, old: Tree) -> Tree:
-    """The parameters `new` of the seeds that are `better`, and `old` of the others."""
+    """Selects `new` parameters for the seeds that are `better` [seeds], `old` ones elsewhere."""
     return jax.tree.map(lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)

@@ -1,9 +1,9 @@
 """The pure functions that training compiles: a chunk of steps in one scan, and evaluation.
 
-NNX is used at the edges alone: modules are split once, and merged inside the compiled step. Several seeds are one
-program: their parameters are stacked in front, and a step is mapped over them. Several devices share each batch:
-every one computes its part and the gradients' mean is taken, all else is done alike on each. Some of them may be of
-other processes, which run the same programs.
+NNX is used only at the edges: modules are split once and merged inside the compiled step. Several seeds form one
+program: their parameters are stacked along a leading axis, and the step is mapped over it. Several devices share each
+batch: each computes its part, the gradients are averaged, and everything else is replicated. Some of the devices may
+belong to other processes, which run the same programs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Metrics = tuple[jax.Array, jax.Array]
 
 
 class State(NamedTuple):
-    """All that a step changes; seeds in front of every array of `params` and `optimizer`."""
+    """Everything that a step changes; the arrays of `params` and `optimizer` have a leading axis of seeds."""
 
     params: Tree
     optimizer: Tree
@@ -40,15 +40,15 @@ class State(NamedTuple):
 
 
 class Program:
-    """The functions of some seeds' models and their recipe.
+    """Training and evaluation of one recipe for several seeds.
 
     Args:
-        models: a model a seed, all of one structure.
-        recipe: with `train.precision` resolved.
-        examples: examples of the training split.
-        documents: documents an example has, 1 or 2.
-        seeds: of the order of examples and of dropout.
-        devices: the devices that share a batch, of all processes; it must divide by their number.
+        models: one model per seed, all of the same structure.
+        recipe: the recipe, with `train.precision` resolved.
+        examples: examples in the training split.
+        documents: documents per example, 1 or 2.
+        seeds: seeds of the order of examples and of dropout.
+        devices: devices of all processes that share each batch; their number must divide its size.
     """
 
     def __init__(
@@ -69,188 +69,223 @@ class Program:
         self.sharding: jax.sharding.Sharding = (
             SingleDeviceSharding(devices[0]) if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         )
-        self.params, self.rest = (
-            distributed.put_replicated(jax.tree.map(lambda *leaves: jnp.stack(leaves), *some), self.sharding)
-            for some in ([p for _, p, _ in parts], [r for _, _, r in parts])
+        self.params, self.other_state = (
+            distributed.put_replicated(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), self.sharding)
+            for trees in ([p for _, p, _ in parts], [r for _, _, r in parts])
         )
         self.seeds = np.array(seeds, np.uint32)
 
     def init(self) -> State:
-        """State at step 0. The buffers are the state's own, so it may be donated."""
-        placed: State = jax.jit(self._begin, out_shardings=self.sharding)(self.params)
-        return placed
+        """Creates the state at step 0, in fresh buffers, so that it may be donated."""
+        state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params)
+        return state
 
-    def _begin(self, params: Tree) -> State:
+    def _initial_state(self, params: Tree) -> State:
         params = jax.tree.map(jnp.copy, params)
         return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32))
 
-    def each(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
-        """`function` of one seed as one of all seeds, which are the first axis of arguments whose axis is 0.
+    def vmap_seeds(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        """Maps a function of one seed over all seeds, the leading axis of the arguments whose entry in `axes` is 0.
 
-        One seed alone is not mapped: its arrays keep the shapes that a compiler knows best.
+        A single seed is not mapped: its arrays keep the shapes that the compiler handles best.
         """
         if self.count > 1:
             return jax.vmap(function, axes)
 
-        def alone(*arguments: Any) -> Any:
-            of_one = [
+        def apply_to_only_seed(*arguments: Any) -> Any:
+            squeezed = [
                 a if axis is None else jax.tree.map(lambda x: x[0], a) for a, axis in zip(arguments, axes, strict=True)
             ]
-            return jax.tree.map(lambda x: x[None], function(*of_one))
+            return jax.tree.map(lambda x: x[None], function(*squeezed))
 
-        return alone
+        return apply_to_only_seed
 
-    def share(self, function: Callable[..., Any], specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
-        """`function` run by every device on its part of arguments that `specs` split; its results are whole."""
+    def shard_over_devices(self, function: Callable[..., Any], specs: tuple[PartitionSpec, ...]) -> Callable[..., Any]:
+        """Runs `function` on every device with its part of the arguments, split by `specs`; results are replicated."""
         if self.mesh is None:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
 
-    def mean(self, tree: Tree) -> Tree:
-        """The mean over devices."""
+    def mean_over_devices(self, tree: Tree) -> Tree:
+        """Averages arrays over the devices."""
         return tree if self.mesh is None else jax.lax.pmean(tree, "batch")
 
-    def mine(self, rows: jax.Array) -> jax.Array:
-        """This device's part of the last axis."""
+    def local_rows(self, rows: jax.Array) -> jax.Array:
+        """Takes this device's part of the last axis."""
         if self.mesh is None:
             return rows
         size = rows.shape[-1] // self.mesh.size
         return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("batch") * size, size, axis=-1)
 
-    def logits(self, params: Tree, rest: Tree, batch: Batch, rngs: nnx.Rngs | None) -> jax.Array:
-        """Logits float32 [B, classes]; parameters are cast to the compute type here and nowhere else.
+    def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> jax.Array:
+        """Computes logits float32 [B, classes], without dropout if `rngs` is None.
 
-        Without `rngs` there is no dropout.
+        Parameters are cast to the compute type here and nowhere else.
         """
         cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
-        out: jax.Array = nnx.merge(self.graph, cast, rest)(*tokens_of(batch), rngs)
-        return out
+        logits: jax.Array = nnx.merge(self.graph, cast, other_state)(*tokens_of(batch), rngs)
+        return logits
 
     def step(
-        self, params: Tree, optimizer: Tree, rest: Tree, seed: jax.Array, step: jax.Array, batch: Batch
+        self, params: Tree, optimizer: Tree, other_state: Tree, seed: jax.Array, step: jax.Array, batch: Batch
     ) -> tuple[Tree, Tree, Metrics]:
-        """One optimizer step of one seed on this device's part of a batch."""
+        """Takes one optimizer step of one seed on this device's part of a batch."""
         parts = self.recipe.train.accumulate
         key = jax.random.fold_in(jax.random.key(seed), step)
         size = batch.labels.shape[0] // parts
         device = 0 if self.mesh is None else jax.lax.axis_index("batch")
 
-        def loss(params: Tree, some: Batch, part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(params: Tree, batch: Batch, part: jax.Array) -> tuple[jax.Array, jax.Array]:
             first = (device * parts + part) * (size * self.documents)
-            logits = self.logits(params, rest, some, BatchRngs(key, first))
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, some.labels)
-            return losses.mean(), (logits.argmax(-1) == some.labels).mean()
+            logits = self.forward(params, other_state, batch, BatchRngs(key, first))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+            return losses.mean(), (logits.argmax(-1) == batch.labels).mean()
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
         if parts == 1:
-            found = differentiate(params, batch, jnp.zeros((), jnp.int32))
+            result = differentiate(params, batch, jnp.zeros((), jnp.int32))
         else:
 
-            def add(total: Tree, given: tuple[Batch, jax.Array]) -> tuple[Tree, None]:
-                return jax.tree.map(jnp.add, total, differentiate(params, *given)), None
+            def add(total: Tree, batch_and_part: tuple[Batch, jax.Array]) -> tuple[Tree, None]:
+                return jax.tree.map(jnp.add, total, differentiate(params, *batch_and_part)), None
 
             split = jax.tree.map(lambda x: x.reshape(parts, size, *x.shape[1:]), batch)
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
             total, _ = jax.lax.scan(add, zero, (split, jnp.arange(parts)))
-            found = jax.tree.map(lambda x: x / parts, total)
-        metrics, gradient = self.mean(found)
+            result = jax.tree.map(lambda x: x / parts, total)
+        metrics, gradient = self.mean_over_devices(result)
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
         return optax.apply_updates(params, updates), optimizer, metrics
 
-    def chunk(self, state: State, rest: Tree, source: Source, steps: int) -> tuple[State, Metrics]:
-        """`steps` steps of all seeds in one scan; `source` is the training split, or these steps' batches."""
+    def chunk(self, state: State, other_state: Tree, source: Source, steps: int) -> tuple[State, Metrics]:
+        """Takes `steps` steps of all seeds in one scan.
 
-        def run(state: State, rest: Tree, seeds: jax.Array, source: Source) -> tuple[State, Metrics]:
+        Args:
+            state: the state before the first step.
+            other_state: the models' state that is not trained.
+            source: the training split, or the batches of these steps.
+            steps: steps in the scan.
+
+        Returns:
+            The state after the last step, and the metrics of each step, [steps, seeds].
+        """
+
+        def run(state: State, other_state: Tree, seeds: jax.Array, source: Source) -> tuple[State, Metrics]:
             if isinstance(source, SplitArrays):
                 numbers = state.step + jnp.arange(steps)
                 drawn = [
                     data.batch_indices(numbers, self.recipe.train.batch, self.examples, seeds[s], jnp)
                     for s in range(self.count)
                 ]
-                given: Any = self.mine(jnp.stack(drawn, axis=1))
+                inputs: Any = self.local_rows(jnp.stack(drawn, axis=1))
             else:
-                given = source
+                inputs = source
 
-            def one(params: Tree, optimizer: Tree, rest: Tree, seed: jax.Array, step: jax.Array, this: Any) -> Any:
-                batch = gather(source, this) if isinstance(source, SplitArrays) else this
-                return self.step(params, optimizer, rest, seed, step, batch)
+            def step_one_seed(
+                params: Tree, optimizer: Tree, other_state: Tree, seed: jax.Array, step: jax.Array, rows_or_batch: Any
+            ) -> Any:
+                batch = gather(source, rows_or_batch) if isinstance(source, SplitArrays) else rows_or_batch
+                return self.step(params, optimizer, other_state, seed, step, batch)
 
-            every = self.each(one, (0, 0, 0, 0, None, 0))
+            step_seeds = self.vmap_seeds(step_one_seed, (0, 0, 0, 0, None, 0))
 
-            def body(state: State, this: Any) -> tuple[State, Metrics]:
-                params, optimizer, metrics = every(state.params, state.optimizer, rest, seeds, state.step, this)
+            def body(state: State, rows_or_batches: Any) -> tuple[State, Metrics]:
+                params, optimizer, metrics = step_seeds(
+                    state.params, state.optimizer, other_state, seeds, state.step, rows_or_batches
+                )
                 return State(params, optimizer, state.step + 1), metrics
 
-            return jax.lax.scan(body, state, given)
+            return jax.lax.scan(body, state, inputs)
 
         whole = PartitionSpec()
         split = whole if isinstance(source, SplitArrays) else PartitionSpec(None, None, "batch")
-        shared = self.share(run, (whole, whole, whole, split))
-        result: tuple[State, Metrics] = shared(state, rest, jnp.asarray(self.seeds), source)
+        sharded = self.shard_over_devices(run, (whole, whole, whole, split))
+        result: tuple[State, Metrics] = sharded(state, other_state, jnp.asarray(self.seeds), source)
         return result
 
     def evaluation_batch(self) -> int:
-        """Examples an evaluation takes at once: as many as one differentiation has, on each device."""
+        """Examples per evaluation batch: as many as one differentiation has on each device."""
         return self.recipe.train.batch // self.recipe.train.accumulate
 
     def evaluate(
-        self, params: Tree, rest: Tree, source: Source, start: jax.Array, count: jax.Array
+        self, params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Summed loss and right answers [seeds] over the examples from `start` on that are below `count`."""
+        """Sums loss and correct answers [seeds] over one batch.
 
-        def run(params: Tree, rest: Tree, source: Source, start: jax.Array, count: jax.Array) -> Any:
-            rows = self.mine(start + jnp.arange(self.evaluation_batch()))
+        Args:
+            params: parameters of all seeds.
+            other_state: the models' state that is not trained.
+            source: the split, or this batch alone.
+            start: the batch's first example.
+            count: examples in the split; those of the batch from there on are ignored.
+        """
+
+        def run(params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array) -> Any:
+            rows = self.local_rows(start + jnp.arange(self.evaluation_batch()))
             real = rows < count
             batch = gather(source, jnp.where(real, rows, 0)) if isinstance(source, SplitArrays) else source
 
-            def one(params: Tree, rest: Tree) -> tuple[jax.Array, jax.Array]:
-                logits = self.logits(params, rest, batch, None)
+            def evaluate_one_seed(params: Tree, other_state: Tree) -> tuple[jax.Array, jax.Array]:
+                logits = self.forward(params, other_state, batch, None)
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
                 return jnp.where(real, losses, 0).sum(), (real & (logits.argmax(-1) == batch.labels)).sum()
 
-            sums = self.each(one, (0, 0))(params, rest)
+            sums = self.vmap_seeds(evaluate_one_seed, (0, 0))(params, other_state)
             return sums if self.mesh is None else jax.lax.psum(sums, "batch")
 
         whole = PartitionSpec()
         split = whole if isinstance(source, SplitArrays) else PartitionSpec("batch")
-        shared = self.share(run, (whole, whole, split, whole, whole))
-        result: tuple[jax.Array, jax.Array] = shared(params, rest, source, start, count)
+        sharded = self.shard_over_devices(run, (whole, whole, split, whole, whole))
+        result: tuple[jax.Array, jax.Array] = sharded(params, other_state, source, start, count)
         return result
 
     def compile_chunk(self, state: State, source: Source, steps: int) -> Any:
-        """The compiled chunk (state, rest, source) → (state, metrics); it consumes the state it is given."""
+        """Compiles a chunk: (state, other_state, source) → (state, metrics). It consumes its input state."""
         chunk = jax.jit(self.chunk, static_argnames="steps", donate_argnames="state")
-        return chunk.lower(state, self.rest, source, steps=steps).compile()
+        return chunk.lower(state, self.other_state, source, steps=steps).compile()
 
     def compile_evaluate(self, source: Source) -> Any:
-        """The compiled evaluation (params, rest, source, start, count) → (loss, right)."""
-        return jax.jit(self.evaluate).lower(self.params, self.rest, source, np.int32(0), np.int32(0)).compile()
+        """Compiles the evaluation: (params, other_state, source, start, count) → (summed loss, correct answers)."""
+        return jax.jit(self.evaluate).lower(self.params, self.other_state, source, np.int32(0), np.int32(0)).compile()
 
     def flops(self, source: Source) -> float:
-        """One training step's floating-point operations, all seeds and devices together (`flops.count`); may be NaN."""
-        return flops.count(partial(self.chunk, steps=1), jax.eval_shape(self._begin, self.params), self.rest, source)
+        """Counts the FLOPs of one training step, over all seeds and devices (`flops.count`); may be NaN."""
+        state = jax.eval_shape(self._initial_state, self.params)
+        return flops.count(partial(self.chunk, steps=1), state, self.other_state, source)
 
     def flops_compiler(self, source: Source) -> float | None:
-        """The compiler's count of the same, which takes the body of every loop once."""
-        lowered = jax.jit(self.chunk, static_argnames="steps").lower(
-            jax.eval_shape(self._begin, self.params), self.rest, source, steps=1
-        )
+        """Returns the compiler's count of the same, in which every loop's body counts once."""
+        state = jax.eval_shape(self._initial_state, self.params)
+        lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.other_state, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
 
 
-_SECONDS_A_CHUNK = 1.0
+_SECONDS_PER_CHUNK = 1.0
+_CPU_SPEED = 3e10
+_ACCELERATOR_SPEED = 2e13
+"""FLOPs per second that a typical device reaches in training; rough guesses suffice."""
+
+
+def expected_steps(seconds: float, operations: float, backend: str) -> float:
+    """Estimates how many steps of `operations` FLOPs a device takes in `seconds`; 1 if `operations` is NaN."""
+    speed = _CPU_SPEED if backend == "cpu" else _ACCELERATOR_SPEED
+    return seconds * speed / operations if operations > 0 else 1  # NaN is not greater
 
 
 def chunk_length(steps_between: int, operations: float, backend: str) -> int:
-    """Steps in a chunk: the largest divisor of `steps_between` that is expected to take about a second."""
-    speed = 3e10 if backend == "cpu" else 2e13
-    wanted = _SECONDS_A_CHUNK * speed / operations if operations > 0 else 1  # NaN is not greater
-    most = int(max(1, min(steps_between, wanted)))
-    return next(k for k in range(most, 0, -1) if steps_between % k == 0)
+    """Chooses the steps per chunk: the largest divisor of `steps_between` expected to take about a second.
+
+    Args:
+        steps_between: steps between validations.
+        operations: FLOPs of one step; may be NaN.
+        backend: JAX's platform, such as 'cpu'.
+    """
+    longest = int(max(1, min(steps_between, expected_steps(_SECONDS_PER_CHUNK, operations, backend))))
+    return next(k for k in range(longest, 0, -1) if steps_between % k == 0)
 
 
 def program_bytes(compiled: Any) -> int | None:
-    """Temporaries + arguments + outputs − aliased of a compiled program, as the compiler plans them."""
+    """Returns the memory a compiled program plans: temporaries + arguments + outputs − aliased."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None

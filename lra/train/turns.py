@@ -1,6 +1,6 @@
-"""Turns on a device that several processes share: any number prepare at once, one measures alone. Imports no JAX.
+"""Turns on a device that several processes share: any number prepare at once, one measures alone.
 
-Files in one folder are locked (flock), so a process that dies gives its turn back.
+Turns are locks (flock) on files in one folder, so a process that dies gives its turn back.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class Turns:
-    """The turns of processes that name the same folder.
+    """The turns of processes that use the same folder.
 
-    A process that is ready to measure keeps others from beginning to prepare, so that all that prepare become ready
-    and are then measured one after the other: those who come later prepare side by side too.
+    A process that is ready to measure keeps further processes from starting to prepare. So all that are preparing
+    become ready and measure one after the other; those that came later then prepare side by side too.
     """
 
     def __init__(self, folder: Path):
@@ -28,24 +28,24 @@ class Turns:
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
-        """While others may prepare too, and none measures or waits to."""
+        """Holds a turn to prepare: other processes may prepare too, but none measures."""
         with self._open("device") as device:
             while True:
                 with self._open("ready") as ready, contextlib.suppress(BlockingIOError):
                     fcntl.flock(ready, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     fcntl.flock(device, fcntl.LOCK_SH)
                     break
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_POLL_SECONDS)
             yield
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """While no other process prepares or measures."""
+        """Holds the turn to measure: no other process prepares or measures."""
         with self._open("ready") as ready, self._open("device") as device:
             fcntl.flock(ready, fcntl.LOCK_SH)
             fcntl.flock(device, fcntl.LOCK_EX)
             yield
 
     def _open(self, name: str) -> IO[bytes]:
-        """Closing it gives the lock back."""
+        """Opens a lock's file; closing it releases the lock."""
         return open(self.folder / name, "ab")

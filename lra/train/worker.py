@@ -1,8 +1,8 @@
-"""One cell in a process of its own: `python -m lra.train.worker`. Joins a task's arrays and a model.
+"""The worker process, which runs one cell: `python -m lra.train.worker`.
 
-Its first line of standard input says, as JSON, what to do: no file is left when it or the run is killed.
-Standard output carries progress as JSON lines; what libraries print goes to standard error. SIGTERM asks it to save
-a checkpoint and end. It ends at once when its standard input closes, so it never outlives the run that started it.
+It reads a `WorkerSpec` as one line of JSON from standard input, so no file is left behind when it or the run is killed.
+It writes progress to standard output as JSON lines; what libraries print goes to standard error. On SIGTERM it saves a
+checkpoint and ends. It ends at once when its standard input closes, so it never outlives the run that started it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from lra.train.benchmark import measure, prepare, random_splits
 from lra.train.checkpoint import Checkpoints
 from lra.train.flops import mfu
 from lra.train.loop import Hooks, TrainResult, fit
+from lra.train.trackers import Listener
 from lra.train.turns import Turns
 from models import attention
 from models.core.encoder import Encoder
@@ -41,12 +41,22 @@ from models.core.factory import mixer_factory
 from tasks import TASKS
 from tasks.io.cache import open_entry
 
-KEPT_FOR = ("interrupted", "failed", "oom")
-"""What a cell can go on from: its checkpoints stay."""
+RESUMABLE = ("interrupted", "failed", "oom")
+"""Statuses after which a cell can be resumed, so its checkpoints are kept."""
 
 
 def build(mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, length: int, seed: int) -> Encoder:
-    """The model of a cell, initialised from a seed."""
+    """Builds the model of a cell.
+
+    Args:
+        mixer: a name in `models.MIXERS` or `package.module:Class`.
+        recipe: the cell's recipe.
+        vocab: number of token ids, padding included.
+        classes: number of classes.
+        pair: whether an example has two documents.
+        length: tokens per document.
+        seed: seed of the initial parameters.
+    """
     e = recipe.encoder
     context = {"heads": e.heads, "qkv": e.qkv, "dropout": e.attention_dropout, "layers": e.layers}
     make_mixer = mixer_factory(mixer, dict(recipe.mixer), **context)
@@ -57,8 +67,8 @@ def build(mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, leng
     )  # fmt: skip
 
 
-def run(spec: WorkerSpec, tell: Callable[[dict[str, Any]], None]) -> records.Record:
-    """Trains and tests, or only measures, one cell; returns its record, whatever happens short of death."""
+def run(spec: WorkerSpec, tell: Listener) -> records.Record:
+    """Trains and tests one cell, or benchmarks it if `spec` names no data; returns its record, also after an error."""
     record: records.Record = dict(spec.record) | {"versions": provenance.versions()}
     started = time.perf_counter()
     try:
@@ -66,7 +76,7 @@ def run(spec: WorkerSpec, tell: Callable[[dict[str, Any]], None]) -> records.Rec
             distributed.join(**dataclasses.asdict(spec.group))
         recipe = from_dict(Recipe, spec.record["recipe"])
         record |= (train if spec.entry else bench)(spec, recipe, tell)
-        record |= attention_of(record)
+        record |= attention_fields(record)
     except Exception as error:
         traceback.print_exc()
         record["status"] = "oom" if _out_of_memory(error) else "failed"
@@ -75,110 +85,115 @@ def run(spec: WorkerSpec, tell: Callable[[dict[str, Any]], None]) -> records.Rec
     return record | {"wall_seconds": time.perf_counter() - started}
 
 
-def bench(spec: WorkerSpec, recipe: Recipe, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """What a measurement on random tokens adds to a record."""
-    task, length = TASKS[spec.record["cell"]["task"]], spec.record["cell"]["length"]
-    start, batch = spec.record, recipe.train.batch
+def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
+    """Measures speed and memory on random tokens; returns the fields that the record gains."""
+    cell, batch = spec.record["cell"], recipe.train.batch
+    task, length = TASKS[cell["task"]], cell["length"]
     turns = Turns(Path(spec.turns)) if spec.turns else None
     splits = random_splits(task.vocab, task.classes, task.pair, length, batch)
     with turns.preparing() if turns else nullcontext():
-        model = build(spec.record["cell"]["mixer"], recipe, task.vocab, task.classes, task.pair, length, 0)
-        # What is compiled from here on is timed, so none of it may come from the cache.
+        model = build(cell["mixer"], recipe, task.vocab, task.classes, task.pair, length, 0)
+        # Compilation is timed from here on, so nothing may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()
-        prepared = prepare(model, splits, recipe, start.get("memory_limit_bytes"))
-    trial = start.get("trial", False)
+        prepared = prepare(model, splits, recipe, spec.record.get("memory_limit_bytes"))
+    trial = spec.record.get("trial", False)
     with turns.measuring() if turns else nullcontext():
         measured = measure(prepared, tell, trial)
     memory = device.memory(measured.compiled_bytes)
-    here = device.describe()
+    used_device = device.describe()
     if trial:
-        return {"status": "ok", "device": here, "memory": memory}
+        return {"status": "ok", "device": used_device, "memory": memory}
     tokens = batch * (2 if task.pair else 1) * length
-    trained = speed(measured.train_blocks, batch, tokens)
+    train_speed = speed(measured.train_blocks, batch, tokens)
+    rate, kind, used = train_speed["steps_per_second"], used_device["kind"], used_device["used"]
     return {
         "status": "ok",
-        "device": here,
+        "device": used_device,
         "parameters": measured.parameters,
         "flops_per_step": measured.flops_per_step,
         "flops_compiler": measured.flops_compiler,
-        "mfu": mfu(
-            measured.flops_per_step, trained["steps_per_second"], here["kind"], recipe.train.precision, here["used"]
-        ),
+        "mfu": mfu(measured.flops_per_step, rate, kind, recipe.train.precision, used),
         "energy_per_step_joules": measured.energy_per_step_joules,
-        "compile_seconds": None if turns else measured.compile_seconds,  # others compiled at the same time
-        "train_speed": trained,
+        # With turns, other cells compile at the same time.
+        "compile_seconds": None if turns else measured.compile_seconds,
+        "train_speed": train_speed,
         "inference_speed": speed(measured.inference_blocks, batch, tokens),
         "memory": memory,
     }
 
 
-def train(spec: WorkerSpec, recipe: Recipe, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """What training and testing on the task's data adds to a record."""
+def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
+    """Trains and tests on the task's data; returns the fields that the record gains."""
     splits, cell, options = open_entry(Path(spec.entry or "")), spec.record["cell"], spec.train
-    pair, seeds = TASKS[cell["task"]].pair, cell["seeds"]
-    length = splits.values.shape[1]
-    models = [
-        build(spec.record["cell"]["mixer"], recipe, splits.vocab, splits.classes, pair, length, seed) for seed in seeds
-    ]
-    warnings: list[str] = []
-
-    def warn(line: str) -> None:
-        print(line, file=sys.stderr)
-        warnings.append(line)
-        tell({"warning": line})
-
+    pair, length, seeds = TASKS[cell["task"]].pair, splits.values.shape[1], cell["seeds"]
+    models = [build(cell["mixer"], recipe, splits.vocab, splits.classes, pair, length, seed) for seed in seeds]
+    progress = Progress(spec, tell)
     checkpoints = None
     if options.checkpoints:
         folder = Path(options.checkpoints)
-        checkpoints = Checkpoints(folder, options.checkpoint_key, options.checkpoint_minutes, warn)
-    first: list[float] = []
-    listeners = [tell, *trackers_of(spec)]
-
-    def told(progress: dict[str, Any]) -> None:
-        if not first:
-            first.append(time.time() - spec.started)
-        for listener in listeners:
-            listener(progress)
-
+        checkpoints = Checkpoints(folder, options.checkpoint_key, options.checkpoint_minutes, progress.warn)
+    progress.listeners += open_trackers(spec)
     if checkpoints and options.fresh:
         checkpoints.close(delete=True)
     stop = Stop(options.max_minutes)
     try:
-        outcome = fit(models, splits, recipe, seeds, options, Hooks(checkpoints, stop, told))
+        outcome = fit(models, splits, recipe, seeds, options, Hooks(checkpoints, stop, progress))
     finally:
         if checkpoints:
             checkpoints.close()
     documents = splits.splits["train"].index.shape[1]
     per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
-    # From the start of the process to the end of the first chunk: imports, data, compilation.
-    made = report(outcome, recipe.train.precision, per_step)
+    fields = report(outcome, recipe.train.precision, per_step)
     if spec.record.get("sharing", 1) > 1:
-        made["mfu"] = None
-    return made | {"warnings": warnings, "first_chunk_seconds": first[0] if first else None}
+        fields["mfu"] = None
+    return fields | {"warnings": progress.warnings, "first_chunk_seconds": progress.first_chunk_seconds}
 
 
-def attention_of(record: records.Record) -> dict[str, Any]:
-    """Which kernels attention took, where a model has any, and a warning where it took a slow one."""
+class Progress:
+    """Passes metrics and warnings on to the parent process, and metrics to the trackers too."""
+
+    def __init__(self, spec: WorkerSpec, tell: Listener):
+        self.started, self.tell = spec.started, tell
+        self.listeners = [tell]
+        self.warnings: list[str] = []
+        self.first_chunk_seconds: float | None = None
+        """From the start of the process to the end of the first chunk: imports, data, compilation."""
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        if self.first_chunk_seconds is None:
+            self.first_chunk_seconds = time.time() - self.started
+        for listener in self.listeners:
+            listener(metrics)
+
+    def warn(self, line: str) -> None:
+        """Sends a warning, and keeps it for the record."""
+        print(line, file=sys.stderr)
+        self.warnings.append(line)
+        self.tell({"warning": line})
+
+
+def attention_fields(record: records.Record) -> dict[str, Any]:
+    """Returns the record fields on the attention kernels used, with a warning if one was slow; {} without attention."""
     if not (kernels := attention.used_kernels()):
         return {}
     line = attention.fallback_notice(jax.default_backend(), attention.capability())
     return {"attention_kernels": kernels, "warnings": [*(record.get("warnings") or []), *([line] if line else [])]}
 
 
-def trackers_of(spec: WorkerSpec) -> list[trackers.Tell]:
-    """The viewers that training is to be shown to."""
-    options, found = spec.train, list[trackers.Tell]()
+def open_trackers(spec: WorkerSpec) -> list[Listener]:
+    """Opens the trackers that the options ask for."""
+    options, listeners = spec.train, list[Listener]()
     if options.tensorboard:
-        found.append(trackers.TensorBoard(Path(options.tensorboard)))
+        listeners.append(trackers.TensorBoard(Path(options.tensorboard)))
     if options.wandb:
         project, name, folder = options.wandb
-        found.append(trackers.wandb(project, name, spec.record["recipe"], Path(folder)))
-    return found
+        listeners.append(trackers.wandb(project, name, spec.record["recipe"], Path(folder)))
+    return listeners
 
 
 class Stop:
-    """A reason to save and stop: SIGTERM, or the time that a cell may take is over."""
+    """Decides when to save and stop: on SIGTERM, or after `minutes`. Called, it returns the reason, or ''."""
 
     def __init__(self, minutes: float | None):
         self.until = None if minutes is None else time.monotonic() + 60 * minutes
@@ -197,10 +212,16 @@ class Stop:
 
 
 def report(outcome: TrainResult, precision: str, per_step: dict[str, int]) -> dict[str, Any]:
-    """What an outcome adds to a record; speeds are those of one seed's step times the seeds that share it."""
-    trained, kind = speed(outcome.blocks or outcome.first_blocks, **per_step), jax.devices()[0].device_kind
-    rate = trained.get("steps_per_second")
-    share = outcome.idle_seconds / outcome.loop_seconds if outcome.loop_seconds else None
+    """Returns the record fields of a training result.
+
+    Args:
+        outcome: the result.
+        precision: the resolved type of activations.
+        per_step: `examples` and `tokens` of one training step of one seed.
+    """
+    train_speed, kind = speed(outcome.blocks or outcome.first_blocks, **per_step), jax.devices()[0].device_kind
+    rate = train_speed.get("steps_per_second")
+    idle_share = outcome.idle_seconds / outcome.loop_seconds if outcome.loop_seconds else None
     return {
         "status": outcome.status,
         "error": outcome.error,
@@ -210,8 +231,8 @@ def report(outcome: TrainResult, precision: str, per_step: dict[str, int]) -> di
         "flops_per_step": outcome.flops_per_step,
         "compile_seconds": outcome.compile_seconds,
         "mfu": rate and mfu(outcome.flops_per_step, rate, kind, precision, outcome.devices),
-        "train_speed": trained,
-        "idle_share": share,
+        "train_speed": train_speed,
+        "idle_share": idle_share,
         "streamed": outcome.streamed,
         "resumed": outcome.resumed,
         "memory": device.memory(outcome.compiled_bytes),
@@ -221,17 +242,20 @@ def report(outcome: TrainResult, precision: str, per_step: dict[str, int]) -> di
 def speed(
     blocks: list[tuple[int, float]], examples: int | None = None, tokens: int | None = None
 ) -> dict[str, float | int]:
-    """Steps per second over timed blocks of (steps, seconds): the median and the quartiles of the blocks' rates.
+    """Computes steps per second: the median and the quartiles of the rates of timed blocks.
 
-    With the `examples` and `tokens` of one step, those per second too, at the median.
+    Args:
+        blocks: (steps, seconds) of each block.
+        examples: examples per step, to add examples per second at the median.
+        tokens: tokens per step, likewise.
     """
     if not blocks:
         return {}
     rates = [steps / seconds for steps, seconds in blocks]
     low, middle, high = map(float, np.quantile(rates, [0.25, 0.5, 0.75]))
-    made = {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
-    each = {"examples_per_second": examples, "tokens_per_second": tokens}
-    return made | {name: middle * number for name, number in each.items() if number is not None}
+    steps_per_second = {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
+    per_step = {"examples_per_second": examples, "tokens_per_second": tokens}
+    return steps_per_second | {name: middle * number for name, number in per_step.items() if number is not None}
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -239,36 +263,37 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _die_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent is gone and the pipe with it
+    os.read(0, 1)  # returns when the parent has exited, which closes the pipe
     os._exit(1)
 
 
 def main() -> None:
-    told = os.fdopen(os.dup(1), "w")
+    """Runs the cell described on standard input."""
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # Unbuffered, so that the thread that waits for the end holds no lock when this process ends.
+    # Unbuffered, so that the thread waiting for the parent's end holds no lock when this process exits.
     with open(0, "rb", buffering=0, closefd=False) as stdin:
-        asked = stdin.readline()
+        line = stdin.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    if not asked.endswith(b"\n"):
+    if not line.endswith(b"\n"):
         sys.exit("the run that started this cell is gone")
-    spec = WorkerSpec.from_json(json.loads(asked))
+    spec = WorkerSpec.from_json(json.loads(line))
     jax.config.update("jax_compilation_cache_dir", spec.compilation_cache)
-    # Initialising a model compiles hundreds of small programs, each below the second that the cache starts at.
+    # Initialising a model compiles hundreds of small programs, each below the cache's default minimum of a second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     def tell(progress: dict[str, Any]) -> None:
-        print(json.dumps(progress), file=told, flush=True)
+        print(json.dumps(progress), file=output, flush=True)
 
     record = run(spec, tell)
     if spec.group and spec.group.process:
         tell({"ended": {"status": record["status"], "error": record["error"]}})
     else:
         records.write(Path(spec.path), record)
-        if spec.train.checkpoints and spec.entry and record["status"] not in KEPT_FOR:
+        if spec.train.checkpoints and spec.entry and record["status"] not in RESUMABLE:
             shutil.rmtree(spec.train.checkpoints, ignore_errors=True)
     if spec.group and record["status"] in ("failed", "oom"):
-        # The others may be in the middle of a program that waits for this process: it takes no leave of them.
+        # Other processes may be blocked in a program that waits for this one: exit without JAX's shutdown barrier.
         sys.stderr.flush()
         os._exit(0)
 

@@ -81,8 +81,10 @@ def step_of(task: str, model: str, length: int) -> Step:
 
     def traced() -> None:
         program = make()
-        state = jax.eval_shape(program._begin, program.params)
-        found.append(jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.rest, source).jaxpr)
+        state = jax.eval_shape(program._initial_state, program.params)
+        found.append(
+            jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.other_state, source).jaxpr
+        )
         found.append(program.flops(source))
 
     with (

@@ -59,7 +59,7 @@ def abstract(
     source = SplitArrays(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
 
     def program() -> Program:
-        module = build({"cell": {"mixer": model}}, recipe, known.vocab, known.classes, known.pair, length, 0)
+        module = build(model, recipe, known.vocab, known.classes, known.pair, length, 0)
         return Program([module], recipe, examples, documents, (0,), jax.devices()[:1])
 
     return recipe, source, program
@@ -75,7 +75,7 @@ def work_of(task: str, model: str, protocol: str = "lra") -> Work:
         program = make()
         found.append(program.flops(source))
         some = jnp.int32(0)
-        found.append(flops.count(program.evaluate, program.params, program.rest, source, some, some))
+        found.append(flops.count(program.evaluate, program.params, program.other_state, source, some, some))
 
     jax.eval_shape(counted)
     step, forward = found

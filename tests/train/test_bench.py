@@ -1,4 +1,4 @@
-"""`run.py bench` as a user meets it: figures, limits of time and memory, the largest batch."""
+"""`run.py bench` from the command line: figures, limits of time and memory, the largest batch."""
 
 import csv
 import json
@@ -24,24 +24,24 @@ def measured(folder) -> list[dict]:
 
 def test_figures_without_data_and_the_largest_batch_within_a_limit(tmp_path):
     cell = ["--models=ff_only", "--lengths=300", "--batch=1"]
-    told = bench(tmp_path, *cell)
-    assert "training steps/s" in told and "efficiency.csv" in told
-    (made,) = measured(tmp_path)
-    train, infer = made["train_speed"], made["inference_speed"]
+    output = bench(tmp_path, *cell)
+    assert "training steps/s" in output and "efficiency.csv" in output
+    (record,) = measured(tmp_path)
+    train, infer = record["train_speed"], record["inference_speed"]
     for speed in (train, infer):
         assert speed["blocks"] >= 5 and speed["quartile_1"] <= speed["steps_per_second"] <= speed["quartile_3"]
         assert speed["tokens_per_second"] == pytest.approx(300 * speed["examples_per_second"])
     assert train["steps_per_second"] == train["examples_per_second"] and infer["steps_per_second"] > 0
-    assert made["cell"]["protocol"] == "efficiency_quick" and made["recipe"]["train"]["batch"] == 1
-    assert made["flops_per_step"] > 0 and made["flops_compiler"] > 0 and made["compile_seconds"] > 0
-    assert made["mfu"] is None and made["energy_per_step_joules"] is None  # a CPU has neither
-    assert made["device"]["used"] == 1 and made["memory"]["device_peak_bytes"] is None
-    planned = made["memory"]["compiled_bytes"]
+    assert record["cell"]["protocol"] == "efficiency_quick" and record["recipe"]["train"]["batch"] == 1
+    assert record["flops_per_step"] > 0 and record["flops_compiler"] > 0 and record["compile_seconds"] > 0
+    assert record["mfu"] is None and record["energy_per_step_joules"] is None  # a CPU has neither
+    assert record["device"]["used"] == 1 and record["memory"]["device_peak_bytes"] is None
+    planned = record["memory"]["compiled_bytes"]
 
     # Room for one example and not for two.
     limit = f"--memory_limit={1.3 * planned / 2**30}"
-    told = bench(tmp_path, *cell, "--max_batch", limit)
-    assert "batch 1 is the largest" in told
+    output = bench(tmp_path, *cell, "--max_batch", limit)
+    assert "batch 1 is the largest" in output
     largest = measured(tmp_path)[-1]
     assert largest["max_batch"] is True and largest["recipe"]["train"]["batch"] == 1
     assert [(t["batch"], t["status"]) for t in largest["trials"]] == [(1, "ok"), (2, "oom")]
@@ -54,11 +54,11 @@ def test_figures_without_data_and_the_largest_batch_within_a_limit(tmp_path):
 
 def test_a_cell_that_takes_too_long_is_a_result_until_it_gets_more_time(tmp_path):
     cells = ["--models=fnet,ff_only", "--lengths=16", "--batch=1"]
-    told = bench(tmp_path, *cells, "--timeout=0.005")
-    made = measured(tmp_path)
-    assert [r["status"] for r in made] == ["timeout"] * 2 and told.count("stopped after 0.005 minutes") == 2
+    output = bench(tmp_path, *cells, "--timeout=0.005")
+    records = measured(tmp_path)
+    assert [r["status"] for r in records] == ["timeout"] * 2 and output.count("stopped after 0.005 minutes") == 2
     bench(tmp_path, *cells, "--timeout=0.004")
-    assert [r["created"] for r in measured(tmp_path)] == [r["created"] for r in made]
+    assert [r["created"] for r in measured(tmp_path)] == [r["created"] for r in records]
     bench(tmp_path, *cells, "--timeout=0.006")
     assert [r["timeout_minutes"] for r in measured(tmp_path)] == [0.006] * 2
 

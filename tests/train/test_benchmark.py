@@ -1,4 +1,4 @@
-"""The rules of timing, with a clock that the test moves; memory looked at before anything runs."""
+"""The rules of timing, with a clock that the test moves; memory is checked before anything runs."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from tests.train.test_loop import RECIPE, encoder
 
 
 class Machine:
-    """Work that takes `seconds` a call by a clock of its own, `first` more the first time; keeps its calls."""
+    """Fake work that takes `seconds` per call by a fake clock, `first` more the first time; records its calls."""
 
     def __init__(self, monkeypatch, seconds, first=0.0):
         self.now, self.seconds, self.first, self.calls = 0.0, seconds, first, []
@@ -31,10 +31,10 @@ def test_short_calls_are_gathered_into_blocks_after_the_warm_up(monkeypatch):
 
 
 def test_long_calls_are_blocks_of_their_own_and_five_of_them_are_enough(monkeypatch):
-    machine, told = Machine(monkeypatch, 40.0), []
-    blocks = benchmark.timed(machine.run, 1, told.append)
+    machine, progress = Machine(monkeypatch, 40.0), []
+    blocks = benchmark.timed(machine.run, 1, progress.append)
     assert machine.calls == [1] * 7 and blocks == [(1, 40.0)] * 5
-    assert told[-1] == {"step": 5, "steps_per_second": 1 / 40}
+    assert progress[-1] == {"step": 5, "steps_per_second": 1 / 40}
 
 
 def test_speeds_are_medians_with_quartiles_and_count_examples_and_tokens():
@@ -73,6 +73,6 @@ def test_a_program_is_refused_before_it_runs_and_a_trial_runs_each_once(monkeypa
     else:
         prepared = benchmark.prepare(*arguments)
         assert ran == []
-        made = benchmark.measure(prepared, lambda told: None, trial=True)
-        assert ran == [1] and made.train_blocks == [] and made.compiled_bytes > 1_000
-        assert made.flops_per_step > 0 and made.parameters > 0
+        measured = benchmark.measure(prepared, lambda progress: None, trial=True)
+        assert ran == [1] and measured.train_blocks == [] and measured.compiled_bytes > 1_000
+        assert measured.flops_per_step > 0 and measured.parameters > 0

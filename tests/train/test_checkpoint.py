@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or damaged goes on from its checkpoint and ends with the same bits."""
+"""A run that is stopped, killed or damaged resumes from its checkpoint and ends with the same bits."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ RECIPE_60 = with_train(steps=60, eval_every=20)
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Every session compiles the same program."""
+    """Shares compiled programs: every session compiles the same ones."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
@@ -31,7 +31,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def chunks_of_five_steps(monkeypatch):
-    """So that there are chunks between validations."""
+    """Makes several chunks between validations."""
     monkeypatch.setattr("lra.train.loop.chunk_length", lambda steps_between, flops, backend: 5)
 
 
@@ -42,16 +42,16 @@ def uninterrupted(compiled_once):
         return train(RECIPE_60, (0, 3)).results
 
 
-def session(folder, chunks=None, key="k", recipe=RECIPE_60, seeds=(0, 3), **more):
-    """One process's worth: trains for some chunks, or to the end, with a checkpoint after every chunk."""
+def session(folder, chunks=None, key="k", recipe=RECIPE_60, seeds=(0, 3), **options):
+    """One session: trains for some chunks, or to the end, with a checkpoint after each chunk."""
     warnings = []
     checkpoints = Checkpoints(folder, key, 0, warnings.append)
-    asked = iter(range(10**6))
+    calls = iter(range(10**6))
 
     def stop():
-        return "enough" if chunks is not None and next(asked) >= chunks else ""
+        return "enough" if chunks is not None and next(calls) >= chunks else ""
 
-    outcome = train(recipe, seeds, checkpoints=checkpoints, stop=stop, **more)
+    outcome = train(recipe, seeds, checkpoints=checkpoints, stop=stop, **options)
     checkpoints.close()
     return outcome, warnings
 
@@ -83,7 +83,7 @@ def test_two_checkpoints_are_kept(tmp_path):
 
 
 def damage_largest(step):
-    """One bit of the largest file, which holds an array, is turned."""
+    """Flips one bit of the largest file, which holds an array."""
     file = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -109,7 +109,7 @@ def empty(step):
 
 
 @pytest.mark.parametrize("damage", [damage_largest, cut_all, change_numbers, empty])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(tmp_path, uninterrupted, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, uninterrupted, damage):
     session(tmp_path / "c", 9)
     before, newest = steps_kept(tmp_path / "c")
     damage(tmp_path / "c" / str(newest))
@@ -145,9 +145,9 @@ def test_what_a_killed_writer_leaves_behind_is_not_mistaken_for_a_checkpoint(tmp
     """Copies of the newest checkpoint without its last files, under the names that Orbax writes to."""
     session(tmp_path / "c", 4)
     newest = tmp_path / "c" / str(steps_kept(tmp_path / "c")[-1])
-    left = tmp_path / "c" / f"{int(newest.name) + 5}.orbax-checkpoint-tmp"
-    shutil.copytree(newest, left)
-    shutil.rmtree(left / "progress")
+    unfinished = tmp_path / "c" / f"{int(newest.name) + 5}.orbax-checkpoint-tmp"
+    shutil.copytree(newest, unfinished)
+    shutil.rmtree(unfinished / "progress")
     assert session(tmp_path / "c")[0].results == uninterrupted
 
 

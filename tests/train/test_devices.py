@@ -1,4 +1,4 @@
-"""One batch on four devices, of which this machine has virtual ones: the same losses as on one."""
+"""A batch shared by four (virtual) devices gives the same losses as on one."""
 
 import json
 import os

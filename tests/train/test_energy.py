@@ -1,4 +1,4 @@
-"""The energy meter against an NVML that counts what it is told to."""
+"""The energy meter against a fake NVML."""
 
 import sys
 import types
@@ -10,39 +10,39 @@ from lra.train.device import EnergyMeter
 
 def fake(monkeypatch, readings, **broken):
     """A pynvml whose counter gives `readings` millijoules in turn; `broken` functions raise."""
-    asked = []
-    left = iter(readings)
+    calls = []
+    counter = iter(readings)
 
     def raising(*_):
         raise RuntimeError("no NVML here")
 
     functions = {
-        "nvmlInit": lambda: asked.append("init"),
-        "nvmlDeviceGetHandleByIndex": lambda number: asked.append(number) or "board",
-        "nvmlDeviceGetHandleByUUID": lambda uuid: asked.append(uuid) or "board",
-        "nvmlDeviceGetTotalEnergyConsumption": lambda board: next(left),
+        "nvmlInit": lambda: calls.append("init"),
+        "nvmlDeviceGetHandleByIndex": lambda number: calls.append(number) or "board",
+        "nvmlDeviceGetHandleByUUID": lambda uuid: calls.append(uuid) or "board",
+        "nvmlDeviceGetTotalEnergyConsumption": lambda board: next(counter),
     }
     module = types.SimpleNamespace(**(functions | dict.fromkeys(broken, raising)))
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    return asked
+    return calls
 
 
-def test_the_growth_of_the_counter_is_told_in_joules(monkeypatch):
+def test_the_growth_of_the_counter_is_reported_in_joules(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    asked = fake(monkeypatch, [10_000, 73_500])
+    calls = fake(monkeypatch, [10_000, 73_500])
     meter = EnergyMeter("gpu")
     meter.start()
     assert meter.stop() == 63.5
-    assert asked == ["init", 0]
+    assert calls == ["init", 0]
 
 
 @pytest.mark.parametrize(("visible", "expected"), [("3,1", 3), ("GPU-8f2a", "GPU-8f2a")])
 def test_the_board_is_the_first_visible_one(monkeypatch, visible, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert fake(monkeypatch, []) is not None and EnergyMeter("gpu").nvml is not None
-    asked = fake(monkeypatch, [])
+    calls = fake(monkeypatch, [])
     EnergyMeter("gpu")
-    assert asked == ["init", expected]
+    assert calls == ["init", expected]
 
 
 @pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetTotalEnergyConsumption"])
@@ -55,10 +55,10 @@ def test_an_nvml_that_fails_means_no_figure_and_no_error(monkeypatch, broken):
 
 
 def test_without_a_gpu_or_the_package_there_is_no_figure(monkeypatch):
-    asked = fake(monkeypatch, [1, 2])
+    calls = fake(monkeypatch, [1, 2])
     meter = EnergyMeter("cpu")
     meter.start()
-    assert meter.stop() is None and asked == []
+    assert meter.stop() is None and calls == []
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it now fails
     meter = EnergyMeter("gpu")
     meter.start()

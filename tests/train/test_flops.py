@@ -24,15 +24,15 @@ def arrays(*shapes, dtype=jnp.float32):
 
 
 def step_of(model: str, length: int, dropout: float = 0.0):
-    """A training step of the quick recipe, and its arguments."""
-    made: Recipe = recipe("text", model)
-    made = dataclasses.replace(made, train=dataclasses.replace(made.train, batch=2, precision="float32"))
-    make = mixer_factory(model, dict(made.mixer), heads=4, qkv=64, dropout=dropout, layers=1)
+    """Builds a training step of the quick recipe, and its arguments."""
+    quick: Recipe = recipe("text", model)
+    quick = dataclasses.replace(quick, train=dataclasses.replace(quick.train, batch=2, precision="float32"))
+    make = mixer_factory(model, dict(quick.mixer), heads=4, qkv=64, dropout=dropout, layers=1)
     module = Encoder(make, vocab=257, classes=2, length=length, dim=64, layers=1, mlp=64, rate=dropout,
                      rngs=nnx.Rngs(0))  # fmt: skip
-    program = Program([module], made, 2, 1, [0], jax.devices()[:1])
+    program = Program([module], quick, 2, 1, [0], jax.devices()[:1])
     data = DeviceData(random_splits(257, 2, False, length, 2), program.sharding).data["train"]
-    return partial(program.chunk, steps=1), (program.init(), program.rest, data)
+    return partial(program.chunk, steps=1), (program.init(), program.other_state, data)
 
 
 @pytest.mark.parametrize("model", ["transformer_naive", "linformer", "linear_mixing"])
@@ -66,12 +66,12 @@ def test_attention_in_tiles_counts_its_seven_products_for_the_six_of_the_naive_o
 
 
 def matmuls(jaxpr) -> float:
-    """Matrix products alone, by a walk of its own."""
+    """Counts only matrix products, by a separate walk."""
     total = 0.0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
-            (left, _), _ = eqn.params["dimension_numbers"]
-            inner = math.prod(eqn.invars[0].aval.shape[i] for i in left)
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
             total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for value in eqn.params.values():

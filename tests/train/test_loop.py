@@ -105,24 +105,25 @@ def program_of(recipe=RECIPE, seeds=(3,)) -> tuple[Program, DeviceData]:
 
 @pytest.mark.parametrize("steps_in_a_chunk", [2, 7, 12])
 def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
-    program, feed = program_of()
-    data = feed.data["train"]
+    program, source = program_of()
+    examples = source.data["train"]
 
     @jax.jit
     def step(state, number):
-        one = jax.tree.map(lambda x: x[0], (state.params, state.optimizer, program.rest))
+        of_seed = jax.tree.map(lambda x: x[0], (state.params, state.optimizer, program.other_state))
         rows = data.batch_indices(number, RECIPE.train.batch, 512, 3, jnp)
-        params, optimizer, told = program.step(*one, jnp.uint32(3), number, gather(data, rows))
+        params, optimizer, metrics = program.step(*of_seed, jnp.uint32(3), number, gather(examples, rows))
         params, optimizer = jax.tree.map(lambda x: x[None], (params, optimizer))
-        return type(state)(params, optimizer, number + 1), told
+        return type(state)(params, optimizer, number + 1), metrics
 
-    looped, told = program.init(), []
+    looped, losses = program.init(), []
     for number in range(steps_in_a_chunk):
-        looped, metrics = step(looped, jnp.int32(number))
-        told.append(metrics)
-    scanned, metrics = program.compile_chunk(program.init(), data, steps_in_a_chunk)(program.init(), program.rest, data)
+        looped, (loss, _) = step(looped, jnp.int32(number))
+        losses.append(loss)
+    chunk = program.compile_chunk(program.init(), examples, steps_in_a_chunk)
+    scanned, metrics = chunk(program.init(), program.other_state, examples)
     jax.tree.map(np.testing.assert_array_equal, looped, scanned)
-    np.testing.assert_array_equal([m[0] for m in told], metrics[0][:, 0])
+    np.testing.assert_array_equal(losses, metrics[0][:, 0])
 
 
 def test_training_reaches_its_accuracy_from_a_fixed_seed():
@@ -295,9 +296,9 @@ def test_the_optimizer_is_adam_with_decoupled_decay():
 def test_bfloat16_trains_with_float32_parameters():
     losses = []
     for precision in ("bfloat16", "float32"):
-        program, feed = program_of(with_train(precision=precision))
-        chunk = program.compile_chunk(program.init(), feed.data["train"], 1)
-        state, (loss, _) = chunk(program.init(), program.rest, feed.data["train"])
+        program, source = program_of(with_train(precision=precision))
+        chunk = program.compile_chunk(program.init(), source.data["train"], 1)
+        state, (loss, _) = chunk(program.init(), program.other_state, source.data["train"])
         assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
         losses.append(float(loss[0, 0]))
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05

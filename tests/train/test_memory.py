@@ -1,4 +1,4 @@
-"""How much memory a program may take, from files as the kernel writes them."""
+"""The memory that a program may take, from files as the kernel writes them."""
 
 import pytest
 
@@ -8,7 +8,7 @@ KB = 1024
 
 
 def machine(root, available_kb, groups):
-    """A tree of /proc and /sys files under `root`."""
+    """Writes a tree of /proc and /sys files under `root`."""
     files = {"proc/meminfo": f"MemTotal: 99999999 kB\nMemAvailable:   {available_kb} kB\n"} | groups
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ V1 = {
         (1000, {}, 2000 * KB, 1000),
     ],
 )
-def test_the_smallest_of_what_is_available_the_groups_and_the_limit(tmp_path, available, groups, limit, expected):
+def test_available_memory_is_the_least_of_host_groups_and_limit(tmp_path, available, groups, limit, expected):
     machine(tmp_path, available, groups)
     assert device.available_memory(limit, tmp_path) == expected * KB
 

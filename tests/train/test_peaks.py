@@ -1,4 +1,4 @@
-"""Peaks by the names that JAX gives devices, and the share of them."""
+"""Peaks by the names that JAX gives devices, and MFU."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_device_s_peak(kind, half, single):
     assert peak(kind, "float32") == (None if single is None else pytest.approx(single * 1e12))
 
 
-def test_the_share_counts_every_device_and_is_empty_where_something_is_unknown():
+def test_mfu_counts_every_device_and_is_none_if_something_is_unknown():
     assert mfu(1e12, 31.2, "NVIDIA A100-SXM4-80GB", "bfloat16") == pytest.approx(0.1)
     assert mfu(1e12, 31.2, "NVIDIA A100-SXM4-80GB", "bfloat16", devices=4) == pytest.approx(0.025)
     assert mfu(1e12, 31.2, "cpu", "float32") is None

@@ -26,7 +26,7 @@ RECIPE = Recipe(
 
 
 def first(data: Dataset, count: int) -> Dataset:
-    """The same data with fewer examples a split, so that testing is quick."""
+    """Keeps `count` examples per split, so that testing is quick."""
     splits = {name: Split(s.index[:count], s.labels[:count]) for name, s in data.splits.items()}
     rows = np.unique(np.concatenate([s.index.ravel() for s in splits.values()]))
     splits = {name: Split(np.searchsorted(rows, s.index).astype(np.int32), s.labels) for name, s in splits.items()}

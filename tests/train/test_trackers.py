@@ -1,20 +1,19 @@
-"""Event files hold what training told, once a step, also after going on; the flags say what they need."""
+"""Event files hold each step's metrics once, also after resumption; a flag without its package gets an error."""
 
 import struct
+import subprocess
 import sys
 import types
 
-import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from lra.errors import UsageError
 from lra.train import trackers
-from tests.cli.test_main import TINY, cli, places
+from tests.cli.test_main import ROOT, TINY, cli, places
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:
     """curve → step → value, as a viewer shows them: later files win, and a restart drops what is at or after it."""
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
         content, at = file.read_bytes(), 0
         while at < len(content):
@@ -22,12 +21,12 @@ def scalars(folder) -> dict[str, dict[int, float]]:
             event = Event.FromString(content[at + 12 : at + 12 + length])
             at += 16 + length
             if event.session_log.status == 1:
-                for curve in found.values():
+                for curve in curves.values():
                     for step in [s for s in curve if s >= event.step]:
                         del curve[step]
             for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
+                curves.setdefault(value.tag, {})[event.step] = value.simple_value
+    return curves
 
 
 def test_training_from_the_command_line_writes_event_files(tmp_path):
@@ -60,7 +59,7 @@ def test_weights_and_biases_gets_the_curves(tmp_path, monkeypatch):
             logged.append((step, values))
 
     package = types.ModuleType("wandb")
-    package.init = lambda **more: started.append(more) or Run()
+    package.init = lambda **settings: started.append(settings) or Run()
     monkeypatch.setitem(sys.modules, "wandb", package)
     tell = trackers.wandb("lra", "listops-fnet-0123456789", {"train": {"steps": 5}}, tmp_path)
     tell({"step": 5, "loss": 0.5, "steps_per_second": 3.0})
@@ -70,8 +69,10 @@ def test_weights_and_biases_gets_the_curves(tmp_path, monkeypatch):
     assert started[0]["resume"] == "allow" and started[0]["id"] == "0123456789"
 
 
-def test_a_missing_package_is_told(monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    trackers.check({"tensorboard": False, "wandb": None})
-    with pytest.raises(UsageError, match="--wandb needs the package wandb: pip install wandb"):
-        trackers.check({"wandb": "project"})
+def test_a_missing_package_is_named():
+    program = "import runpy, sys; sys.modules['wandb'] = None; runpy.run_path('run.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--models=fnet", "--wandb=project"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("--wandb needs the package wandb: pip install wandb")

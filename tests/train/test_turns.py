@@ -10,7 +10,7 @@ HELD = 0.3
 
 
 def take_part(folder: Path, late: float) -> list[tuple[str, float, float]]:
-    """Prepares and measures for a while; returns when, by a clock that all processes share."""
+    """Prepares and measures for a while; returns (turn, begin, end) by a clock that all processes share."""
     spans, turns = [], Turns(folder)
     time.sleep(late)
     for name, turn in (("prepare", turns.preparing), ("measure", turns.measuring)):
@@ -27,13 +27,13 @@ def overlap(a: tuple[str, float, float], b: tuple[str, float, float]) -> bool:
 
 def test_one_measures_alone_and_all_prepare_together(tmp_path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        found = pool.starmap(take_part, [(tmp_path, 0.0), (tmp_path, 0.0), (tmp_path, 0.05), (tmp_path, 1.0)])
-    every = [(process, span) for process, spans in enumerate(found) for span in spans]
-    for one, span in every:
-        for other, its in every:
-            if one != other and "measure" in (span[0], its[0]):
-                assert not overlap(span, its)
-    assert any(overlap(found[0][0], found[i][0]) for i in (1, 2))
+        spans_of = pool.starmap(take_part, [(tmp_path, 0.0), (tmp_path, 0.0), (tmp_path, 0.05), (tmp_path, 1.0)])
+    all_spans = [(process, span) for process, spans in enumerate(spans_of) for span in spans]
+    for process_a, span in all_spans:
+        for process_b, other_span in all_spans:
+            if process_a != process_b and "measure" in (span[0], other_span[0]):
+                assert not overlap(span, other_span)
+    assert any(overlap(spans_of[0][0], spans_of[i][0]) for i in (1, 2))
 
 
 def test_a_process_that_dies_gives_its_turn_back(tmp_path):
