@@ -23,7 +23,7 @@ from lra.errors import UsageError
 from lra.train import device
 from models import MIXERS
 from models.core.encoder import Encoder
-from models.core.factory import CONTEXT, mixer_factory
+from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parameters
 
 
 def option_types(mixer: type) -> dict[str, Any]:
