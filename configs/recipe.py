@@ -17,7 +17,7 @@ class RecipeError(ValueError):
     """A setting that no recipe can have; the message is one line for the user."""
 
 
-def nearest(what: str, name: str, known: Iterable[str]) -> str:
+def suggest(what: str, name: str, known: Iterable[str]) -> str:
     """One line: `name` is not a known `what`, and which one may be meant."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -115,7 +115,7 @@ class Protocol:
     """The protocol's lengths of a task where they are not the task's own."""
 
 
-def check(recipe: Recipe) -> None:
+def validate_recipe(recipe: Recipe) -> None:
     """Raises `RecipeError` on values that no run can have."""
     e, o, t = recipe.encoder, recipe.optimizer, recipe.train
     for name, value in (
@@ -155,13 +155,13 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             raise RecipeError(f"--set takes section.field=value, not '{setting}'")
         fields = dict(_fields(recipe))
         if path not in fields:
-            raise RecipeError(nearest("setting", path, fields))
+            raise RecipeError(suggest("setting", path, fields))
         section, _, name = path.partition(".")
-        value = parse(text, fields[path], path)
+        value = parse_value(text, fields[path], path)
         recipe = dataclasses.replace(
             recipe, **{section: dataclasses.replace(getattr(recipe, section), **{name: value})}
         )
-    check(recipe)
+    validate_recipe(recipe)
     return recipe
 
 
@@ -173,12 +173,12 @@ def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
                 yield f"{section.name}.{name}", hint
 
 
-def parse(text: str, hint: Any, path: str) -> Any:
+def parse_value(text: str, hint: Any, path: str) -> Any:
     """A command line's text as a value of type `hint`. Raises `RecipeError` naming `path`."""
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if text not in choices:
-            raise RecipeError(nearest(f"value of {path}", text, choices))
+            raise RecipeError(suggest(f"value of {path}", text, choices))
         return text
     try:
         if hint is bool:

@@ -44,7 +44,7 @@ def main(arguments: list[str], overview: str) -> int:
     """Runs one command line and returns the exit code; `overview` is what `--help` prints."""
     from absl.flags import Error as FlagError
 
-    from configs.recipe import nearest
+    from configs.recipe import suggest
     from lra.cli.flags import help_text, parse
     from lra.errors import UsageError, one_line
     from tasks.task import DataError
@@ -56,7 +56,7 @@ def main(arguments: list[str], overview: str) -> int:
             return 0
         known = verbs()
         if name not in known:
-            raise UsageError(nearest("verb", name, known))
+            raise UsageError(suggest("verb", name, known))
         verb = known[name]
         if {"--help", "-h"} & set(rest):
             print(f"python run.py {name}: {verb.act.__doc__}\n\n{help_text(verb.define)}")

@@ -18,7 +18,7 @@ def status(results: Path) -> int:
     from lra.results import runs
 
     rows, line = runs.status(results)
-    print(f"{runs.table(rows)}\n\n{line}")
+    print(f"{runs.format_table(rows)}\n\n{line}")
     return 0
 
 

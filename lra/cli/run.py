@@ -59,8 +59,8 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
 
 
 def _plans(grid: flags.GridArguments) -> list[Plan]:
-    protocol = expand.protocol_named(grid.protocol)
-    return expand.plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
+    protocol = expand.find_protocol(grid.protocol)
+    return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
 
 
 def _dry_run(plans: Sequence[Plan], device: str) -> int:
@@ -84,7 +84,7 @@ def _run_here(
     device, mixer_options = process.probe(options.device, [p.model for p in plans])
     slots, device = scheduler.divide(device, options.devices, 1 if leader else args.jobs)
     processes = leader.job.processes if leader else 1
-    cells = expand.cells(plans, device, mixer_options, options, _print_line, processes)
+    cells = expand.make_cells(plans, device, mixer_options, options, _print_line, processes)
     # Slurm may have said which process this is, and not a flag.
     extra = [f"--processes={processes}", f"--process={leader.job.process}"] if leader else []
     cells = _save_run(args, cells, keys, extra)
@@ -160,7 +160,7 @@ def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> in
     plans = _plans(args.grid)
     _make_results(options.results)
     device, mixer_options = process.probe(options.device, [p.model for p in plans])
-    cells = _save_run(args, expand.cells(plans, device, mixer_options, options, _print_line), keys)
+    cells = _save_run(args, expand.make_cells(plans, device, mixer_options, options, _print_line), keys)
     pending = cells
     if not options.reruns_finished:
         pending = [c for c in cells if not is_finished(options.results, c, options.timeout_minutes)]

@@ -43,7 +43,7 @@ def _at(cell: Cell, batch: int, more: dict[str, Any]) -> Cell:
     recipe = cell.plan.recipe
     changed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch=batch))
     plan = dataclasses.replace(cell.plan, recipe=changed)
-    return dataclasses.replace(cell, plan=plan, bounds={**cell.bounds, **more})
+    return dataclasses.replace(cell, plan=plan, limits={**cell.limits, **more})
 
 
 def largest(start: int, fits: Callable[[int], bool], most: int) -> int:

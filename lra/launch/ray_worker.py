@@ -56,7 +56,7 @@ def cells(plans: Sequence[Plan], options: RunOptions) -> list[Cell]:
         tasks.DataError: no source has the data, or they are damaged.
     """
     device, typed = process.probe(options.device, [plan.model for plan in plans])
-    return expand.cells(plans, device, typed, options, _silent)
+    return expand.make_cells(plans, device, typed, options, _silent)
 
 
 def run(plan: Plan, keys: Sequence[str], options: RunOptions, board: Any) -> tuple[Cell, Files]:

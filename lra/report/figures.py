@@ -286,8 +286,8 @@ def _curve(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps [N] and validation accuracy in % [seeds, N], over the steps that every seed has; None without any."""
     by_seed = []
     for record in score.found:
-        for result in load.seeds(record):
-            known = {step: 100 * value for step, value in load.curve(result, "validation_accuracy")}
+        for result in load.seed_results(record):
+            known = {step: 100 * value for step, value in load.curve_points(result, "validation_accuracy")}
             if known and result["status"] == "ok":
                 by_seed.append(known)
     steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []

@@ -64,7 +64,7 @@ def build(found: Sequence[records.Record], choice: selection.Selection = selecti
         base = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
         setting = hashes.get(id(record["recipe"])) or _short_hash(record["recipe"])
         hashes[id(record["recipe"])] = setting
-        for result in load.seeds(record):
+        for result in load.seed_results(record):
             made = _Seed(record, result["seed"], result["status"], result.get(choice.metric), setting)
             seeds_of[base][places[column_key(record)].name].append(made)
     rows = []
@@ -122,7 +122,7 @@ def _score(seeds: list[_Seed], examples: int | None) -> Score:
             lost["no score" if s.status == "ok" else s.status] += 1
     scores = {s.seed: float(s.score) for s in done if s.score is not None}
     records_done = {s.record["key"]: s.record for s in done}.values()
-    rates = [rate for record in records_done if (rate := load.speed(record))]
+    rates = [rate for record in records_done if (rate := load.solo_speed(record))]
     return Score(
         estimate(list(scores.values()), examples) if scores else None,
         {seed: 100 * score for seed, score in scores.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.recipe import nearest
+from configs.recipe import suggest
 from lra.errors import UsageError
 from lra.report import selection
 from lra.results import records
@@ -57,13 +57,13 @@ def check(choice: selection.Selection, found: Sequence[records.Record]) -> None:
     for what, (wanted, there) in known.items():
         for name in wanted:
             if name not in there:
-                raise UsageError(f"no record has it: {nearest(what, name, sorted(there))}")
+                raise UsageError(f"no record has it: {suggest(what, name, sorted(there))}")
     accelerators = sorted({c["accelerator"] for c in cell})
     if not any(choice.accelerator.lower() in name.lower() for name in accelerators or [""]):
         raise UsageError(f"no record's accelerator contains '{choice.accelerator}': {'; '.join(accelerators)}")
     columns = {f"{c['task']}@{c['length']}" for c in cell} | {c["task"] for c in cell}
     if choice.sort not in (*SORTS, *columns):
-        raise UsageError(f"--sort: {nearest('column', choice.sort, [*SORTS, *sorted(columns)])}")
+        raise UsageError(f"--sort: {suggest('column', choice.sort, [*SORTS, *sorted(columns)])}")
 
 
 SORTS = ("average", "model", "parameters")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import nearest
+from configs.recipe import suggest
 from lra.errors import UsageError, printable
 from lra.report import leaderboard, markdown, selection, tables
 from lra.report.rows import Row, Score
@@ -29,7 +29,7 @@ def find(folders: Sequence[Path], name: str) -> records.Record:
     found = [file for file in files if name in file.name] or [file for file in files if name in _key(file)]
     if not found:
         names = [file.stem for file in files]
-        raise UsageError(nearest("cell", name, names) if names else f"no records in {_listed(folders)}")
+        raise UsageError(suggest("cell", name, names) if names else f"no records in {_listed(folders)}")
     if len(found) > 1:
         shown = ", ".join(file.stem for file in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -39,7 +39,7 @@ def find(folders: Sequence[Path], name: str) -> records.Record:
 
 def _read(file: Path) -> records.Record:
     try:
-        return records.checked(file)
+        return records.read_checked(file)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
 
@@ -63,10 +63,10 @@ def show(record: records.Record) -> str:
         *([f"  {record['error']}"] if record.get("error") else []),
         "",
     ]
-    for result in load.seeds(record):
+    for result in load.seed_results(record):
         lines.append(f"seed {result['seed']}: {_result(result)}")
         for name in ("validation_accuracy", "train_loss"):
-            curve = [value for _, value in load.curve(result, name)]
+            curve = [value for _, value in load.curve_points(result, name)]
             if len(curve) > 1:
                 lines.append(f"  {name.replace('_', ' '):20} {_spark(curve)}  {curve[0]:.4g} → {curve[-1]:.4g}")
     sections = {name: record.get(name) for name in ("train_speed", "inference_speed", "memory", "device", "versions")}
@@ -127,7 +127,7 @@ def compare(
     names = sorted({record["cell"]["model"] for record in found if choice.takes(record)})
     for name in (first, second):
         if name not in names:
-            raise UsageError(nearest("model", name, names) if names else "there are no records")
+            raise UsageError(suggest("model", name, names) if names else "there are no records")
     rows = leaderboard.build([r for r in found if r["cell"]["model"] in (first, second)], choice).rows
     lines = []
     for a in (row for row in rows if row.model == first):

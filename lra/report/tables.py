@@ -16,7 +16,7 @@ from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
 from lra.report.stats import Estimate
 from lra.results import records
-from lra.results.load import SHARED, seeds
+from lra.results.load import SHARED, seed_results
 
 EXPLAINED = (
     "± is a 95 % interval: over seeds (Student's t) where there are several, the test set's binomial error (Wilson) "
@@ -221,7 +221,7 @@ def _cells(found: Sequence[records.Record]) -> tuple[list[str], list[list[Any]]]
             rest |= flat[id(part)]
         rest |= _flat({name: record[name] for name in _OWN if name in record})
         rest |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
-        for result in seeds(record):
+        for result in seed_results(record):
             rows.append(base | {name: value for name, value in result.items() if name != "curve"} | rest)
     first: dict[str, Any] = {}
     for row in rows:

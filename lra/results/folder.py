@@ -35,7 +35,7 @@ def _record(results: Path, cell: Cell) -> records.Record | None:
     """
     try:
         record = records.read(record_path(results, cell))
-    except records.Unreadable as problem:
+    except records.UnreadableRecord as problem:
         raise UsageError(str(problem)) from None
     except ValueError:
         return None
@@ -111,5 +111,5 @@ def _leases_half_made(folder: Path) -> None:
     """Deletes leases that processes of this machine were writing when they were killed."""
     for name in _names(folder):
         path = folder / name
-        if name.startswith(".") and lease.owner_exited(lease.LeaseFile(path, 0, path.read_bytes()).told):
+        if name.startswith(".") and lease.owner_exited(lease.LeaseFile(path, 0, path.read_bytes()).contents):
             path.unlink(missing_ok=True)

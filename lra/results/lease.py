@@ -40,15 +40,15 @@ class LeaseFile:
 
     path: Path
     generation: int
-    content: bytes
+    raw: bytes
     touched: float = 0.0
     """When it was written, in seconds by the file system's clock: for people, never for judging."""
 
     @property
-    def told(self) -> dict[str, Any]:
+    def contents(self) -> dict[str, Any]:
         """What its owner wrote; nothing where it is just being written."""
         try:
-            told = json.loads(self.content)
+            told = json.loads(self.raw)
         except (ValueError, RecursionError):
             return {}
         return told if isinstance(told, dict) else {}
@@ -56,15 +56,15 @@ class LeaseFile:
     @property
     def holder(self) -> str:
         """Its owner, for people."""
-        return f"{self.told.get('host', 'an unknown host')}, process {self.told.get('pid', 'unknown')}"
+        return f"{self.contents.get('host', 'an unknown host')}, process {self.contents.get('pid', 'unknown')}"
 
 
-def newest(folder: Path, name: str) -> LeaseFile | None:
+def newest_lease(folder: Path, name: str) -> LeaseFile | None:
     """A cell's lease, None where nobody has one."""
-    return every(folder, name).get(name)
+    return all_leases(folder, name).get(name)
 
 
-def every(folder: Path, name: str | None = None) -> dict[str, LeaseFile]:
+def all_leases(folder: Path, name: str | None = None) -> dict[str, LeaseFile]:
     """The leases of a folder by their cells' names, or only one cell's."""
     found: dict[str, LeaseFile] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -76,7 +76,7 @@ def every(folder: Path, name: str | None = None) -> dict[str, LeaseFile]:
     return found
 
 
-def machine() -> str:
+def machine_id() -> str:
     """The running system that process ids are of: host, boot, name space of ids. Empty where it does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -85,7 +85,7 @@ def machine() -> str:
         return ""
 
 
-def started(pid: int) -> str:
+def process_start(pid: int) -> str:
     """When a process started, in the kernel's ticks, which tells it from a later one; empty where it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -96,8 +96,13 @@ def started(pid: int) -> str:
 
 def owner_exited(told: dict[str, Any]) -> bool:
     """Whether a lease's owner is a process of this machine that has ended."""
-    here, pid = machine(), told.get("pid")
-    return bool(here) and told.get("machine") == here and isinstance(pid, int) and started(pid) != told.get("started")
+    here, pid = machine_id(), told.get("pid")
+    return (
+        bool(here)
+        and told.get("machine") == here
+        and isinstance(pid, int)
+        and process_start(pid) != told.get("started")
+    )
 
 
 class Leases:
@@ -109,25 +114,25 @@ class Leases:
 
     def take(self, name: str) -> Lease | None:
         """The cell's lease, None while another has it. Raises `OSError` where the folder cannot be written."""
-        seen = newest(self.folder, name)
-        if seen is not None and not self.dead(name, seen):
+        seen = newest_lease(self.folder, name)
+        if seen is not None and not self.is_dead(name, seen):
             return None
         lease = Lease(self.folder, name, seen)
-        return lease if lease.taken() else None
+        return lease if lease.acquire() else None
 
-    def dead(self, name: str, seen: LeaseFile) -> bool:
+    def is_dead(self, name: str, seen: LeaseFile) -> bool:
         """Whether a lease's owner has ended on this machine, or has given no sign for too long."""
         now = time.monotonic()
-        if name not in self.watched or self.watched[name][0] != seen.content:
-            self.watched[name] = (seen.content, now)
-        return owner_exited(seen.told) or now - self.watched[name][1] >= DEAD_SECONDS
+        if name not in self.watched or self.watched[name][0] != seen.raw:
+            self.watched[name] = (seen.raw, now)
+        return owner_exited(seen.contents) or now - self.watched[name][1] >= DEAD_SECONDS
 
 
 class Lease:
     """A cell that is ours until it is released; renewed by a thread in a `with` block."""
 
     def __init__(self, folder: Path, name: str, before: LeaseFile | None):
-        self.folder, self.name, self.before = folder, name, before
+        self.folder, self.name, self.predecessor = folder, name, before
         self.generation = before.generation + 1 if before else 1
         self.path = folder / f"{name}.{self.generation}"
         self.owner = secrets.token_hex(8)
@@ -136,14 +141,14 @@ class Lease:
         self.lost, self.over = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._beat, daemon=True)
 
-    def taken(self) -> bool:
+    def acquire(self) -> bool:
         """Tries to take the lease. Raises `OSError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._create():
             return False
         # Between looking and creating, the lease looked at may have been released, and the cell taken anew.
-        now = newest(self.folder, self.name)
-        stale = self.before is not None and _owner(self.before.path) != self.before.told.get("owner")
+        now = newest_lease(self.folder, self.name)
+        stale = self.predecessor is not None and _owner(self.predecessor.path) != self.predecessor.contents.get("owner")
         if stale or now is None or now.path != self.path:
             self.path.unlink(missing_ok=True)
             return False
@@ -178,11 +183,11 @@ class Lease:
     def _content(self) -> bytes:
         told = {
             "owner": self.owner,
-            "after": self.before.told.get("owner") if self.before else None,
+            "after": self.predecessor.contents.get("owner") if self.predecessor else None,
             "host": platform.node(),
             "pid": os.getpid(),
-            "started": started(os.getpid()),
-            "machine": machine(),
+            "started": process_start(os.getpid()),
+            "machine": machine_id(),
             "time": time.time(),
             "beat": self.beats,
             "progress": self.progress,
@@ -195,13 +200,13 @@ class Lease:
         try:
             # The file that is opened stays the one written to, whatever takes its place meanwhile.
             with open(self.path, "r+b") as file:
-                if LeaseFile(self.path, 0, file.read()).told.get("owner") != self.owner:
+                if LeaseFile(self.path, 0, file.read()).contents.get("owner") != self.owner:
                     return False
                 file.seek(0)
                 file.write(self._content())
         except FileNotFoundError:
             return False
-        after = LeaseFile(self.path, 0, _read(self.folder / f"{self.name}.{self.generation + 1}")).told.get("after")
+        after = LeaseFile(self.path, 0, _read(self.folder / f"{self.name}.{self.generation + 1}")).contents.get("after")
         return bool(after != self.owner)
 
     def release(self) -> None:
@@ -241,4 +246,4 @@ def _read(path: Path) -> bytes:
 
 
 def _owner(path: Path) -> Any:
-    return LeaseFile(path, 0, _read(path)).told.get("owner")
+    return LeaseFile(path, 0, _read(path)).contents.get("owner")

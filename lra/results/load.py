@@ -61,7 +61,7 @@ def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[s
             continue
         path = f"{folder}/{name}"
         try:
-            found.append((path, records.checked(path)))
+            found.append((path, records.read_checked(path)))
         except ValueError as problem:
             problems.append(str(problem))
     return found, problems
@@ -72,7 +72,7 @@ def _preference(record: records.Record) -> tuple[Any, ...]:
     return (*finished, str(record.get("created")), json.dumps(record, sort_keys=True))
 
 
-def seeds(record: records.Record) -> list[dict[str, Any]]:
+def seed_results(record: records.Record) -> list[dict[str, Any]]:
     """One result a seed of the record's cell.
 
     Where the record is not ok none of its seeds is: one without a result, or stopped half-way, has the record's status.
@@ -85,7 +85,7 @@ def seeds(record: records.Record) -> list[dict[str, Any]]:
     return [result | rest if result["status"] == "ok" else result for result in found]
 
 
-def speed(record: records.Record) -> float | None:
+def solo_speed(record: records.Record) -> float | None:
     """Training steps a second of a cell trained alone: a step of several seeds together is another thing.
 
     So is one on a device that other cells were on at the same time.
@@ -95,14 +95,14 @@ def speed(record: records.Record) -> float | None:
     return (record.get("train_speed") or {}).get("steps_per_second") or None
 
 
-def memory(record: records.Record, method: str) -> int | None:
+def solo_memory(record: records.Record, method: str) -> int | None:
     """Bytes by one method of a cell trained alone, as `speed`."""
     if len(record["cell"]["seeds"]) > 1:
         return None
     return (record.get("memory") or {}).get(method) or None
 
 
-def curve(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
+def curve_points(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
     """(step, value) of one line of a seed's learning curve; points without a finite number are left out."""
     points = [(point.get("step"), point.get(name)) for point in result.get("curve") or []]
     return [(x, y) for x, y in points if _finite(x) and _finite(y)]

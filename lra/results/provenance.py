@@ -68,7 +68,7 @@ def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
         },
         **origin,
         "results": [],
-        **cell.bounds,
+        **cell.limits,
     }
 
 

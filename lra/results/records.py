@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Unreadable(ValueError):
+class UnreadableRecord(ValueError):
     """A file that is there and cannot be read now: it may hold a whole record."""
 
 
@@ -146,7 +146,7 @@ def read(path: Path | str) -> Record:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is none") from None
     except OSError as error:
-        raise Unreadable(f"{path}: cannot be read: {error.strerror}") from None
+        raise UnreadableRecord(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record: {error}") from None
     if not isinstance(record, dict) or _depth(record) > _DEEPEST:
@@ -184,7 +184,7 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def checked(path: Path | str) -> Record:
+def read_checked(path: Path | str) -> Record:
     """One record that tables can be made of. Raises `ValueError` saying what is wrong with the file."""
     record = read(path)
     try:

@@ -16,7 +16,7 @@ from lra.results import lease, records
 
 Grid = dict[str, Any]
 """`verb` and `arguments` of the command line; `cells`: each with what `cell_of` says."""
-VERBS = {"run": records.RESULTS, "bench": records.BENCH}
+RECORD_FOLDERS = {"run": records.RESULTS, "bench": records.BENCH}
 """What leaves grids, and the folder of their records."""
 AGAIN = ("failed", "timeout", "oom", "diverged", "interrupted")
 """How a cell may have ended that is to be run again."""
@@ -24,16 +24,16 @@ AGAIN = ("failed", "timeout", "oom", "diverged", "interrupted")
 
 def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cell]) -> None:
     """Keeps what a run was asked for in `grids/HASH.json`; the same again is the same file. Raises `OSError`."""
-    grid = {"verb": verb, "arguments": list(arguments), "cells": [cell_of(cell) for cell in cells]}
+    grid = {"verb": verb, "arguments": list(arguments), "cells": [cell_entry(cell) for cell in cells]}
     name = hashlib.sha256(json.dumps(grid, sort_keys=True).encode()).hexdigest()[:16]
     records.write(results / "grids" / f"{name}.json", grid)
 
 
-def cell_of(cell: Cell) -> dict[str, Any]:
+def cell_entry(cell: Cell) -> dict[str, Any]:
     """A cell in a grid's file; `apart` are the cells of its seeds, where they do not fit into memory together."""
     p = cell.plan
     return {
-        "apart": [cell_of(one) for one in split_seeds(cell)] if len(p.seeds) > 1 else [],
+        "apart": [cell_entry(one) for one in split_seeds(cell)] if len(p.seeds) > 1 else [],
         "name": cell.name, "key": cell.key, "lease": cell.single_process.name, "task": p.task, "model": str(p.model),
         "length": p.length, "seeds": list(p.seeds), "steps": p.recipe.train.steps, "batch": p.recipe.train.batch,
     }  # fmt: skip
@@ -46,7 +46,7 @@ def load(results: Path) -> list[Grid]:
         try:
             grid = json.loads(file.read_text())
             verb = grid.get("verb", "run")
-            more = {"verb": verb, "folder": VERBS[verb]}
+            more = {"verb": verb, "folder": RECORD_FOLDERS[verb]}
             cells = [_typed(cell | more) for cell in grid["cells"]]
             found.append({"verb": verb, "arguments": [*grid["arguments"]], "cells": cells})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -81,7 +81,7 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
         UsageError: the folder has no grids.
     """
     cells = {cell["name"]: cell for grid in load(results) for cell in grid["cells"]}
-    leases = lease.every(results / "leases")
+    leases = lease.all_leases(results / "leases")
     parts = [part for cell in cells.values() for part in _parts(results, cell)]
     rows = [_row(cell, record, leases.get(cell["lease"])) for cell, record in parts]
     left = [row for row in rows if row["state"] not in ("done", "diverged", "oom")]
@@ -120,12 +120,12 @@ def _row(cell: dict[str, Any], record: records.Record | None, seen: lease.LeaseF
         row["told"], row["seconds"] = one_line(record.get("error") or ""), _number(record, "wall_seconds")
         steps = [_number(result, "steps") or 0.0 for result in _list(record.get("results"))]
         row["step"] = max(steps, default=0)
-    if seen is not None and not lease.owner_exited(seen.told):
-        progress = seen.told.get("progress")
+    if seen is not None and not lease.owner_exited(seen.contents):
+        progress = seen.contents.get("progress")
         row |= {"state": "running", "step": _number(progress, "step") or 0}
         row["speed"] = _number(progress, "steps_per_second")
         silent = time.time() - seen.touched
-        row["told"] = seen.holder + (f", silent for {duration(silent)}" if silent > lease.DEAD_SECONDS else "")
+        row["told"] = seen.holder + (f", silent for {format_duration(silent)}" if silent > lease.DEAD_SECONDS else "")
     return row
 
 
@@ -139,7 +139,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """The rows as text, those that are not done first."""
     lines: list[tuple[str, ...]] = [("state", "cell", "step", "steps/s", "")]
     for row in sorted(rows, key=lambda r: -STATES.index(r["state"])):
@@ -175,7 +175,7 @@ def _estimate(rows: list[dict[str, Any]], left: list[dict[str, Any]], at_once: i
             seconds += alike
         else:
             seconds += (row["steps"] - row["step"]) * (1 / row["speed"] if row["speed"] else alike)
-    return f"about {duration(seconds / at_once)} left with {at_once} at once"
+    return f"about {format_duration(seconds / at_once)} left with {at_once} at once"
 
 
 def _cost(row: dict[str, Any]) -> float | None:
@@ -189,7 +189,7 @@ def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["verb"], row["task"], row["length"], row["model"]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds in words: '45 s', '12 min', '3.5 h', '2.1 days'."""
     for most, unit, name in ((120, 1, "s"), (7200, 60, "min")):
         if seconds < most:

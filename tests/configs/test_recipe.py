@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from configs import PROTOCOLS
-from configs.recipe import Recipe, RecipeError, check, from_dict, override
+from configs.recipe import Recipe, RecipeError, from_dict, override, validate_recipe
 from tasks import TASKS
 from tasks.listops import Rules
 
@@ -72,4 +72,4 @@ def test_every_protocol_has_a_valid_recipe_for_each_of_its_tasks(protocol):
     for task in protocol.tasks:
         assert task in TASKS
         for model in MIXERS:
-            check(protocol.recipe(task, model))
+            validate_recipe(protocol.recipe(task, model))

@@ -350,11 +350,11 @@ def test_a_leader_does_not_wait_for_ever():
 
 
 def test_any_number_of_processes_has_the_same_lease_and_checkpoint():
-    plan = expand.plans(expand.protocol_named("quick"), [], ["fnet"], [], [0, 1], [])
+    plan = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0, 1], [])
     (plan,) = expand.group_seeds(plan, "on", {})
     device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     one, two = (expand.make_cell(plan, None, device, 4, processes=n) for n in (1, 2))
     assert two.accelerator == "4 × NVIDIA H200 in each of 2 processes"
     assert two.alone == one.alone == one != two and two.key != one.key
     assert [cell.alone for cell in cell.split_seeds(two)] == cell.split_seeds(one)
-    assert runs.cell_of(two)["lease"] == one.name != runs.cell_of(two)["name"]
+    assert runs.cell_entry(two)["lease"] == one.name != runs.cell_entry(two)["name"]
