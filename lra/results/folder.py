@@ -65,9 +65,8 @@ def unfinished(cells: Sequence[Cell], results: Path) -> list[Cell]:
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
     """The error to raise when the results folder cannot be written any more."""
-    return UsageError(
-        f"cannot write {results}: {error.strerror or error}; finished cells are kept, run again to continue"
-    )
+    reason = error.strerror or error
+    return UsageError(f"cannot write {results}: {reason}; finished cells are kept, run again to continue")
 
 
 _KEEPS_CHECKPOINT = ("oom",)

@@ -38,7 +38,7 @@ def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cel
 
 
 def cell_entry(cell: Cell) -> dict[str, Any]:
-    """A cell as a grid's file holds it; `apart` are the cells of its seeds, in case they do not fit into memory together."""
+    """A cell as a grid's file holds it; `apart` are its seeds' cells, in case they do not fit into memory together."""
     plan, train = cell.plan, cell.plan.recipe.train
     return {
         "apart": [cell_entry(part) for part in split_seeds(cell)] if len(plan.seeds) > 1 else [],
@@ -138,10 +138,9 @@ def _row(cell: dict[str, Any], record: records.Record | None, current: lease.Lea
         progress = current.contents.get("progress")
         row |= {"state": "running", "step": _positive(progress, "step") or 0}
         row["speed"] = _positive(progress, "steps_per_second")
-        silent = time.time() - current.touched
-        row["note"] = current.holder + (
-            f", silent for {format_duration(silent)}" if silent > lease.DEAD_SECONDS else ""
-        )
+        row["note"], silent = current.holder, time.time() - current.touched
+        if silent > lease.DEAD_SECONDS:
+            row["note"] += f", silent for {format_duration(silent)}"
     return row
 
 

@@ -52,7 +52,7 @@ def test_status_of_a_bench_counts_its_seconds(tmp_path):
 def test_what_is_to_be_run_again_is_chosen_by_status_and_verb(tmp_path):
     asked(tmp_path, "run", **{f"a_{status}": (status, 1.0) for status in records.STATUSES})
     asked(tmp_path, "bench", b_oom=("oom", 1.0), b_ok=("ok", 1.0))
-    for status in set(records.STATUSES) - {"ok"}:
+    for status in records.STATUSES[1:]:
         benches = [("bench", ["--bench"], {"b_oom"})] if status == "oom" else []
         assert runs.retry_commands(tmp_path, [status]) == [*benches, ("run", ["--run"], {f"a_{status}"})]
     both = dict((verb, keys) for verb, _, keys in runs.retry_commands(tmp_path, ["oom", "failed"]))
