@@ -1,4 +1,4 @@
-"""The verbs about tasks, models and protocols: prepare, list."""
+"""The verbs on tasks, models and protocols: prepare, list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.io.preview import details, preview
 
 
 def prepare(args: PrepareArguments) -> int:
-    """Prepares the data of a grid in the cache; a task whose data cannot be had is reported and the others go on."""
+    """Prepares the data of a grid in the cache; reports tasks whose data is unavailable."""
     grid = args.grid
     protocol = expand.find_protocol(grid.protocol)
     plans = expand.make_plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
@@ -43,7 +43,7 @@ def prepare(args: PrepareArguments) -> int:
 
 
 def list_(args: ListArguments, names: Sequence[str]) -> int:
-    """Prints the tasks, models or protocols there are."""
+    """Prints the known tasks, models or protocols."""
     tables = {
         "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
         "models": dict(MIXERS),
