@@ -84,7 +84,7 @@ def _run_here(
     slots, device = scheduler.divide(device, options.devices, 1 if leader else args.jobs)
     processes = leader.job.processes if leader else 1
     cells = expand.make_cells(plans, device, mixer_options, options, _print_line, processes)
-    # Saved as flags, because Slurm may have set them instead.
+    # Saved as flags, since they may have come from Slurm's environment.
     group_flags = [f"--processes={processes}", f"--process={leader.job.process}"] if leader else []
     cells = _save_run(args, cells, keys, group_flags)
     return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
