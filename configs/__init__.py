@@ -1,4 +1,4 @@
-"""Protocols, by name: one module each."""
+"""Protocols by name; one module for each."""
 
 from configs.efficiency import EFFICIENCY, EFFICIENCY_QUICK, FNET, FNET_BERT
 from configs.lra import LRA

@@ -1,11 +1,11 @@
-"""Speed and memory, for `bench`: a quick look, and the tables of two papers.
+"""Protocols for `bench`: a quick look at speed and memory, and the efficiency tables of two papers.
 
-- `efficiency_quick`: 2 layers, width 64, 256 to 2,048 bytes of text, batch 2: under 5 minutes on a laptop's 2 cores.
-- `efficiency`: table 2 of the Long Range Arena paper (arXiv:2011.04006): byte-level text at 1K to 4K, batch 32, the
-  Text recipe; the models of that table, and both Transformers: it measured one that holds all L×L weights.
+- `efficiency_quick`: 2 layers, width 64, 256 to 2,048 bytes of text, batch 2; under 5 minutes on a laptop's 2 cores.
+- `efficiency`: table 2 of the Long Range Arena paper (arXiv:2011.04006): byte-level text at 1K to 4K, batch 32, with
+  the Text recipe. It has the table's models and both Transformers: the paper's materialises all L×L weights.
 - `fnet`: FNet's comparison (arXiv:2105.03824, section 4): the Text recipe at 512 to 16,384 tokens, batch 32.
-- `fnet_bert`: its claim against BERT: an encoder of BERT-base size at 512 tokens, forwards and backwards, batch 64.
-  Embeddings are those of bytes and the head is a classifier's, so the cost of BERT's own vocabulary is left out.
+- `fnet_bert`: FNet's comparison with BERT: an encoder of BERT-base size at 512 tokens, batch 64, both passes.
+  It embeds bytes and ends in a classifier, so the cost of BERT's vocabulary is not included.
 
 Command: python run.py bench --protocol=efficiency --models=all --device=gpu
 """

@@ -1,13 +1,13 @@
-"""The Long Range Arena's own protocol (Tay et al. 2020, arXiv:2011.04006), by its released configs.
+"""The protocol of the Long Range Arena (Tay et al. 2020, arXiv:2011.04006), from its released configs.
 
-The maintainers call the released configs final where they differ from the paper's appendix (issue #17 of
+Where they differ from the paper's appendix, the maintainers call the released configs final (issue #17 of
 google-research/long-range-arena); `lra_paper` has the appendix's values.
 
 Command: python run.py run --protocol=lra --tasks=listops,image,pathfinder --models=all --seeds=0,1,2
 
-What the released configs leave open: a model without a shape of its own takes the Transformer's of that task. Text's
-length is the paper's 4,000 (the released base config says 1,000: `--lengths=1000`). Pathfinder keeps the config's
-fixed positions, with which it is reported to stay at 50 % (issue #60): `--set encoder.positions=learned`.
+Choices that the released configs leave open: a model without a shape takes the task's Transformer shape. Text has the
+paper's length of 4,000 (the released base config has 1,000: `--lengths=1000`). Pathfinder keeps the config's fixed
+positions, although training is reported to stay at 50 % with them (issue #60): `--set encoder.positions=learned`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TASKS = {
 }  # fmt: skip
 
 Change = tuple[dict[str, Any], dict[str, Any]]
-"""What a model changes of a task's recipe: fields of the encoder, and its mixer's own options."""
+"""A model's changes to a task's recipe: fields of the encoder, and options of the mixer."""
 
 _IMAGE_WIDE = {"dim": 128, "qkv": 64, "mlp": 128, "heads": 8}
 
@@ -66,7 +66,7 @@ MODELS: dict[str, dict[str, Change]] = {
     "pathfinder": {
         "transformer": _path(4, 4, 32, 16, 32),
         "linear_transformer": _path(1, 2, 128, 64, 128),
-        # The released Performer config is wrong by its maintainers' word (issue #37); this is the right one.
+        # The maintainers call the released Performer config wrong (issue #37); this is the corrected one.
         "performer": _path(1, 8, 128, 64, 128),
         "bigbird": _path(4, 2, 64, 32, 64, block=64),
         "synthesizer": _path(2, 4, 64, 32, 64),
@@ -76,13 +76,10 @@ MODELS: dict[str, dict[str, Change]] = {
     },
     "text": {"linformer": ({}, {"rank": 32})},
 }
-"""By task and model. A model that isn't listed takes the Transformer's."""
-
-_SINKHORN_DECAY = 0.7
-
+"""Changes by task and model. A model that is not listed takes the Transformer's."""
 
 VARIANTS = {f"{task}_{difficulty}": task for task in ("pathfinder", "pathx") for difficulty in ("easy", "intermediate")}
-"""Tasks of another difficulty, and whose recipe they take."""
+"""Tasks of another difficulty, and the tasks whose recipes they take."""
 
 
 def recipe(task: str, model: str) -> Recipe:
@@ -95,9 +92,9 @@ def recipe(task: str, model: str) -> Recipe:
         base, encoder=dataclasses.replace(base.encoder, **shape), mixer=tuple(sorted(mixer.items()))
     )
     if (task, model) == ("image", "sinkhorn"):
-        decay = dataclasses.replace(base.optimizer, weight_decay=_SINKHORN_DECAY)
+        decay = dataclasses.replace(base.optimizer, weight_decay=0.7)
         changed = dataclasses.replace(changed, optimizer=decay)
     return changed
 
 
-LRA = Protocol("lra", "the paper's protocol, by the released configs", tuple(TASKS), recipe, variants=tuple(VARIANTS))
+LRA = Protocol("lra", "the paper's protocol, from the released configs", tuple(TASKS), recipe, variants=tuple(VARIANTS))

@@ -1,8 +1,8 @@
-"""The protocol as the Long Range Arena paper's appendix describes it (arXiv:2011.04006), where it differs from `lra`.
+"""The protocol of the Long Range Arena paper's appendix (arXiv:2011.04006), where it differs from `lra`.
 
 Command: python run.py run --protocol=lra_paper --tasks=listops --models=transformer,fnet --seeds=0,1,2
 
-The appendix gives no embedding width for Image and Pathfinder: 128 is used. What it does not name is as in `lra`.
+The appendix gives no embedding width for Image and Pathfinder: 128 is used. Everything it does not name is as in `lra`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RATES = {"retrieval": 0.5, "image": 0.01, "pathfinder": 0.01}
 
 
 def recipe(task: str, model: str) -> Recipe:
-    """The appendix's recipe of a task, the same shape for every model."""
+    """The appendix's recipe of a task; all models have the same shape."""
     base = lra.TASKS[task]
     encoder = dataclasses.replace(base.encoder, **_SHAPES[task])
     rate = _RATES.get(task, base.optimizer.learning_rate)

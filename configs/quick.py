@@ -1,9 +1,9 @@
-"""`python run.py`: minutes on a laptop's CPU. Real training, and no paper's protocol.
+"""The default protocol: real training in minutes on a laptop's CPU. Not the protocol of any paper.
 
 Command: python run.py run --protocol=quick     (44 % and 40 % on listops_short, 71 s on 2 cores)
 
-By default short ListOps expressions alone. The other tasks are there to try things out: text and retrieval cut to 256
-bytes, few steps. `pathfinder_short` has a narrower model and steps enough for FNet: 11 minutes.
+By default it runs short ListOps expressions only. The other tasks are for trying things out: few steps, and text and
+retrieval cut to 256 bytes. `pathfinder_short` has a narrower model, and enough steps for FNet to learn: 11 minutes.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _MIXERS: dict[str, tuple[tuple[str, int], ...]] = {
     "nystromformer": (("landmarks", 16),),
     "skyformer": (("landmarks", 32),),
 }
-"""Blocks and windows that make sense for 64 tokens."""
+"""Mixer options, such as blocks and windows, for 64 tokens."""
 
 
 _PATHFINDER = Recipe(
@@ -42,11 +42,11 @@ _PATHFINDER = Recipe(
     Schedule("cosine", warmup=600),
     Train(_STEPS["pathfinder_short"], batch=16, eval_every=_STEPS["pathfinder_short"] // 8),
 )
-"""Of pathfinder_short, where FNet leaves chance after some 30,000 pictures."""
+"""For pathfinder_short, on which FNet rises above chance after about 30,000 images."""
 
 
 def recipe(task: str, model: str) -> Recipe:
-    """One small recipe for every model and task, and another for pathfinder_short; the steps depend on the task."""
+    """One small recipe for all models and tasks but pathfinder_short; the number of steps depends on the task."""
     if task == "pathfinder_short":
         return dataclasses.replace(_PATHFINDER, mixer=_MIXERS.get(model, ()))
     return Recipe(

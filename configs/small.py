@@ -2,9 +2,9 @@
 
 Command: python run.py run --protocol=small --tasks=all --models=all --seeds=0,1,2
 
-Values as in LRA/code/lra_config.py of mlpen/Nystromformer: mean pooling, learned positions, Adam 1e-4 with a linear
-warm-up and a linear decay, no weight decay; 256 features for Performer, rank 256 for Linformer, 2 hashes for
-Reformer, 128 landmarks and a convolution over 35 positions for Nyströmformer. Adam's betas and epsilon are PyTorch's.
+Values are those of LRA/code/lra_config.py in mlpen/Nystromformer: mean pooling, learned positions, Adam 1e-4 with
+linear warm-up and decay, no weight decay; 256 features for Performer, rank 256 for Linformer, 2 hashes for Reformer,
+128 landmarks and a convolution over 35 positions for Nyströmformer. Adam's betas and epsilon are PyTorch's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BUDGETS = {
     "image": (35_000, 256, 175, 175),
     "pathfinder": (62_400, 256, 312, 312),
 }
-"""Steps, batch, steps between validations, warm-up."""
+"""By task: steps, batch, steps between validations, warm-up steps."""
 
 _MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
     "linformer": (("rank", 256),),
@@ -44,7 +44,7 @@ def recipe(task: str, model: str) -> Recipe:
 
 SMALL = Protocol(
     "small",
-    "2 layers, width 64, as Nyströmformer and its successors",
+    "2 layers, width 64, as in Nyströmformer and its successors",
     tuple(_BUDGETS),
     recipe,
     variants=("pathfinder_easy", "pathfinder_intermediate"),

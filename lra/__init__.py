@@ -1,1 +1,1 @@
-"""The Long Range Arena suite's runner: grids, training, records and the leaderboard."""
+"""Runs the Long Range Arena: grids of cells, training, measuring, records and the leaderboard."""

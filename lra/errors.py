@@ -1,22 +1,22 @@
-"""Text of others on a terminal: what it would obey is shown instead. Imports nothing."""
+"""`UsageError`, and untrusted text made safe to print."""
 
 from __future__ import annotations
 
-_LONGEST = 1000
+_MAX_CHARACTERS = 1000
 
 
 class UsageError(Exception):
-    """Something asked for that can't be done: one line for the user, exit code 2."""
+    """A request that cannot be carried out: the user sees one line, and the exit code is 2."""
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters, line ends and half characters written out, as '\x1b' and '\n'."""
+    r"""Escapes control characters, line ends and lone surrogates, as '\x1b' and '\n'."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(text: object) -> str:
-    """A message as one printable line, cut where it is too long to be read."""
+    """A message as one printable line, cut after 1,000 characters."""
     line = printable(str(text).strip())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} … ({len(line):,} characters)"
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]} … ({len(line):,} characters)"

@@ -17,7 +17,7 @@ WORKS = [Work("listops", "fnet", 2000, 100, 1e9, 1e11), Work("listops", "local",
 def test_the_simulated_launcher_does_each_cell_once(tmp_path, slots, runs):
     told = launcher.runs_at_once(tmp_path, 24, slots, runs)
     files = sorted((tmp_path / "results" / "records").iterdir())
-    assert len(files) == 24 and {records.checked(file)["status"] for file in files} == {"ok"}
+    assert len(files) == 24 and {records.read_checked(file)["status"] for file in files} == {"ok"}
     assert not list((tmp_path / "results" / "leases").iterdir())
     assert len(told) == runs and all(one["schedule"] > 0 for one in told)
 

@@ -1,4 +1,4 @@
-"""The verbs about tasks, models and protocols: prepare, list."""
+"""The verbs on tasks, models and protocols: prepare, list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from configs import PROTOCOLS
-from configs.recipe import nearest
+from configs.recipe import suggest
 from lra.cli.flags import ListArguments, PrepareArguments
 from lra.errors import UsageError, one_line
 from lra.grid import expand
@@ -17,10 +17,10 @@ from tasks.io.preview import details, preview
 
 
 def prepare(args: PrepareArguments) -> int:
-    """Prepares the data of a grid in the cache; a task whose data cannot be had is reported and the others go on."""
+    """Prepares the data of a grid in the cache; reports tasks whose data is unavailable."""
     grid = args.grid
-    protocol = expand.protocol_named(grid.protocol)
-    plans = expand.plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
+    protocol = expand.find_protocol(grid.protocol)
+    plans = expand.make_plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
     prepared, missing = [], []
     for plan in plans:
         try:
@@ -43,7 +43,7 @@ def prepare(args: PrepareArguments) -> int:
 
 
 def list_(args: ListArguments, names: Sequence[str]) -> int:
-    """Prints the tasks, models or protocols there are."""
+    """Prints the known tasks, models or protocols."""
     tables = {
         "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
         "models": dict(MIXERS),
@@ -52,7 +52,7 @@ def list_(args: ListArguments, names: Sequence[str]) -> int:
     if len(names) != 1:
         raise UsageError(f"list takes one of {', '.join(tables)}")
     if names[0] not in tables:
-        raise UsageError(nearest("list", names[0], tables))
+        raise UsageError(suggest("list", names[0], tables))
     if args.details and names[0] == "tasks":
         return _list_prepared(args)
     if args.details and names[0] == "models":

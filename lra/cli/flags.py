@@ -1,4 +1,4 @@
-"""The command line's flags, and the frozen options that each verb gets instead of them."""
+"""Flags of the command line, and the frozen options that they become: flag values go no further than this module."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lra.grid.spec import DataOptions, RunOptions
 
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""Flags and the packages they need."""
+"""Flags, and the packages that they need."""
 
 
 @dataclass(frozen=True)
 class GridArguments:
-    """The grid that the user names. Empty tuples stand for the protocol's own."""
+    """The requested grid. Empty tuples mean the protocol's defaults."""
 
     protocol: str
     tasks: tuple[str, ...]
@@ -49,7 +49,7 @@ class RunArguments:
     process: int | None
     wait_minutes: float
     given: tuple[tuple[str, str], ...]
-    """(flag, argument) of every flag on the command line."""
+    """(name, argument) of each flag on the command line."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ListArguments:
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Options of `leaderboard`, `show` and `compare`: folders of records and which records count."""
+    """Options of `leaderboard`, `show` and `compare`: folders of records, and which records count."""
 
     folders: tuple[Path, ...]
     tasks: tuple[str, ...] = ()
@@ -105,219 +105,246 @@ class ReportArguments:
 
 
 def parse(define: Callable[[flags.FlagValues], None], program: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """The flags that `define` defines with the values in `arguments`, and the arguments that are no flags."""
-    f = flags.FlagValues()
-    define(f)
-    positional = f([program, *arguments])[1:]
-    return f, positional
+    """Parses a verb's arguments.
+
+    Args:
+        define: defines the verb's flags.
+        program: name of the program, for error messages.
+        arguments: what follows the verb on the command line.
+
+    Returns:
+        The flags' values, and the positional arguments.
+    """
+    values = flags.FlagValues()
+    define(values)
+    positional = values([program, *arguments])[1:]
+    return values, positional
 
 
 def help_text(define: Callable[[flags.FlagValues], None]) -> str:
-    """The flags with their defaults, for `--help`."""
-    f = flags.FlagValues()
-    define(f)
-    return str(f.get_help())
+    """Describes the flags and their defaults, for `--help`."""
+    values = flags.FlagValues()
+    define(values)
+    return str(values.get_help())
 
 
-def define_run(f: flags.FlagValues) -> None:
+def define_run(values: flags.FlagValues) -> None:
     """Flags of `run`."""
-    _define_grid(f)
-    _define_data(f)
-    _define_output(f)
-    flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's own.", flag_values=f)
-    _define_device(f)
-    flags.DEFINE_bool("dry_run", False, "Only print the cells and their cost in steps.", flag_values=f)
-    flags.DEFINE_bool("rerun", False, "Run finished cells again, from their first step.", flag_values=f)
+    _define_grid(values)
+    _define_data(values)
+    _define_output(values)
+    flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's.", flag_values=values)
+    _define_device(values)
+    flags.DEFINE_bool("dry_run", False, "Print the cells and their cost in steps, and stop.", flag_values=values)
+    flags.DEFINE_bool("rerun", False, "Run finished cells again, from the first step.", flag_values=values)
     flags.DEFINE_enum(
-        "precision", None, ["auto", "float32", "bfloat16"], "Type of activations; same as --set train.precision=….",
-        flag_values=f,
+        "precision", None, ["auto", "float32", "bfloat16"], "Type of activations; short for --set train.precision.",
+        flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
         "vmap_seeds", "auto", ["auto", "on", "off"],
-        "Train a cell's seeds as one program; auto: on accelerators, where steps are small.", flag_values=f,
+        "Train the seeds of a cell as one program; auto: on accelerators, if steps are small.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
         "stream", "auto", ["auto", "on", "off"],
-        "Stream batches from the host; auto: where the data do not fit on the device.", flag_values=f,
+        "Stream batches from the host; auto: if the data does not fit on the device.", flag_values=values,
     )  # fmt: skip
-    _define_launchers(f)
-    _define_limits(f)
-    flags.DEFINE_bool("tensorboard", False, "Write event files while training.", flag_values=f)
-    flags.DEFINE_string("wandb", None, "Weights & Biases project to log to while training.", flag_values=f)
-    flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=f)
+    _define_launchers(values)
+    _define_limits(values)
+    flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files.", flag_values=values)
+    flags.DEFINE_string("wandb", None, "Weights & Biases project to log to.", flag_values=values)
+    flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=values)
 
 
-def run_arguments(f: flags.FlagValues, repeat: bool = False) -> RunArguments:
-    """The options of `run`; with `repeat` finished cells run too."""
+def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArguments:
+    """The options of `run`; with `repeat`, finished cells run again."""
     for flag, package in _TRACKERS.items():
-        if f[flag].value and not f.dry_run and find_spec(package) is None:
+        if values[flag].value and not values.dry_run and find_spec(package) is None:
             raise UsageError(f"--{flag} needs the package {package}: pip install {package}")
     options = RunOptions(
-        results=Path(f.results), data=Path(f.data), sources=_sources(f), device=f.device, devices=f.devices,
-        stream=f.stream, vmap_seeds=f.vmap_seeds, checkpoint_minutes=f.checkpoint_minutes, max_minutes=f.max_minutes,
-        stall_minutes=f.stall_minutes, deadline=_deadline(f), profile=f.profile, fresh=f.rerun, repeat=repeat,
-        tensorboard=f.tensorboard, wandb=f.wandb,
+        results=Path(values.results), data=Path(values.data), sources=_sources(values),
+        device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
+        checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
+        stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile,
+        fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb,
     )  # fmt: skip
-    precision = [f"train.precision={f.precision}"] if f.precision else []
+    precision = [f"train.precision={values.precision}"] if values.precision else []
     return RunArguments(
-        _grid(f, f.seeds, precision), options, Path(f.out), f.dry_run, f.launcher, f.jobs, f.ray_address,
-        tuple(f.slurm), f.coordinator, f.processes, f.process, f.wait_minutes, _given(f),
+        _grid(values, values.seeds, precision), options, out=Path(values.out), dry_run=values.dry_run,
+        launcher=values.launcher, jobs=values.jobs, ray_address=values.ray_address, slurm=tuple(values.slurm),
+        coordinator=values.coordinator, processes=values.processes, process=values.process,
+        wait_minutes=values.wait_minutes, given=_given_flags(values),
     )  # fmt: skip
 
 
-def define_bench(f: flags.FlagValues) -> None:
+def define_bench(values: flags.FlagValues) -> None:
     """Flags of `bench`."""
-    _define_grid(f)
-    _define_output(f)
-    flags.DEFINE_string("data", "data", "Folder of the compilation cache.", flag_values=f)
-    _define_device(f, several=False)
-    flags.DEFINE_bool("rerun", False, "Measure finished cells again.", flag_values=f)
-    f.set_default("protocol", "efficiency_quick")
-    flags.DEFINE_integer("batch", None, "Batch: short for --set train.batch.", 1, flag_values=f)
-    flags.DEFINE_bool("max_batch", False, "Find the largest batch that fits, and measure at it.", flag_values=f)
-    flags.DEFINE_float("memory_limit", None, "Most GiB a program may plan: more is `oom`.", flag_values=f)
-    flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped: `timeout`.", flag_values=f)
-    flags.DEFINE_integer(
-        "jobs", 1, "Cells that are made ready and compiled at once; they are timed one by one, alone.", 1, flag_values=f
+    _define_grid(values)
+    _define_output(values)
+    flags.DEFINE_string("data", "data", "Folder of the compilation cache.", flag_values=values)
+    _define_device(values, several=False)
+    flags.DEFINE_bool("rerun", False, "Measure finished cells again.", flag_values=values)
+    values.set_default("protocol", "efficiency_quick")
+    flags.DEFINE_integer("batch", None, "Batch size; short for --set train.batch.", 1, flag_values=values)
+    flags.DEFINE_bool("max_batch", False, "Find the largest batch that fits, and measure with it.", flag_values=values)
+    flags.DEFINE_float(
+        "memory_limit", None, "Memory limit in GiB: a program that needs more is `oom`.", flag_values=values
     )
-    _define_total(f)
+    flags.DEFINE_float("timeout", 10.0, "Minutes after which a cell is stopped as `timeout`.", flag_values=values)
+    flags.DEFINE_integer(
+        "jobs", 1, "Cells to prepare and compile at once; they are timed one at a time.", 1, flag_values=values
+    )
+    _define_total_minutes(values)
 
 
-def bench_arguments(f: flags.FlagValues, repeat: bool = False) -> BenchArguments:
-    """The options of `bench`; with `repeat` finished cells are measured too."""
+def bench_arguments(values: flags.FlagValues, repeat: bool = False) -> BenchArguments:
+    """The options of `bench`; with `repeat`, finished cells are measured again."""
     for name in ("timeout", "memory_limit"):
-        if f[name].value is not None and not 0 < f[name].value < 1e8:
-            raise UsageError(f"--{name}={f[name].value:g} is not above 0 and below 100,000,000")
-    limits: dict[str, Any] = {"memory_limit_bytes": int(f.memory_limit * 2**30)} if f.memory_limit else {}
-    limits |= {"max_batch": True} if f.max_batch else {}
-    results = Path(f.results)
+        if values[name].value is not None and not 0 < values[name].value < 1e8:
+            raise UsageError(f"--{name}={values[name].value:g} is not above 0 and below 100,000,000")
+    limits: dict[str, Any] = {"memory_limit_bytes": int(values.memory_limit * 2**30)} if values.memory_limit else {}
+    limits |= {"max_batch": True} if values.max_batch else {}
+    results = Path(values.results)
     options = RunOptions(
-        results=results, data=Path(f.data), device=f.device, limits=limits,
-        timeout_minutes=f.timeout, deadline=_deadline(f), fresh=f.rerun, repeat=repeat,
-        turns=results / "turns" if f.jobs > 1 else None,
+        results=results, data=Path(values.data), device=values.device, limits=limits,
+        timeout_minutes=values.timeout, deadline=_deadline(values), fresh=values.rerun, repeat=repeat,
+        turns=results / "turns" if values.jobs > 1 else None,
     )  # fmt: skip
-    batch = [f"train.batch={f.batch}"] if f.batch else []
-    return BenchArguments(_grid(f, ["0"], batch), options, Path(f.out), f.jobs, _given(f))
+    batch = [f"train.batch={values.batch}"] if values.batch else []
+    return BenchArguments(_grid(values, ["0"], batch), options, Path(values.out), values.jobs, _given_flags(values))
 
 
-def define_prepare(f: flags.FlagValues) -> None:
+def define_prepare(values: flags.FlagValues) -> None:
     """Flags of `prepare`."""
-    _define_grid(f)
-    _define_data(f)
-    flags.DEFINE_string("preview", None, "Folder for a page of samples of each task (PNG).", flag_values=f)
+    _define_grid(values)
+    _define_data(values)
+    flags.DEFINE_string("preview", None, "Folder for a PNG page of samples of each task.", flag_values=values)
 
 
-def prepare_arguments(f: flags.FlagValues) -> PrepareArguments:
+def prepare_arguments(values: flags.FlagValues) -> PrepareArguments:
     """The options of `prepare`."""
-    return PrepareArguments(_grid(f, ["0"]), Path(f.data), _sources(f), Path(f.preview) if f.preview else None)
+    return PrepareArguments(
+        _grid(values, ["0"]), Path(values.data), _sources(values), Path(values.preview) if values.preview else None
+    )
 
 
-def define_list(f: flags.FlagValues) -> None:
+def define_list(values: flags.FlagValues) -> None:
     """Flags of `list`."""
-    flags.DEFINE_bool("details", False, "tasks: what is prepared. models: papers, costs, options.", flag_values=f)
-    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
+    flags.DEFINE_bool(
+        "details", False, "With tasks: the prepared data. With models: papers, costs and options.", flag_values=values
+    )
+    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=values)
 
 
-def list_arguments(f: flags.FlagValues) -> ListArguments:
+def list_arguments(values: flags.FlagValues) -> ListArguments:
     """The options of `list`."""
-    return ListArguments(Path(f.data), f.details)
+    return ListArguments(Path(values.data), values.details)
 
 
-def define_status(f: flags.FlagValues) -> None:
+def define_status(values: flags.FlagValues) -> None:
     """Flags of `status`."""
-    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=values)
 
 
-def status_arguments(f: flags.FlagValues) -> Path:
+def status_arguments(values: flags.FlagValues) -> Path:
     """The results folder."""
-    return Path(f.results)
+    return Path(values.results)
 
 
-_RETRY = {
-    "failed": "Cells that failed.",
-    "timeout": "Cells that were stopped for taking too long.",
-    "oom": "Cells that ran out of memory.",
-    "diverged": "Cells whose loss was no number.",
-    "interrupted": "Cells that were stopped and have saved.",
+_RETRY_HELP = {
+    "failed": "Retry cells that failed.",
+    "timeout": "Retry cells that took too long.",
+    "oom": "Retry cells that ran out of memory.",
+    "diverged": "Retry cells whose loss became NaN or infinite.",
+    "interrupted": "Retry cells that saved and stopped before the end.",
 }
 
 
-def define_retry(f: flags.FlagValues) -> None:
+def define_retry(values: flags.FlagValues) -> None:
     """Flags of `retry`."""
-    define_status(f)
-    for name, text in _RETRY.items():
-        flags.DEFINE_bool(name, False, text, flag_values=f)
+    define_status(values)
+    for name, text in _RETRY_HELP.items():
+        flags.DEFINE_bool(name, False, text, flag_values=values)
 
 
-def retry_arguments(f: flags.FlagValues) -> RetryArguments:
+def retry_arguments(values: flags.FlagValues) -> RetryArguments:
     """The options of `retry`."""
-    statuses = tuple(name for name in _RETRY if f[name].value)
+    statuses = tuple(name for name in _RETRY_HELP if values[name].value)
     if not statuses:
-        raise UsageError(f"retry takes one or more of {', '.join(f'--{name}' for name in _RETRY)}")
-    return RetryArguments(Path(f.results), statuses)
+        raise UsageError(f"retry takes one or more of {', '.join(f'--{name}' for name in _RETRY_HELP)}")
+    return RetryArguments(Path(values.results), statuses)
 
 
-def define_show(f: flags.FlagValues) -> None:
+def define_show(values: flags.FlagValues) -> None:
     """Flags of `show`."""
-    flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=f)
+    flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=values)
 
 
-def define_compare(f: flags.FlagValues) -> None:
+def define_compare(values: flags.FlagValues) -> None:
     """Flags of `compare`."""
     from lra.report.selection import METRICS
 
-    define_show(f)
-    flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=f)
-    flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=f)
-    flags.DEFINE_string("accelerator", "", "Only accelerators whose name contains this.", flag_values=f)
-    flags.DEFINE_enum("metric", "test_best", list(METRICS), "Which accuracy.", flag_values=f)
+    define_show(values)
+    flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=values)
+    flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=values)
+    flags.DEFINE_string("accelerator", "", "Only accelerators whose name contains this.", flag_values=values)
+    flags.DEFINE_enum("metric", "test_best", list(METRICS), "The accuracy to show.", flag_values=values)
 
 
-def define_leaderboard(f: flags.FlagValues) -> None:
+def define_leaderboard(values: flags.FlagValues) -> None:
     """Flags of `leaderboard`."""
-    define_compare(f)
-    flags.DEFINE_list("models", [], "Only these models; without options: with any.", flag_values=f)
-    flags.DEFINE_string("sort", "average", "Order: average, model, parameters, a task or task@length.", flag_values=f)
-    flags.DEFINE_string("out", "leaderboard", "Folder of the tables, the page and the figures.", flag_values=f)
-    flags.DEFINE_bool("plots", True, "Draw the figures too (PNG, SVG and PDF).", flag_values=f)
+    define_compare(values)
+    flags.DEFINE_list(
+        "models", [], "Only these models; a name without options matches all its options.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "sort", "average", "Sort by average, model, parameters, a task or task@length.", flag_values=values
+    )
+    flags.DEFINE_string("out", "leaderboard", "Folder for the tables, the page and the figures.", flag_values=values)
+    flags.DEFINE_bool("plots", True, "Also draw the figures (PNG, SVG and PDF).", flag_values=values)
 
 
-def show_arguments(f: flags.FlagValues) -> ReportArguments:
+def show_arguments(values: flags.FlagValues) -> ReportArguments:
     """The options of `show`."""
-    return ReportArguments(_folders(f))
+    return ReportArguments(_folders(values))
 
 
-def compare_arguments(f: flags.FlagValues) -> ReportArguments:
+def compare_arguments(values: flags.FlagValues) -> ReportArguments:
     """The options of `compare`."""
     return ReportArguments(
-        _folders(f), tasks=tuple(f.tasks), protocols=tuple(f.protocol), accelerator=f.accelerator, metric=f.metric
-    )
-
-
-def leaderboard_arguments(f: flags.FlagValues) -> ReportArguments:
-    """The options of `leaderboard`."""
-    return ReportArguments(
-        _folders(f), tuple(f.tasks), tuple(f.models), tuple(f.protocol), f.accelerator, f.metric, f.sort,
-        Path(f.out), f.plots,
+        _folders(values), tasks=tuple(values.tasks), protocols=tuple(values.protocol),
+        accelerator=values.accelerator, metric=values.metric,
     )  # fmt: skip
 
 
-def _folders(f: flags.FlagValues) -> tuple[Path, ...]:
-    return tuple(Path(name) for name in f.results)
+def leaderboard_arguments(values: flags.FlagValues) -> ReportArguments:
+    """The options of `leaderboard`."""
+    return ReportArguments(
+        _folders(values), tasks=tuple(values.tasks), models=tuple(values.models), protocols=tuple(values.protocol),
+        accelerator=values.accelerator, metric=values.metric, sort=values.sort, out=Path(values.out),
+        plots=values.plots,
+    )  # fmt: skip
 
 
-def _define_grid(f: flags.FlagValues) -> None:
-    flags.DEFINE_list("tasks", [], "Tasks, or all; empty: the protocol's own.", flag_values=f)
-    flags.DEFINE_list("models", [], "Models, or all; empty: the protocol's own.", flag_values=f)
-    flags.DEFINE_list("lengths", [], "Sequence lengths in tokens; empty: each task's own.", flag_values=f)
-    flags.DEFINE_string("protocol", "quick", "How cells are run: see `list protocols`.", flag_values=f)
-    flags.DEFINE_multi_string("set", [], "A recipe's field: --set optimizer.learning_rate=0.01", flag_values=f)
+def _folders(values: flags.FlagValues) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in values.results)
 
 
-def _grid(f: flags.FlagValues, seeds: Iterable[str], settings: Sequence[str] = ()) -> GridArguments:
+def _define_grid(values: flags.FlagValues) -> None:
+    flags.DEFINE_list("tasks", [], "Tasks, or all; empty: the protocol's.", flag_values=values)
+    flags.DEFINE_list("models", [], "Models, or all; empty: the protocol's.", flag_values=values)
+    flags.DEFINE_list("lengths", [], "Sequence lengths in tokens; empty: each task's.", flag_values=values)
+    flags.DEFINE_string("protocol", "quick", "Recipes and defaults: see `list protocols`.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "set", [], "Set a field of the recipe: --set optimizer.learning_rate=0.01", flag_values=values
+    )
+
+
+def _grid(values: flags.FlagValues, seeds: Iterable[str], settings: Sequence[str] = ()) -> GridArguments:
     return GridArguments(
-        f.protocol, tuple(f.tasks), tuple(f.models), _integers("lengths", f.lengths), _integers("seeds", seeds),
-        (*f["set"].value, *settings),
+        values.protocol, tasks=tuple(values.tasks), models=tuple(values.models),
+        lengths=_integers("lengths", values.lengths), seeds=_integers("seeds", seeds),
+        settings=(*values["set"].value, *settings),
     )  # fmt: skip
 
 
@@ -328,77 +355,99 @@ def _integers(name: str, words: Iterable[str]) -> tuple[int, ...]:
         raise UsageError(f"--{name} takes whole numbers, not '{','.join(words)}'") from None
 
 
-def _define_data(f: flags.FlagValues) -> None:
+def _define_data(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "source",
         "auto",
-        "Where data comes from: auto, generate, tfds, download, or a folder or archive.",
-        flag_values=f,
+        "Source of the data: auto, generate, tfds, download, or a folder or archive.",
+        flag_values=values,
     )
-    flags.DEFINE_string("source_dir", None, "Folder of data of yours that auto and tfds look into.", flag_values=f)
-    flags.DEFINE_bool("allow_unverified", False, "Take copies whose checksum is not the published one.", flag_values=f)
-    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=f)
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that prepare data.", 1, flag_values=f)
-
-
-def _sources(f: flags.FlagValues) -> DataOptions:
-    return DataOptions(
-        source=f.source,
-        source_dir=Path(f.source_dir).resolve() if f.source_dir else None,
-        allow_unverified=f.allow_unverified,
-        workers=f.workers,
-    )
-
-
-def _define_output(f: flags.FlagValues) -> None:
-    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=f)
-    flags.DEFINE_string("out", "leaderboard", "Folder of the tables.", flag_values=f)
-
-
-def _define_device(f: flags.FlagValues, several: bool = True) -> None:
-    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "What cells run on.", flag_values=f)
-    if several:
-        flags.DEFINE_integer("devices", 1, "Local devices that share each cell's batch.", 1, flag_values=f)
-
-
-def _define_launchers(f: flags.FlagValues) -> None:
     flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0, where several hosts train each cell together.", flag_values=f
+        "source_dir", None, "Folder with your copies of the data, for auto and tfds.", flag_values=values
     )
-    flags.DEFINE_integer("processes", None, "How many processes do; empty: as Slurm says.", 1, flag_values=f)
-    flags.DEFINE_integer("process", None, "Which of them this is, from 0; empty: as Slurm says.", 0, flag_values=f)
-    flags.DEFINE_float("wait_minutes", 10.0, "Minutes to wait for the other processes.", 0.0, flag_values=f)
-    flags.DEFINE_enum("launcher", "local", ["local", "slurm", "ray"], "What starts cells.", flag_values=f)
-    flags.DEFINE_string("ray_address", None, "A Ray cluster; empty: one on this machine alone.", flag_values=f)
-    flags.DEFINE_multi_string("slurm", [], "submitit's parameter: --slurm slurm_partition=gpu", flag_values=f)
+    flags.DEFINE_bool(
+        "allow_unverified", False, "Accept copies whose checksum differs from the published one.", flag_values=values
+    )
+    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=values)
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that prepare the data.", 1, flag_values=values)
+
+
+def _sources(values: flags.FlagValues) -> DataOptions:
+    return DataOptions(
+        source=values.source,
+        source_dir=Path(values.source_dir).resolve() if values.source_dir else None,
+        allow_unverified=values.allow_unverified,
+        workers=values.workers,
+    )
+
+
+def _define_output(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=values)
+    flags.DEFINE_string("out", "leaderboard", "Folder for tables and figures.", flag_values=values)
+
+
+def _define_device(values: flags.FlagValues, several: bool = True) -> None:
+    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device that cells run on.", flag_values=values)
+    if several:
+        flags.DEFINE_integer("devices", 1, "Local devices that share each cell's batch.", 1, flag_values=values)
+
+
+def _define_launchers(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, to train each cell on several hosts.", flag_values=values
+    )
+    flags.DEFINE_integer("processes", None, "Total number of processes; default: from Slurm.", 1, flag_values=values)
+    flags.DEFINE_integer("process", None, "Index of this process, from 0; default: from Slurm.", 0, flag_values=values)
+    flags.DEFINE_float("wait_minutes", 10.0, "Minutes to wait for the other processes.", 0.0, flag_values=values)
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm", "ray"], "Where cells are started.", flag_values=values)
+    flags.DEFINE_string(
+        "ray_address", None, "Address of a Ray cluster; default: start one on this machine.", flag_values=values
+    )
+    flags.DEFINE_multi_string("slurm", [], "A submitit parameter: --slurm slurm_partition=gpu", flag_values=values)
     flags.DEFINE_integer(
-        "jobs", None, "Cells at once; empty: one for each (--devices) GPUs. On a CPU they share its cores; more cells "
-        "than GPUs share these, which spoils their speeds and nothing else.", 1,
-        flag_values=f,
+        "jobs", None, "Cells to run at once; default: as many as GPUs (divided by --devices), or 1. More cells than "
+        "GPUs, and cells on a CPU, share the hardware, which spoils only their speeds.", 1, flag_values=values,
     )  # fmt: skip
 
 
-def _define_limits(f: flags.FlagValues) -> None:
-    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=f)
+def _define_limits(values: flags.FlagValues) -> None:
+    flags.DEFINE_float("checkpoint_minutes", 5.0, "Minutes between checkpoints.", 0.0, flag_values=values)
     flags.DEFINE_float(
-        "max_minutes", None, "Minutes after which a cell saves and stops; the next run goes on.", 0.0, flag_values=f
+        "max_minutes",
+        None,
+        "Minutes after which a cell saves and stops; the next run continues it.",
+        0.0,
+        flag_values=values,
     )
-    _define_total(f)
+    _define_total_minutes(values)
     flags.DEFINE_float(
-        "stall_minutes", None, "Minutes without progress after which a cell is stopped: `timeout`.", 0.0, flag_values=f
+        "stall_minutes",
+        None,
+        "Minutes without progress after which a cell is stopped as `timeout`.",
+        0.0,
+        flag_values=values,
     )
 
 
-def _define_total(f: flags.FlagValues) -> None:
+def _define_total_minutes(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
-        "total_minutes", None, "Minutes after which the run ends: cells save, the next run goes on.", 0.0, flag_values=f
+        "total_minutes",
+        None,
+        "Minutes after which the run saves its cells and ends; the next run continues.",
+        0.0,
+        flag_values=values,
     )
 
 
-def _deadline(f: flags.FlagValues) -> float | None:
-    """When the run ends, by `time.monotonic`."""
-    return None if f.total_minutes is None else _STARTED + 60 * f.total_minutes
+def _deadline(values: flags.FlagValues) -> float | None:
+    """When the run ends, in `time.monotonic` seconds."""
+    return None if values.total_minutes is None else _STARTED + 60 * values.total_minutes
 
 
-def _given(f: flags.FlagValues) -> tuple[tuple[str, str], ...]:
-    return tuple((name, argument) for name in f if f[name].present for argument in f[name].serialize().splitlines())
+def _given_flags(values: flags.FlagValues) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, argument)
+        for name in values
+        if values[name].present
+        for argument in values[name].serialize().splitlines()
+    )

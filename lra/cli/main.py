@@ -1,4 +1,4 @@
-"""Runs one command line: finds the verb, turns errors into one line and exit code 2, and stops cleanly on Ctrl-C."""
+"""Runs a command line: finds the verb, reports errors in one line with exit code 2, stops cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Verb:
     define: Callable[[Any], None]
     """Defines its flags."""
     options: Callable[[Any], Any]
-    """Turns their values into the options that `act` takes."""
+    """Turns flag values into the options that `act` takes."""
     act: Callable[..., int]
-    """Takes the options (and, if `positional`, the arguments that are no flags), and returns the exit code."""
+    """Carries out the verb and returns the exit code. Takes the options and, if `positional`, the other arguments."""
     positional: bool = False
 
 
@@ -41,27 +41,28 @@ def verbs() -> dict[str, Verb]:
 
 
 def main(arguments: list[str], overview: str) -> int:
-    """Runs one command line and returns the exit code; `overview` is what `--help` prints."""
+    """Runs a command line and returns the exit code; `overview` is the text of `--help`."""
     from absl.flags import Error as FlagError
 
-    from configs.recipe import nearest
+    from configs.recipe import suggest
     from lra.cli.flags import help_text, parse
     from lra.errors import UsageError, one_line
     from tasks.task import DataError
 
-    name, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("run", arguments)
+    has_verb = arguments and not arguments[0].startswith("-")
+    name, verb_arguments = (arguments[0], arguments[1:]) if has_verb else ("run", arguments)
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
             print(overview.strip())
             return 0
         known = verbs()
         if name not in known:
-            raise UsageError(nearest("verb", name, known))
+            raise UsageError(suggest("verb", name, known))
         verb = known[name]
-        if {"--help", "-h"} & set(rest):
+        if {"--help", "-h"} & set(verb_arguments):
             print(f"python run.py {name}: {verb.act.__doc__}\n\n{help_text(verb.define)}")
             return 0
-        values, positional = parse(verb.define, f"run.py {name}", rest)
+        values, positional = parse(verb.define, f"run.py {name}", verb_arguments)
         if positional and not verb.positional:
             raise UsageError(f"{name} takes flags only, not '{positional[0]}'")
         options = verb.options(values)
@@ -69,14 +70,14 @@ def main(arguments: list[str], overview: str) -> int:
     except (UsageError, DataError, FlagError) as error:
         print(f"run.py {one_line(name)}: {one_line(error)}", file=sys.stderr)
         return 2
-    except OSError as error:  # the system refuses, as when a process may open no more files
+    except OSError as error:  # of the system, such as too many open files
         where = f": {error.filename}" if error.filename else ""
         print(f"run.py {one_line(name)}: {error.strerror or error}{one_line(where)}", file=sys.stderr)
         return 2
 
 
 class Interrupt:
-    """Turns Ctrl-C and SIGTERM into a KeyboardInterrupt, and remembers it.
+    """Raises KeyboardInterrupt on Ctrl-C and SIGTERM, and remembers it.
 
     A library that is being imported may turn the KeyboardInterrupt into another exception.
     """
@@ -84,7 +85,9 @@ class Interrupt:
     def __init__(self) -> None:
         self.received = False
         signal.signal(signal.SIGTERM, self._receive)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as when a shell starts a run in the background
+        if (
+            signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        ):  # ignored if a shell started the run in the background
             signal.signal(signal.SIGINT, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -9,29 +9,27 @@ from pathlib import Path
 from lra.cli.flags import ReportArguments
 from lra.errors import UsageError, one_line
 
-MOST_LINES = 20
-"""Damaged files, duplicates and conflicts that are printed one by one; the rest is counted."""
+_MAX_LINES = 20
+"""Damaged files, duplicates and conflicts that are printed; further ones are only counted."""
 
 
 def status(results: Path) -> int:
-    """Prints which cells of the runs on a results folder are done, running, failed and left, and for how long yet."""
+    """Prints which cells of a results folder are done, running, failed or left, and the estimated time left."""
     from lra.results import runs
 
     rows, line = runs.status(results)
-    print(f"{runs.table(rows)}\n\n{line}")
+    print(f"{runs.format_table(rows)}\n\n{line}")
     return 0
 
 
 def leaderboard(args: ReportArguments) -> int:
-    """Writes the tables, the page and the figures of results folders and prints the leaderboard."""
+    """Writes the tables, the page and the figures of results folders, and prints the leaderboard."""
     from lra.report import selection, write
 
     _require_folders(args.folders)
-    chosen = selection.Selection(
-        args.tasks, args.models, args.protocols, args.accelerator, args.metric, args.sort
-    )  # fmt: skip
+    selected = selection.Selection(args.tasks, args.models, args.protocols, args.accelerator, args.metric, args.sort)
     try:
-        text, lines = write.write_leaderboard(args.folders, args.out, chosen, args.plots)
+        text, lines = write.write_leaderboard(args.folders, args.out, selected, args.plots)
     except OSError as error:
         raise UsageError(f"cannot write --out={args.out}: {error.strerror}") from None
     _print_problems("leaderboard", lines)
@@ -41,31 +39,31 @@ def leaderboard(args: ReportArguments) -> int:
 
 
 def show(args: ReportArguments, names: Sequence[str]) -> int:
-    """Prints one record readably: `show CELL`, a file or any part of its name or key that fits only one."""
-    from lra.report import show as texts
+    """Prints one record: `show CELL`, with a file, or any unique part of its name or key."""
+    from lra.report import show as show_text
 
     if len(names) != 1:
-        raise UsageError("show takes one cell: a file, or any part of its name or key that fits only one")
-    print(texts.record_text(texts.find_record(args.folders, names[0])))
+        raise UsageError("show takes one cell: a file, or any unique part of its name or key")
+    print(show_text.record_text(show_text.find_record(args.folders, names[0])))
     return 0
 
 
 def compare(args: ReportArguments, names: Sequence[str]) -> int:
-    """Prints two models side by side, task by task, with the test of the difference: `compare A B`."""
+    """Prints two models side by side for each task, with a test of their difference: `compare A B`."""
     from lra.report import selection
-    from lra.report import show as texts
+    from lra.report import show as show_text
     from lra.results import load
 
     if len(names) != 2 or names[0] == names[1]:
         raise UsageError("compare takes two models: compare fnet transformer")
     _require_folders(args.folders)
-    chosen = selection.Selection(
+    selected = selection.Selection(
         args.tasks, protocols=args.protocols, accelerator=args.accelerator, metric=args.metric
     )  # fmt: skip
     records, lines = load.load_records(args.folders)
-    selection.check(chosen, records)
+    selection.check(selected, records)
     _print_problems("compare", lines)
-    print(texts.comparison_text(records, names[0], names[1], chosen))
+    print(show_text.comparison_text(records, names[0], names[1], selected))
     return 0
 
 
@@ -76,7 +74,7 @@ def _require_folders(folders: Sequence[Path]) -> None:
 
 
 def _print_problems(verb: str, lines: Sequence[str]) -> None:
-    for line in lines[:MOST_LINES]:
+    for line in lines[:_MAX_LINES]:
         print(f"run.py {verb}: {one_line(line)}", file=sys.stderr)
-    if len(lines) > MOST_LINES:
-        print(f"run.py {verb}: and {len(lines) - MOST_LINES} more such lines", file=sys.stderr)
+    if len(lines) > _MAX_LINES:
+        print(f"run.py {verb}: and {len(lines) - _MAX_LINES} more such lines", file=sys.stderr)

@@ -27,12 +27,12 @@ from tasks.io.files import make_folder
 
 def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
     """Trains a grid and prints the leaderboard."""
-    # `keys`: run only these cells, which `retry` has chosen.
+    # With `keys`, only the cells with these keys run: those that `retry` has chosen.
     group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
     if group and args.launcher != "local":
-        raise UsageError(f"--coordinator starts cells itself: it does not go with --launcher={args.launcher}")
+        raise UsageError(f"--coordinator starts cells itself: it cannot be combined with --launcher={args.launcher}")
     if group and (args.jobs or 1) > 1:
-        raise UsageError(f"--coordinator trains one cell at a time: it does not go with --jobs={args.jobs}")
+        raise UsageError(f"--coordinator trains one cell at a time: it cannot be combined with --jobs={args.jobs}")
     plans, options = _plans(args.grid), args.options
     if args.dry_run:
         return _dry_run(plans, options.device)
@@ -40,11 +40,10 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
     if args.launcher == "slurm":
         return _submit_to_slurm(args, plans)
     if args.launcher == "ray":
-        process.probe("cpu", [p.model for p in plans])  # a wrong model is reported before there is a cluster
+        process.probe("cpu", [plan.model for plan in plans])  # reports wrong models before the cluster starts
         options = dataclasses.replace(options, data=options.data.resolve(), origin=provenance.current_origin())
         with ray_driver.Cluster(args.ray_address, options) as cluster:
-            cells = cluster.cells(plans)
-            cells = _save_run(args, cells, keys)
+            cells = _save_run(args, cluster.cells(plans), keys)
             return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run_cell)
     if group is None:
         return _run_here(args, plans, keys)
@@ -59,35 +58,35 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
 
 
 def _plans(grid: flags.GridArguments) -> list[Plan]:
-    protocol = expand.protocol_named(grid.protocol)
-    return expand.plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
+    protocol = expand.find_protocol(grid.protocol)
+    return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
 
 
 def _dry_run(plans: Sequence[Plan], device: str) -> int:
-    """Prints the cells of a grid and what they cost in steps."""
-    if any(p.model.options or ":" in p.model.name for p in plans):
-        process.probe(device, [p.model for p in plans])
-    for p in plans:
-        t = p.recipe.train
-        tokens = t.steps * t.batch * p.length
-        print(f"{p.task} × {p.model}, length {p.length:,}, seed {p.seeds[0]}: {t.steps:,} steps of {t.batch} "
-              f"({tokens:.2g} tokens)")  # fmt: skip
-    print(f"{len(plans)} cells, {sum(p.recipe.train.steps for p in plans):,} steps")
+    """Prints the cells of a grid and their cost in steps."""
+    if any(plan.model.options or ":" in plan.model.name for plan in plans):
+        process.probe(device, [plan.model for plan in plans])
+    for plan in plans:
+        train = plan.recipe.train
+        tokens = train.steps * train.batch * plan.length
+        print(f"{plan.task} × {plan.model}, length {plan.length:,}, seed {plan.seeds[0]}: "
+              f"{train.steps:,} steps of {train.batch} ({tokens:.2g} tokens)")  # fmt: skip
+    print(f"{len(plans)} cells, {sum(plan.recipe.train.steps for plan in plans):,} steps")
     return 0
 
 
 def _run_here(
     args: flags.RunArguments, plans: Sequence[Plan], keys: Collection[str] | None, leader: Leader | None = None
 ) -> int:
-    """Trains a grid on this machine, and on those whose runs follow `leader`."""
+    """Trains a grid on this machine, together with the processes that follow `leader`."""
     options = args.options
-    device, mixer_options = process.probe(options.device, [p.model for p in plans])
+    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
     slots, device = scheduler.divide_device(device, options.devices, 1 if leader else args.jobs)
     processes = leader.group.processes if leader else 1
-    cells = expand.cells(plans, device, mixer_options, options, _print_line, processes)
-    # Slurm may have said which process this is, and not a flag.
-    extra = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
-    cells = _save_run(args, cells, keys, extra)
+    cells = expand.make_cells(plans, device, mixer_options, options, _print_line, processes)
+    # Saved as flags, since they may have come from Slurm's environment.
+    group_flags = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
+    cells = _save_run(args, cells, keys, group_flags)
     return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
 
 
@@ -95,23 +94,23 @@ def _save_run(
     args: flags.RunArguments | flags.BenchArguments,
     cells: list[Cell],
     keys: Collection[str] | None,
-    extra: Sequence[str] = (),
+    extra_flags: Sequence[str] = (),
 ) -> list[Cell]:
-    """Keeps in the results folder that the cells were requested; or picks those with `keys`, which were before."""
+    """Saves the request of the cells in the results folder; with `keys`, only selects the cells with these keys."""
     if keys is not None:
         return [cell for cell in cells if cell.key in keys]
     results = args.options.results
     verb = "bench" if isinstance(args, flags.BenchArguments) else "run"
     try:
-        runs.save(results, verb, [*_given(args, "results", "rerun"), *extra], cells)
+        runs.save(results, verb, [*_flags_without(args, "results", "rerun"), *extra_flags], cells)
     except OSError as error:
         raise cannot_write(results, error) from None
     return cells
 
 
-def _given(args: flags.RunArguments | flags.BenchArguments, *left_out: str) -> list[str]:
-    """The flags of the command line as arguments, without those named."""
-    return [argument for name, argument in args.given if name not in left_out]
+def _flags_without(args: flags.RunArguments | flags.BenchArguments, *names: str) -> list[str]:
+    """The flags on the command line, without those named."""
+    return [argument for name, argument in args.given if name not in names]
 
 
 def _run_cells(
@@ -121,6 +120,7 @@ def _run_cells(
     slots: Sequence[scheduler.Slot],
     run_cell: scheduler.RunCell,
 ) -> int:
+    """Runs the unfinished cells, cleans up and prints the leaderboard."""
     console = Console()
     pending = cells if options.reruns_finished else unfinished(cells, options.results)
     done = 0 if pending is cells else sum(is_finished(options.results, cell) for cell in cells)
@@ -130,40 +130,42 @@ def _run_cells(
     counts = scheduler.run_cells(pending, options, console, slots, run_cell)
     clean_up(cells, options.results)
     if counts.get("interrupted"):
-        console.print(f"{counts['interrupted']} interrupted: the same command goes on with them", highlight=False)
+        console.print(f"{counts['interrupted']} interrupted: the same command continues them", highlight=False)
     return report.leaderboard(flags.ReportArguments((options.results,), out=args.out, plots=False))
 
 
 def _submit_to_slurm(args: flags.RunArguments, plans: Sequence[Plan]) -> int:
-    """Prepares the data here and submits one Slurm job per cell."""
+    """Prepares the data on this machine and submits one Slurm job per cell."""
     options = args.options
-    process.probe("cpu", [p.model for p in plans])
-    given = _given(args, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir")
-    given += [f"--data={options.data.resolve()}"]
+    process.probe("cpu", [plan.model for plan in plans])
+    command_flags = _flags_without(
+        args, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir"
+    )
+    command_flags += [f"--data={options.data.resolve()}"]
     assert options.sources
-    given += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
-    lines = slurm.build_commands(plans, options.vmap_seeds == "on", given)
+    command_flags += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
+    lines = slurm.build_commands(plans, options.vmap_seeds == "on", command_flags)
     settings = slurm.parse_settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
     expand.prepare_data(plans, options.data, options.sources, _print_line)
     folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
     jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
-    note = f"python run.py status --results={options.results} prints how far they are"
+    note = f"python run.py status --results={options.results} shows their progress"
     print(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}; {note}")
     return 0
 
 
 def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> int:
-    """Measures speed and memory on random tokens of the tasks' shapes; writes efficiency.csv and plots."""
+    """Measures speed and memory on random tokens; writes efficiency.csv and plots."""
     from lra.report import write  # pandas takes a second to import
 
     options = args.options
     plans = _plans(args.grid)
     _make_results(options.results)
-    device, mixer_options = process.probe(options.device, [p.model for p in plans])
-    cells = _save_run(args, expand.cells(plans, device, mixer_options, options, _print_line), keys)
+    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
+    cells = _save_run(args, expand.make_cells(plans, device, mixer_options, options, _print_line), keys)
     pending = cells
     if not options.reruns_finished:
-        pending = [c for c in cells if not is_finished(options.results, c, options.timeout_minutes)]
+        pending = [cell for cell in cells if not is_finished(options.results, cell, options.timeout_minutes)]
     scheduler.run_cells(pending, options, Console(), scheduler.measurement_slots(args.jobs))
     clean_up(cells, options.results)
     try:
@@ -177,7 +179,7 @@ def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> in
 
 
 def retry(args: flags.RetryArguments) -> int:
-    """Runs cells of earlier runs and benches again that ended as the flags say, from their checkpoints."""
+    """Runs cells again that ended as the flags say, from their checkpoints."""
     commands = runs.retry_commands(args.results, args.statuses)
     for verb, arguments, keys in commands:
         program, arguments = f"run.py {verb}", [*arguments, f"--results={args.results}"]

@@ -1,1 +1,1 @@
-"""What to run: from names on the command line to cells. Knows tasks, models and protocols by name."""
+"""The grid: turns names on the command line into cells. Knows tasks, models and protocols by name."""

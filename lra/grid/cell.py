@@ -1,4 +1,4 @@
-"""A cell: one task, model, length, protocol and set of seeds on one kind of device; its key and name."""
+"""Cells, the unit of the grid: one task, model, length, protocol and set of seeds on one kind of device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from configs.recipe import Recipe
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as asked for on the command line: 'performer:features=64,kernel=softmax', or 'package.module:Class'."""
+    """A model of the command line: 'performer:features=64,kernel=softmax' or 'package.module:Class'."""
 
     name: str
-    """In `models.MIXERS`, or the place of a class."""
+    """A name in `models.MIXERS`, or 'package.module:Class'."""
     options: tuple[tuple[str, str], ...] = ()
-    """The mixer's own options, as texts."""
+    """The mixer's options, (name, value) as written."""
 
     def __str__(self) -> str:
         return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options) if self.options else "")
@@ -29,62 +29,72 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """A cell that has been asked for, before its data and device are known."""
+    """A requested cell, before its data and device are known."""
 
     task: str
     model: ModelSpec
     length: int
     protocol: str
     seeds: tuple[int, ...]
-    """One seed, or several that train together."""
+    """One seed, or several that train as one program."""
     recipe: Recipe
     overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that can run: its data lies in the cache and its device is known."""
+    """A cell that can run: its data is in the cache and its device is known."""
 
     plan: Plan
     entry: Path | None
     """The data's folder in the cache; None for a measurement on random tokens."""
     data: dict[str, Any]
-    """What is known of the data: source, counts, fingerprint, notes."""
+    """Description of the data: source, counts, fingerprint, notes."""
     accelerator: str
-    """What it runs on, by `accelerator_name`."""
+    """The device it runs on, as `expand.accelerator_name` names it."""
     key: str
-    """sha-256 of everything that decides the result."""
-    bounds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of the record that bound a measurement: `memory_limit_bytes`, `max_batch`."""
+    """SHA-256 of everything that decides the result."""
+    limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Limits of a measurement, as fields of its record: `memory_limit_bytes`, `max_batch`."""
     single: Cell | None = None
-    """Where several processes are to train it: the same cell for one."""
+    """For a cell trained by several processes: the same cell for one process."""
 
     @property
     def single_process(self) -> Cell:
-        """The same cell for one process. Its checkpoint and lease are for any number of them."""
+        """The same cell for one process, whose checkpoint and lease serve any number of processes."""
         return self.single or self
 
     @property
     def name(self) -> str:
         """The record's file name without its ending: readable, and unique by the key."""
-        p = self.plan
-        seeds = "s" + "_".join(map(str, p.seeds))
-        words = [p.task, str(p.model), f"L{p.length}", p.protocol, seeds, self.accelerator]
-        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", w) for w in words) + "-" + self.key[:10]
+        plan = self.plan
+        seeds = "s" + "_".join(map(str, plan.seeds))
+        words = [plan.task, str(plan.model), f"L{plan.length}", plan.protocol, seeds, self.accelerator]
+        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words) + "-" + self.key[:10]
 
 
 def split_seeds(cell: Cell) -> list[Cell]:
-    """A cell for each seed of a cell."""
+    """One cell for each seed of a cell."""
     plans = [dataclasses.replace(cell.plan, seeds=(seed,)) for seed in cell.plan.seeds]
-    of = split_seeds(cell.single) if cell.single else [None] * len(plans)
+    singles = split_seeds(cell.single) if cell.single else [None] * len(plans)
     return [
-        dataclasses.replace(cell, plan=p, key=cell_key(p, cell.data, cell.accelerator, cell.bounds), single=one)
-        for p, one in zip(plans, of, strict=True)
+        dataclasses.replace(
+            cell, plan=plan, key=cell_key(plan, cell.data, cell.accelerator, cell.limits), single=single
+        )
+        for plan, single in zip(plans, singles, strict=True)
     ]
 
 
-def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, bounds: Mapping[str, Any]) -> str:
-    decides = {
+def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, limits: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that decides a cell's result. Changing it disowns every existing record.
+
+    Args:
+        plan: with its recipe's precision resolved.
+        data: description of the data: `task_version` and `fingerprint` count.
+        accelerator: as `expand.accelerator_name` names it.
+        limits: limits of a measurement; empty for training.
+    """
+    content = {
         "task": plan.task,
         "task_version": data["task_version"],
         "fingerprint": data["fingerprint"],
@@ -94,6 +104,6 @@ def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, bounds: Mapp
         "seeds": plan.seeds,
         "recipe": dataclasses.asdict(plan.recipe),
         "accelerator": accelerator,
-        **bounds,
+        **limits,
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

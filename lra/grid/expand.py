@@ -1,4 +1,4 @@
-"""From protocol × tasks × models × lengths × seeds to cells: names checked, data prepared, keys computed."""
+"""Expands protocol × tasks × models × lengths × seeds into cells: checks names, prepares data, computes keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs import PROTOCOLS
-from configs.recipe import Protocol, RecipeError, nearest, override
+from configs.recipe import Protocol, RecipeError, override, suggest
 from lra.errors import UsageError
 from lra.grid.cell import Cell, ModelSpec, Plan, cell_key
 from lra.grid.spec import DataOptions, RunOptions
@@ -18,27 +18,31 @@ from tasks import TASKS, Task
 from tasks.io.cache import describe, prepare
 
 
-def parse_models(words: Sequence[str], every: Sequence[str]) -> list[ModelSpec]:
-    """The models of a comma-separated list, in which 'option=value' belongs to the model before it.
+def parse_models(words: Sequence[str], all_models: Sequence[str]) -> list[ModelSpec]:
+    """Parses a comma-separated list of models, in which 'option=value' belongs to the model before it.
+
+    Args:
+        words: the list's items.
+        all_models: names that the item 'all' expands to.
 
     Raises:
-        UsageError: a name that is neither a model's, 'all', nor the place of a class.
+        UsageError: a name that is neither a model, 'all' nor 'package.module:Class'.
     """
-    found: list[ModelSpec] = []
+    models: list[ModelSpec] = []
     for word in words:
         before, _, last = word.rpartition(":")
         if "=" in word and not before:
-            if not found:
-                raise UsageError(f"--models: the option '{word}' stands before any model")
-            found[-1] = ModelSpec(found[-1].name, (*found[-1].options, _option(word)))
+            if not models:
+                raise UsageError(f"--models: no model precedes the option '{word}'")
+            models[-1] = ModelSpec(models[-1].name, (*models[-1].options, _option(word)))
         elif "=" in last:
-            found.append(ModelSpec(before, (_option(last),)))
+            models.append(ModelSpec(before, (_option(last),)))
         else:
-            found += [ModelSpec(name) for name in (every if word == "all" else [word])]
-    for model in found:
+            models += [ModelSpec(name) for name in (all_models if word == "all" else [word])]
+    for model in models:
         if model.name not in MIXERS and ":" not in model.name:
-            raise UsageError(nearest("model", model.name, [*MIXERS, "all"]))
-    return list(dict.fromkeys(ModelSpec(m.name, tuple(sorted(m.options))) for m in found))
+            raise UsageError(suggest("model", model.name, [*MIXERS, "all"]))
+    return list(dict.fromkeys(ModelSpec(model.name, tuple(sorted(model.options))) for model in models))
 
 
 def _option(word: str) -> tuple[str, str]:
@@ -46,23 +50,33 @@ def _option(word: str) -> tuple[str, str]:
     return name, value
 
 
-def resolve_names(what: str, names: Sequence[str], known: Iterable[str], every: Sequence[str]) -> list[str]:
-    """The names asked for, `all` replaced by `every`, doubles dropped. Raises `UsageError` on a wrong one."""
+def resolve_names(kind: str, names: Sequence[str], known: Iterable[str], all_names: Sequence[str]) -> list[str]:
+    """The names without duplicates, with 'all' expanded.
+
+    Args:
+        kind: what they name, for the error message.
+        names: names as given by the user.
+        known: allowed names.
+        all_names: names that 'all' expands to.
+
+    Raises:
+        UsageError: an unknown name.
+    """
     known = list(known)
     for name in names:
         if name != "all" and name not in known:
-            raise UsageError(nearest(what, name, [*known, "all"]))
-    return list(dict.fromkeys(n for name in names for n in (every if name == "all" else [name])))
+            raise UsageError(suggest(kind, name, [*known, "all"]))
+    return list(dict.fromkeys(n for name in names for n in (all_names if name == "all" else [name])))
 
 
-def protocol_named(name: str) -> Protocol:
-    """The protocol, or `UsageError` with the nearest one."""
+def find_protocol(name: str) -> Protocol:
+    """The protocol of that name. Raises `UsageError` suggesting the nearest one."""
     if name not in PROTOCOLS:
-        raise UsageError(nearest("protocol", name, PROTOCOLS))
+        raise UsageError(suggest("protocol", name, PROTOCOLS))
     return PROTOCOLS[name]
 
 
-def plans(
+def make_plans(
     protocol: Protocol,
     tasks: Sequence[str],
     models: Sequence[str],
@@ -70,22 +84,30 @@ def plans(
     seeds: Sequence[int],
     settings: Sequence[str],
 ) -> list[Plan]:
-    """The grid. Empty `tasks`, `models`, `lengths` and `seeds` stand for the protocol's own.
+    """The grid: one plan for each task, model, length and seed.
+
+    Args:
+        protocol: supplies the recipes, and the defaults of the next four arguments where they are empty.
+        tasks: names, or 'all'.
+        models: items of a list of models (see `parse_models`).
+        lengths: sequence lengths in tokens.
+        seeds: training seeds.
+        settings: 'section.field=value' overrides of every recipe.
 
     Raises:
-        UsageError: a name, length, seed or setting that is wrong, before any work.
+        UsageError: a wrong name, length, seed or setting.
     """
-    chosen_tasks = resolve_names("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
-    chosen_models = parse_models(models or protocol.default_models, tuple(MIXERS))
-    for name in chosen_tasks:
+    task_names = resolve_names("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
+    specs = parse_models(models or protocol.default_models, tuple(MIXERS))
+    for name in task_names:
         if name not in (*protocol.tasks, *protocol.variants):
             known = ", ".join((*protocol.tasks, *protocol.variants))
             raise UsageError(f"protocol {protocol.name} has no recipe for task {name}; it has {known}")
     if any(length < 1 for length in lengths) or any(not 0 <= seed < 2**32 for seed in seeds):
         raise UsageError("lengths must be at least 1, and seeds at least 0 and below 2³²")
-    made = []
-    for name in chosen_tasks:
-        for model in chosen_models:
+    plans = []
+    for name in task_names:
+        for model in specs:
             recipe = protocol.recipe(name, model.name)
             if recipe.data is None:
                 recipe = dataclasses.replace(recipe, data=TASKS[name].rules)
@@ -95,21 +117,11 @@ def plans(
                 raise UsageError(f"{name}, {model}: {error}") from None
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 for seed in dict.fromkeys(seeds or protocol.seeds):
-                    made.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings)))
-    return made
+                    plans.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings)))
+    return plans
 
 
-def apply_options(wanted: Sequence[Plan], typed: Mapping[ModelSpec, Mapping[str, Any]]) -> list[Plan]:
-    """The plans with their models' options in the recipe, over the protocol's own."""
-    made = []
-    for plan in wanted:
-        mixer = dict(plan.recipe.mixer) | dict(typed[plan.model])
-        recipe = dataclasses.replace(plan.recipe, mixer=tuple(sorted(mixer.items())))
-        made.append(dataclasses.replace(plan, recipe=recipe))
-    return made
-
-
-def cells(
+def make_cells(
     plans: Sequence[Plan],
     device: dict[str, Any],
     mixer_options: Mapping[ModelSpec, Mapping[str, Any]],
@@ -117,16 +129,19 @@ def cells(
     report: Callable[[str], None],
     processes: int = 1,
 ) -> list[Cell]:
-    """The runnable cells of plans on a device; their data are prepared in the cache.
+    """The runnable cells of plans on a device, with their data prepared in the cache.
 
     Args:
-        device, mixer_options: what the device probe found (`launch.process.probe`).
-        report: takes a line on how far the preparation is.
-        processes: that train each cell together.
+        plans: cells to make runnable.
+        device: description of the device (`launch.process.probe`).
+        mixer_options: each model's options with their types, from the same probe.
+        options: of the run.
+        report: receives a line for each step of the preparation.
+        processes: how many train each cell together.
 
     Raises:
         UsageError: as `make_cell`.
-        tasks.DataError: no source has the data, or they are damaged.
+        tasks.DataError: no source has the data, or it is damaged.
     """
     plans = apply_options(plans, mixer_options)
     if options.sources is None:
@@ -136,13 +151,65 @@ def cells(
     return [make_cell(plan, entries[plan], device, options.devices, processes=processes) for plan in plans]
 
 
+def apply_options(plans: Sequence[Plan], mixer_options: Mapping[ModelSpec, Mapping[str, Any]]) -> list[Plan]:
+    """The plans with their models' options in the recipe, overriding the protocol's."""
+    applied = []
+    for plan in plans:
+        mixer = dict(plan.recipe.mixer) | dict(mixer_options[plan.model])
+        recipe = dataclasses.replace(plan.recipe, mixer=tuple(sorted(mixer.items())))
+        applied.append(dataclasses.replace(plan, recipe=recipe))
+    return applied
+
+
+def group_seeds(plans: Sequence[Plan], mode: str, device: dict[str, Any]) -> list[Plan]:
+    """Merges plans that differ only in their seed, so that these seeds train as one program.
+
+    Args:
+        plans: one for each seed.
+        mode: 'on' merges all, 'off' none; 'auto' merges on accelerators those whose step is too small to fill one,
+            below `_SMALL_STEP` FLOPs. On a CPU a step fills all cores, so merging gains nothing.
+        device: description of the device.
+    """
+    groups: dict[Plan, list[Plan]] = {}
+    for plan in plans:
+        merged = mode == "on" or (
+            mode == "auto" and device["platform"] != "cpu" and estimate_step_flops(plan) < _SMALL_STEP
+        )
+        groups.setdefault(dataclasses.replace(plan, seeds=()) if merged else plan, []).append(plan)
+    return [
+        dataclasses.replace(plan, seeds=tuple(seed for member in group for seed in member.seeds))
+        for plan, group in groups.items()
+    ]
+
+
+_SMALL_STEP = 1e11
+"""About a millisecond of a data-centre GPU at a tenth of its peak; below it, launching kernels takes as long."""
+
+
+def estimate_step_flops(plan: Plan) -> float:
+    """Rough FLOPs of a training step: six per weight and token, matrix products only."""
+    encoder, tokens = plan.recipe.encoder, plan.recipe.train.batch * plan.length
+    documents = 2 if TASKS[plan.task].pair else 1
+    weights = 4 * encoder.dim * encoder.qkv + 2 * encoder.dim * encoder.mlp
+    return 6.0 * documents * tokens * encoder.layers * weights
+
+
 def prepare_data(
     plans: Sequence[Plan], cache: Path, sources: DataOptions, report: Callable[[str], None]
 ) -> dict[Plan, Path]:
-    """The cache entry of each plan's data, prepared where it is missing.
+    """Prepares the plans' data where it is missing from the cache.
+
+    Args:
+        plans: the plans that need data.
+        cache: folder of the data cache.
+        sources: where the data comes from.
+        report: receives a line for each step of the preparation.
+
+    Returns:
+        Each plan's folder in the cache.
 
     Raises:
-        tasks.DataError: no source has the data, or they are damaged.
+        tasks.DataError: no source has the data, or it is damaged.
     """
     entries: dict[Any, Path] = {}
     for plan in plans:
@@ -157,80 +224,64 @@ def prepare_data(
     return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in plans}
 
 
-def group_seeds(wanted: Sequence[Plan], mode: str, device: dict[str, Any]) -> list[Plan]:
-    """The plans with those that differ in their seed alone made one, to train as one program.
-
-    Mode 'on' joins all, 'off' none. 'auto' joins them on accelerators where a step is too small to fill one: below
-    `_SMALL_STEP` floating-point operations. On a CPU a step fills all cores, and nothing is gained.
-    """
-    groups: dict[Plan, list[Plan]] = {}
-    for plan in wanted:
-        joined = mode == "on" or (mode == "auto" and device["platform"] != "cpu" and step_cost(plan) < _SMALL_STEP)
-        groups.setdefault(dataclasses.replace(plan, seeds=()) if joined else plan, []).append(plan)
-    return [
-        dataclasses.replace(plan, seeds=tuple(seed for one in group for seed in one.seeds))
-        for plan, group in groups.items()
-    ]
-
-
-_SMALL_STEP = 1e11
-"""About a millisecond of a data-centre GPU at a tenth of its peak; below it, launching kernels takes as long."""
-
-
-def step_cost(plan: Plan) -> float:
-    """Floating-point operations of a training step, roughly: the products with weights, six a weight and token."""
-    e, tokens = plan.recipe.encoder, plan.recipe.train.batch * plan.length
-    documents = 2 if TASKS[plan.task].pair else 1
-    return 6.0 * documents * tokens * e.layers * (4 * e.dim * e.qkv + 2 * e.dim * e.mlp)
-
-
-def accelerator_name(device: dict[str, Any], used: int = 1, processes: int = 1) -> str:
-    """What a result's speed depends on, in words: 'NVIDIA H200', or a CPU's name and number of cores."""
-    each = f" in each of {processes} processes" if processes > 1 else ""
-    if device["platform"] == "cpu":
-        parts = f", as {used} devices" if used > 1 else ""
-        return f"CPU {device['host_cpu']}, {device['host_cores']} cores{parts}{each}"
-    return (f"{used} × {device['kind']}" if used > 1 else str(device["kind"])) + each
-
-
-RANDOM = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
+_RANDOM_TOKENS = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}
 
 
 def make_cell(
     plan: Plan,
     entry: Path | None,
     device: dict[str, Any],
-    used: int = 1,
-    bounds: Mapping[str, Any] = types.MappingProxyType({}),
+    device_count: int = 1,
+    limits: Mapping[str, Any] = types.MappingProxyType({}),
     processes: int = 1,
 ) -> Cell:
-    """The runnable cell of a plan on a device (`lra.train.device.describe`): precision resolved, key computed.
+    """The runnable cell of a plan: precision resolved, key computed.
 
-    Without an `entry` it is a measurement on random tokens, within `bounds`. Several `processes` share a batch, each
-    with so many devices `used`.
+    Args:
+        plan: the requested cell.
+        entry: folder of its data in the cache; None: a measurement on random tokens.
+        device: description of the device (`lra.train.device.describe`).
+        device_count: devices of each process that share each batch.
+        limits: limits of a measurement, as `Cell.limits`.
+        processes: how many train the cell together, and share each batch.
 
     Raises:
-        UsageError: there are fewer devices than are to be `used`, or a batch does not divide by their number.
+        UsageError: there are fewer devices than `device_count`, or the batch cannot be divided among them.
     """
     recipe = plan.recipe
-    if not 1 <= used <= device["count"]:
-        raise UsageError(f"--devices={used}: there are 1 to {device['count']} devices to use")
-    if recipe.train.batch % (used * processes * recipe.train.accumulate):
-        factors = [("processes", processes)] * (processes > 1) + [("devices", used)]
+    if not 1 <= device_count <= device["count"]:
+        raise UsageError(f"--devices={device_count}: there are 1 to {device['count']} devices to use")
+    if recipe.train.batch % (device_count * processes * recipe.train.accumulate):
+        factors = [("processes", processes)] * (processes > 1) + [("devices", device_count)]
         factors.append(("train.accumulate", recipe.train.accumulate))
         raise UsageError(
             f"{plan.task}, {plan.model}: train.batch ({recipe.train.batch}) must be a multiple of "
             f"{' × '.join(name for name, _ in factors)} ({' × '.join(str(factor) for _, factor in factors)})"
         )
-    accelerator = accelerator_name(device, used)
+    accelerator = accelerator_name(device, device_count)
     if recipe.train.precision == "auto":
         precision: Literal["float32", "bfloat16"] = "float32" if device["platform"] == "cpu" else "bfloat16"
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
-    data = {"task_version": TASKS[plan.task].version} | (RANDOM if entry is None else describe(entry))
+    data = {"task_version": TASKS[plan.task].version} | (_RANDOM_TOKENS if entry is None else describe(entry))
     plan = dataclasses.replace(plan, recipe=recipe)
-    made = Cell(plan, entry, data, accelerator, cell_key(plan, data, accelerator, bounds), bounds)
+    cell = Cell(plan, entry, data, accelerator, cell_key(plan, data, accelerator, limits), limits)
     if processes == 1:
-        return made
-    accelerator = accelerator_name(device, used, processes)
-    key = cell_key(plan, data, accelerator, bounds)
-    return dataclasses.replace(made, accelerator=accelerator, key=key, single=made)
+        return cell
+    accelerator = accelerator_name(device, device_count, processes)
+    key = cell_key(plan, data, accelerator, limits)
+    return dataclasses.replace(cell, accelerator=accelerator, key=key, single=cell)
+
+
+def accelerator_name(device: dict[str, Any], device_count: int = 1, processes: int = 1) -> str:
+    """The name of the hardware that a result's speed depends on: 'NVIDIA H200', '2 × NVIDIA H200', 'CPU …, 2 cores'.
+
+    Args:
+        device: description of the device.
+        device_count: devices of each process that share each batch.
+        processes: how many train a cell together.
+    """
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    if device["platform"] == "cpu":
+        parts = f", as {device_count} devices" if device_count > 1 else ""
+        return f"CPU {device['host_cpu']}, {device['host_cores']} cores{parts}{each}"
+    return (f"{device_count} × {device['kind']}" if device_count > 1 else str(device["kind"])) + each

@@ -42,7 +42,7 @@ def run_cell(
     """
     name = label(cell, number)
     try:
-        if cell.bounds.get("max_batch"):
+        if cell.limits.get("max_batch"):
             record = _search_max_batch(cell, options, context, name)
         else:
             record = _run_worker(cell, options, context, name, leader)

@@ -69,4 +69,4 @@ def _with_batch(cell: Cell, batch: int, extra_bounds: dict[str, Any]) -> Cell:
     recipe = cell.plan.recipe
     changed = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch=batch))
     plan = dataclasses.replace(cell.plan, recipe=changed)
-    return dataclasses.replace(cell, plan=plan, bounds={**cell.bounds, **extra_bounds})
+    return dataclasses.replace(cell, plan=plan, limits={**cell.limits, **extra_bounds})

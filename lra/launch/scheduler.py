@@ -159,8 +159,8 @@ class Schedule:
                     lease.release()
                     continue
                 self.begun += 1
-                if lease.before:
-                    self.display.print_line(f"{cell.name}: taken over from {lease.before.holder}, which is gone")
+                if lease.predecessor:
+                    self.display.print_line(f"{cell.name}: taken over from {lease.predecessor.holder}, which is gone")
                 return cell, lease, self.begun
             return None
         finally:
@@ -184,7 +184,7 @@ class Schedule:
             return False
         try:
             record = records.read(path)
-        except records.Unreadable as problem:
+        except records.UnreadableRecord as problem:
             raise UsageError(str(problem)) from None
         except ValueError:
             return False

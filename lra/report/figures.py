@@ -307,8 +307,8 @@ def _validation_curves(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps [N] and validation accuracies in % [seeds, N] at the steps common to all seeds; None for fewer than two."""
     by_seed = []
     for record in score.records:
-        for result in load.seeds(record):
-            accuracies = {step: 100 * value for step, value in load.curve(result, "validation_accuracy")}
+        for result in load.seed_results(record):
+            accuracies = {step: 100 * value for step, value in load.curve_points(result, "validation_accuracy")}
             if accuracies and result["status"] == "ok":
                 by_seed.append(accuracies)
     steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []

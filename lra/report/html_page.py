@@ -154,15 +154,15 @@ def _point(record: Record, kind: str) -> dict[str, Any]:
     return {
         "kind": kind, "model": cell["model"], "task": cell["task"], "length": cell["length"],
         "protocol": cell["protocol"], "accelerator": cell["accelerator"], "status": record["status"],
-        "setting": " · ".join(str(part) for part in setting if part), "steps": _digits(load.speed(record)),
-        "device": load.memory(record, "device_peak_bytes"), "compiled": load.memory(record, "compiled_bytes"),
+        "setting": " · ".join(str(part) for part in setting if part), "steps": _digits(load.solo_speed(record)),
+        "device": load.solo_memory(record, "device_peak_bytes"), "compiled": load.solo_memory(record, "compiled_bytes"),
     }  # fmt: skip
 
 
 def _cell(record: Record, pool: _Pool, max_points: int) -> tuple[dict[str, Any], bool]:
     """One record for the page, and whether any of its curves was thinned."""
     seeds, cut = [], False
-    for result in load.seeds(record):
+    for result in load.seed_results(record):
         curve = result.get("curve") or []
         kept = _thin(curve, max_points)
         cut |= len(kept) < len(curve)

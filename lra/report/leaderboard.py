@@ -64,7 +64,7 @@ def build(records: Sequence[Record], choice: selection.Selection = selection.ALL
         cell = record["cell"]
         base: tuple[str, ...] = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
         recipe_hash, column = hash_of(record["recipe"]), by_key[column_key(record)].name
-        for result in load.seeds(record):
+        for result in load.seed_results(record):
             seed = _Seed(record, result["seed"], result["status"], result.get(choice.metric), recipe_hash)
             seeds_of[base][column].append(seed)
     rows = []
@@ -122,7 +122,7 @@ def _score(seeds: list[_Seed], examples: int | None) -> Score:
             failures["no score" if seed.status == "ok" else seed.status] += 1
     scores = {s.seed: float(s.score) for s in finished if s.score is not None}
     finished_records = {s.record["key"]: s.record for s in finished}.values()
-    rates = [rate for record in finished_records if (rate := load.speed(record))]
+    rates = [rate for record in finished_records if (rate := load.solo_speed(record))]
     return Score(
         estimate(list(scores.values()), examples) if scores else None,
         {seed: 100 * score for seed, score in scores.items()},

@@ -108,7 +108,7 @@ class Score:
 
     def memory(self, method: str) -> int | None:
         """The maximum over the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
-        return max((load.memory(record, method) or 0 for record in self.records), default=0) or None
+        return max((load.solo_memory(record, method) or 0 for record in self.records), default=0) or None
 
     @property
     def failed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.recipe import nearest
+from configs.recipe import suggest
 from lra.errors import UsageError
 from lra.results.records import Record
 
@@ -60,10 +60,10 @@ def check(choice: Selection, records: Sequence[Record]) -> None:
     for kind, (wanted, known) in checks.items():
         for name in wanted:
             if name not in known:
-                raise UsageError(f"no record has it: {nearest(kind, name, sorted(known))}")
+                raise UsageError(f"no record has it: {suggest(kind, name, sorted(known))}")
     accelerators = sorted({c["accelerator"] for c in cells})
     if not any(choice.accelerator.lower() in name.lower() for name in accelerators or [""]):
         raise UsageError(f"no record's accelerator contains '{choice.accelerator}': {'; '.join(accelerators)}")
     columns = {f"{c['task']}@{c['length']}" for c in cells} | {c["task"] for c in cells}
     if choice.sort not in (*SORTS, *columns):
-        raise UsageError(f"--sort: {nearest('column', choice.sort, [*SORTS, *sorted(columns)])}")
+        raise UsageError(f"--sort: {suggest('column', choice.sort, [*SORTS, *sorted(columns)])}")

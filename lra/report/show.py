@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import nearest
+from configs.recipe import suggest
 from lra.errors import UsageError, printable
 from lra.report import leaderboard, markdown, selection, tables
 from lra.report.rows import Row, Score
@@ -30,7 +30,7 @@ def find_record(folders: Sequence[Path], name: str) -> Record:
     matches = [file for file in files if name in file.name] or [file for file in files if name in _key(file)]
     if not matches:
         names = [file.stem for file in files]
-        raise UsageError(nearest("cell", name, names) if names else f"no records in {', '.join(map(str, folders))}")
+        raise UsageError(suggest("cell", name, names) if names else f"no records in {', '.join(map(str, folders))}")
     if len(matches) > 1:
         shown = ", ".join(file.stem for file in matches[:3])
         remaining = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
@@ -40,7 +40,7 @@ def find_record(folders: Sequence[Path], name: str) -> Record:
 
 def _read(file: Path) -> Record:
     try:
-        return records.checked(file)
+        return records.read_checked(file)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
 
@@ -60,10 +60,10 @@ def record_text(record: Record) -> str:
         *([f"  {record['error']}"] if record.get("error") else []),
         "",
     ]
-    for result in load.seeds(record):
+    for result in load.seed_results(record):
         lines.append(f"seed {result['seed']}: {_result_text(result)}")
         for name in ("validation_accuracy", "train_loss"):
-            curve = [value for _, value in load.curve(result, name)]
+            curve = [value for _, value in load.curve_points(result, name)]
             if len(curve) > 1:
                 lines.append(f"  {name.replace('_', ' '):20} {_sparkline(curve)}  {curve[0]:.4g} → {curve[-1]:.4g}")
     sections = {name: record.get(name) for name in ("train_speed", "inference_speed", "memory", "device", "versions")}
@@ -130,7 +130,7 @@ def comparison_text(
     names = sorted({record["cell"]["model"] for record in records if choice.includes(record)})
     for name in (first, second):
         if name not in names:
-            raise UsageError(nearest("model", name, names) if names else "there are no records")
+            raise UsageError(suggest("model", name, names) if names else "there are no records")
     rows = leaderboard.build([r for r in records if r["cell"]["model"] in (first, second)], choice).rows
     lines = []
     for a in (row for row in rows if row.model == first):

@@ -17,7 +17,7 @@ from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate
-from lra.results.load import SHARED, seeds
+from lra.results.load import SHARED, seed_results
 from lra.results.records import Record
 
 FOOTNOTE = (
@@ -218,7 +218,7 @@ def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
             fields |= flatten(record.get(name) or _EMPTY)
         fields |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
         fields |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
-        for result in seeds(record):
+        for result in seed_results(record):
             rows.append(base | {name: value for name, value in result.items() if name != "curve"} | fields)
     first: dict[str, Any] = {}
     for row in rows:

@@ -1,1 +1,1 @@
-"""The results folder: the only package that knows its paths and file formats."""
+"""The results folder. No other package knows its paths and file formats."""

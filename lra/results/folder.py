@@ -1,4 +1,4 @@
-"""Paths in a results folder, which cells are finished, and the clean-up after runs that were killed."""
+"""Paths in a results folder, which cells are finished, and clean-up after killed runs."""
 
 from __future__ import annotations
 
@@ -15,27 +15,36 @@ from lra.results import lease, records
 
 
 def record_path(results: Path, cell: Cell) -> Path:
-    """Where the cell's record lies: measurements on random tokens are kept apart from results."""
+    """The cell's record file. Measurements on random tokens have a folder of their own."""
     return results / (records.RESULTS if cell.entry else records.BENCH) / f"{cell.name}.json"
 
 
 def is_finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
-    """Whether the cell has a record that another run, of at most so many `minutes` a cell, would only repeat."""
-    record = _record(results, cell) or {"status": None}
-    late = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
-    crowded = record["status"] == "oom" and record.get("sharing", 1) > 1  # alone it may fit
-    return late or (record["status"] in records.FINAL and not crowded)
+    """Whether another run of the cell, with a time limit of `minutes`, would only repeat its record.
 
-
-def _record(results: Path, cell: Cell) -> records.Record | None:
-    """The cell's record, None without a whole one.
+    Args:
+        results: the results folder.
+        cell: the cell.
+        minutes: the run's time limit for each cell; None: no limit.
 
     Raises:
-        UsageError: there is one that cannot be read: it may be finished, and must not be replaced.
+        UsageError: the record exists but cannot be read now.
+    """
+    record = _read_record(results, cell) or {"status": None}
+    too_slow = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
+    shared_device = record["status"] == "oom" and record.get("sharing", 1) > 1  # with a device to itself it may fit
+    return too_slow or (record["status"] in records.FINAL and not shared_device)
+
+
+def _read_record(results: Path, cell: Cell) -> records.Record | None:
+    """The cell's record; None if there is no whole one.
+
+    Raises:
+        UsageError: the file exists but cannot be read: it may be finished, and must not be replaced.
     """
     try:
         record = records.read(record_path(results, cell))
-    except records.Unreadable as problem:
+    except records.UnreadableRecord as problem:
         raise UsageError(str(problem)) from None
     except ValueError:
         return None
@@ -43,73 +52,77 @@ def _record(results: Path, cell: Cell) -> records.Record | None:
 
 
 def unfinished(cells: Sequence[Cell], results: Path) -> list[Cell]:
-    """The cells without a final record; seeds that did not fit together are cells of their own."""
-    found: list[Cell] = []
+    """The cells without a final record; seeds that did not fit into memory together become separate cells."""
+    pending: list[Cell] = []
     for cell in cells:
-        record = _record(results, cell)
+        record = _read_record(results, cell)
         if len(cell.plan.seeds) > 1 and record is not None and record["status"] == "oom":
-            found += unfinished(split_seeds(cell), results)
+            pending += unfinished(split_seeds(cell), results)
         elif not is_finished(results, cell):
-            found.append(cell)
-    return found
+            pending.append(cell)
+    return pending
 
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
-    """What the user is told when the results folder takes no more."""
-    return UsageError(f"cannot write {results}: {error.strerror or error}; finished cells are kept, run again to go on")
+    """The error to raise when the results folder cannot be written any more."""
+    reason = error.strerror or error
+    return UsageError(f"cannot write {results}: {reason}; finished cells are kept, run again to continue")
 
 
-_KEPT_FOR_MORE = ("oom",)
-"""Final results that another machine may go on from."""
+_KEEPS_CHECKPOINT = ("oom",)
+"""Final statuses whose checkpoint stays: a machine with more memory may continue from it."""
 
 
 def clean_up(cells: Sequence[Cell], results: Path) -> None:
-    """Deletes checkpoints and leases of finished cells, and files half written, where no run has the cell.
+    """Deletes what killed runs left behind of cells that no run holds.
 
-    A run that is killed between a cell's record and the lease's release leaves them. What cannot be deleted stays.
+    These are checkpoints and leases of finished cells, of runs killed between writing the record and releasing the
+    lease, and half-written files. What cannot be deleted stays.
     """
     with contextlib.suppress(OSError):
-        _leases_half_made(results / "leases")
-        found = _left(results)
+        _delete_partial_leases(results / "leases")
+        names = _leftover_names(results)
         leases = lease.Leases(results / "leases")
-        for cell in (part for whole in cells for part in _with_parts(whole)):
-            if {cell.name, cell.single_process.name} & found and (
+        for cell in (part for whole in cells for part in _with_seeds(whole)):
+            if {cell.name, cell.single_process.name} & names and (
                 taken := leases.take(cell.single_process.name)
             ) is not None:
-                _clean_up(cell, results)
+                _delete_leftovers(cell, results)
                 taken.release()
 
 
-def _with_parts(cell: Cell) -> list[Cell]:
+def _with_seeds(cell: Cell) -> list[Cell]:
+    """The cell, and the cells of its seeds if there are several."""
     return [cell, *split_seeds(cell)] if len(cell.plan.seeds) > 1 else [cell]
 
 
-def _left(results: Path) -> set[str]:
-    """Names of cells of which something lies in the folder that may be left over."""
-    names = set(_names(results / "checkpoints"))
-    names |= {name.rpartition(".")[0] for name in _names(results / "leases")}
+def _leftover_names(results: Path) -> set[str]:
+    """Names of cells with files in the folder that may be left over."""
+    names = set(_list_folder(results / "checkpoints"))
+    names |= {name.rpartition(".")[0] for name in _list_folder(results / "leases")}
     for folder in (records.RESULTS, records.BENCH):
-        names |= {found[1] for name in _names(results / folder) if (found := re.match(r"\.(.*)\.json\.\d+$", name))}
+        partial = (re.match(r"\.(.*)\.json\.\d+$", name) for name in _list_folder(results / folder))
+        names |= {match[1] for match in partial if match}
     return names
 
 
-def _names(folder: Path) -> list[str]:
+def _list_folder(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def _clean_up(cell: Cell, results: Path) -> None:
-    """Deletes what is left of a cell whose lease is ours."""
+def _delete_leftovers(cell: Cell, results: Path) -> None:
+    """Deletes what is left of a cell whose lease we hold."""
     record = record_path(results, cell)
-    for beside in record.parent.glob(f".{record.name}.*"):
-        beside.unlink(missing_ok=True)
+    for partial in record.parent.glob(f".{record.name}.*"):
+        partial.unlink(missing_ok=True)
     with contextlib.suppress(ValueError):
-        if is_finished(results, cell) and records.read(record)["status"] not in _KEPT_FOR_MORE:
+        if is_finished(results, cell) and records.read(record)["status"] not in _KEEPS_CHECKPOINT:
             shutil.rmtree(results / "checkpoints" / cell.single_process.name, ignore_errors=True)
 
 
-def _leases_half_made(folder: Path) -> None:
+def _delete_partial_leases(folder: Path) -> None:
     """Deletes leases that processes of this machine were writing when they were killed."""
-    for name in _names(folder):
+    for name in _list_folder(folder):
         path = folder / name
-        if name.startswith(".") and lease.owner_exited(lease.LeaseFile(path, 0, path.read_bytes()).told):
+        if name.startswith(".") and lease.owner_exited(lease.LeaseFile(path, 0, path.read_bytes()).contents):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where a record comes from: commit, command line, package versions; a record's first fields."""
+"""Provenance of records: commit, command line and package versions; the record of a cell that has not run yet."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def current_origin() -> dict[str, Any]:
-    """The suite's commit and this process's command line, as records have them."""
+    """The suite's commit and this process's command line, as fields of a record."""
     return {"commit": commit(), "command": shlex.join(["python", *sys.argv])}
 
 
 def commit() -> str | None:
-    """The suite's commit, with '+changes' where the working tree differs from it; None where nothing says.
+    """The suite's commit, with '+changes' if the working tree differs from it; None if it is unknown.
 
-    A copy without its repository, as in a container, can be told by $LRA_COMMIT.
+    $LRA_COMMIT names it for a copy without its repository, as in a container.
     """
-    if told := os.environ.get("LRA_COMMIT"):
-        return told
+    if given := os.environ.get("LRA_COMMIT"):
+        return given
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -44,8 +44,8 @@ def commit() -> str | None:
 
 
 def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
-    """What is known of a record before the cell runs; its status is 'failed' until it is known better."""
-    p = cell.plan
+    """The record of a cell that has not run yet, with status 'failed'."""
+    plan = cell.plan
     return {
         "schema": records.SCHEMA,
         "status": "failed",
@@ -53,28 +53,26 @@ def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
         "key": cell.key,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cell": {
-            "task": p.task,
-            "model": str(p.model),
-            "mixer": p.model.name,
-            "length": p.length,
-            "protocol": p.protocol,
-            "seeds": list(p.seeds),
+            "task": plan.task,
+            "model": str(plan.model),
+            "mixer": plan.model.name,
+            "length": plan.length,
+            "protocol": plan.protocol,
+            "seeds": list(plan.seeds),
             "accelerator": cell.accelerator,
         },
-        "recipe": dataclasses.asdict(p.recipe),
-        "overrides": list(p.overrides),
+        "recipe": dataclasses.asdict(plan.recipe),
+        "overrides": list(plan.overrides),
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
         **origin,
         "results": [],
-        **cell.bounds,
+        **cell.limits,
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "numpy"):
-        found[name] = metadata.version(name)
-    return found
+    """Versions of Python and of the packages that results depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

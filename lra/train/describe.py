@@ -18,7 +18,7 @@ import jax
 from flax import nnx
 
 from configs.lra import TASKS as RECIPES
-from configs.recipe import RecipeError, nearest, parse
+from configs.recipe import RecipeError, parse_value, suggest
 from lra.errors import UsageError
 from lra.train import device
 from models import MIXERS
@@ -46,8 +46,8 @@ def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError(str(error)) from None
     for option in options:
         if option not in known:
-            raise UsageError(f"{name}: {nearest('option', option, known)}")
-    return {option: parse(text, known[option], f"{name}:{option}") for option, text in options.items()}
+            raise UsageError(f"{name}: {suggest('option', option, known)}")
+    return {option: parse_value(text, known[option], f"{name}:{option}") for option, text in options.items()}
 
 
 def text_parameters(name: str) -> int:

@@ -218,9 +218,9 @@ def test_someone_else_s_mixer_runs_from_outside_the_project(tmp_path):
     ("models", "words"),
     [
         ("performer:feature=8", "unknown option 'feature': did you mean 'features'?"),
-        ("performer:features=many", "performer:features takes a int, not 'many'"),
+        ("performer:features=many", "performer:features takes a whole number, not 'many'"),
         ("performer:kernel=relo", "did you mean 'relu'?"),
-        ("features=8", "stands before any model"),
+        ("features=8", "no model precedes the option"),
         ("theirs:Mean", "cannot import the mixer 'theirs:Mean'"),
     ],
 )

@@ -26,7 +26,7 @@ def test_an_option_belongs_to_the_model_before_it():
 
 
 def test_seeds_and_lengths_make_cells():
-    made = expand.plans(PROTOCOLS["lra"], ["listops"], ["fnet", "transformer"], [1000, 2000], [0, 1, 2], [])
+    made = expand.make_plans(PROTOCOLS["lra"], ["listops"], ["fnet", "transformer"], [1000, 2000], [0, 1, 2], [])
     assert len(made) == 12 and len(set(made)) == 12
 
 
@@ -80,13 +80,13 @@ def test_every_protocol_s_mixer_options_exist(name):
 
 def test_a_task_without_a_recipe_and_a_wrong_name_are_told():
     with pytest.raises(UsageError, match="no recipe for task listops_short"):
-        expand.plans(PROTOCOLS["lra"], ["listops_short"], FNET, [], [], [])
+        expand.make_plans(PROTOCOLS["lra"], ["listops_short"], FNET, [], [], [])
     with pytest.raises(UsageError, match="did you mean 'pathx'"):
-        expand.plans(PROTOCOLS["lra"], ["pathxx"], FNET, [], [], [])
+        expand.make_plans(PROTOCOLS["lra"], ["pathxx"], FNET, [], [], [])
 
 
 def test_the_key_changes_with_everything_that_decides_the_result(monkeypatch):
-    plan = expand.plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
+    plan = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
     device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     base = expand.make_cell(plan, None, device)
     assert base.plan.recipe.train.precision == "bfloat16"
@@ -100,21 +100,21 @@ def test_the_key_changes_with_everything_that_decides_the_result(monkeypatch):
     ]
     keys = {base.key, *(expand.make_cell(p, None, device).key for p in others)}
     keys.add(expand.make_cell(plan, None, device | {"kind": "NVIDIA A100"}).key)
-    keys.add(expand.make_cell(plan, None, device, used=2).key)
-    keys.add(expand.make_cell(plan, None, device, bounds={"max_batch": True}).key)
+    keys.add(expand.make_cell(plan, None, device, device_count=2).key)
+    keys.add(expand.make_cell(plan, None, device, limits={"max_batch": True}).key)
     assert len(keys) == 8
 
 
 def test_seeds_train_together_where_asked_or_where_steps_are_small():
-    made = expand.plans(PROTOCOLS["quick"], [], FNET, [], [0, 1, 5], [])
+    made = expand.make_plans(PROTOCOLS["quick"], [], FNET, [], [0, 1, 5], [])
     gpu, cpu = {"platform": "gpu"}, {"platform": "cpu"}
     assert [p.seeds for p in expand.group_seeds(made, "on", cpu)] == [(0, 1, 5)]
     assert [p.seeds for p in expand.group_seeds(made, "auto", gpu)] == [(0, 1, 5)]
     assert [p.seeds for p in expand.group_seeds(made, "auto", cpu)] == [(0,), (1,), (5,)]
     assert [p.seeds for p in expand.group_seeds(made, "off", gpu)] == [(0,), (1,), (5,)]
-    large = expand.plans(PROTOCOLS["lra"], ["text"], FNET, [], [0, 1], [])
+    large = expand.make_plans(PROTOCOLS["lra"], ["text"], FNET, [], [0, 1], [])
     assert len(expand.group_seeds(large, "auto", gpu)) == 2
-    both = expand.plans(PROTOCOLS["quick"], ["text", "image"], FNET, [], [0, 1], [])
+    both = expand.make_plans(PROTOCOLS["quick"], ["text", "image"], FNET, [], [0, 1], [])
     assert [(p.task, p.seeds) for p in expand.group_seeds(both, "on", gpu)] == [("text", (0, 1)), ("image", (0, 1))]
     (cell,) = [expand.make_cell(p, None, gpu | {"kind": "x", "count": 1}) for p in expand.group_seeds(made, "on", gpu)]
     alone = [expand.make_cell(p, None, gpu | {"kind": "x", "count": 1}) for p in made]
@@ -122,11 +122,11 @@ def test_seeds_train_together_where_asked_or_where_steps_are_small():
 
 
 def test_devices_must_be_there_and_divide_the_batch():
-    plan = expand.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.batch=30", "train.accumulate=5"])[0]
+    plan = expand.make_plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.batch=30", "train.accumulate=5"])[0]
     device = {"platform": "gpu", "kind": "x", "count": 4}
-    assert expand.make_cell(plan, None, device, used=3).accelerator == "3 × x"
+    assert expand.make_cell(plan, None, device, device_count=3).accelerator == "3 × x"
     for used, words in ((8, "1 to 4 devices"), (0, "1 to 4 devices"), (4, "multiple of devices")):
         with pytest.raises(UsageError, match=words):
-            expand.make_cell(plan, None, device, used=used)
+            expand.make_cell(plan, None, device, device_count=used)
     with pytest.raises(UsageError, match=r"multiple of train\.accumulate"):
-        expand.plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])
+        expand.make_plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])

@@ -66,7 +66,7 @@ def show_records(data: bytes) -> None:
     assert len(found) + len(lines) == 2 and any(r["cell"]["model"] == "luna" for r in found)
     assert all(map(one_line, lines))
     with _one_line(ValueError):
-        records.checked(file)
+        records.read_checked(file)
     if lines:
         return
     built = leaderboard.build(found)
@@ -144,7 +144,7 @@ def show_status(data: bytes) -> None:
     results = file.parent.parent
     with _one_line(UsageError):
         rows, line = runs.status(results)
-        assert all(text.isprintable() for text in [*runs.table(rows).split("\n"), line])
+        assert all(text.isprintable() for text in [*runs.format_table(rows).split("\n"), line])
         assert isinstance(runs.retry_commands(results, ["failed"]), list)
     Leases(results / "leases").take("c")
     for left in (results / "leases").iterdir():

@@ -30,8 +30,8 @@ def test_nothing_fits_and_nothing_above_the_limit_is_tried():
 
 
 def cell():
-    (plan,) = expand.plans(expand.protocol_named("efficiency_quick"), [], ["fnet"], [256], [0], [])
-    return expand.make_cell(plan, None, DEVICE, bounds={"max_batch": True})
+    (plan,) = expand.make_plans(expand.find_protocol("efficiency_quick"), [], ["fnet"], [256], [0], [])
+    return expand.make_cell(plan, None, DEVICE, limits={"max_batch": True})
 
 
 def machine_that_fits(limit, otherwise="oom"):
@@ -39,7 +39,7 @@ def machine_that_fits(limit, otherwise="oom"):
     asked = []
 
     def run(tried):
-        batch, trial = tried.plan.recipe.train.batch, tried.bounds.get("trial", False)
+        batch, trial = tried.plan.recipe.train.batch, tried.limits.get("trial", False)
         asked.append((batch, trial))
         status = "ok" if batch <= limit else otherwise
         return {"status": status, "error": "" if status == "ok" else "too large", "recipe": {"train": {"batch": batch}}}

@@ -352,7 +352,7 @@ def test_a_leader_does_not_wait_for_ever():
 
 
 def test_any_number_of_processes_has_the_same_lease_and_checkpoint():
-    plan = expand.plans(expand.protocol_named("quick"), [], ["fnet"], [], [0, 1], [])
+    plan = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0, 1], [])
     (plan,) = expand.group_seeds(plan, "on", {})
     device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     one, two = (expand.make_cell(plan, None, device, 4, processes=n) for n in (1, 2))

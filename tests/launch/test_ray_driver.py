@@ -91,7 +91,7 @@ class Ray:
 
 
 def cell_on(cpu):
-    (plan,) = expand.plans(expand.protocol_named("quick"), [], ["fnet"], [], [0], [])
+    (plan,) = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0], [])
     cell = expand.make_cell(plan, None, {"platform": "cpu", "count": 1, "host_cpu": cpu, "host_cores": 2})
     return dataclasses.replace(cell, entry=Path("data"))
 
@@ -100,7 +100,7 @@ def ran(cell, results):
     """The cell's outcome on a machine; by then its driver must have its lease."""
 
     def outcome():
-        assert lease.newest(results / "leases", cell.name), "no lease"
+        assert lease.newest_lease(results / "leases", cell.name), "no lease"
         record = provenance.initial_record(cell, provenance.current_origin()) | {"status": "diverged"}
         return cell, {f"records/{cell.name}.json": json.dumps(record).encode()}
 
@@ -142,7 +142,7 @@ def test_a_machine_of_another_kind_makes_it_another_cell_with_its_own_lease(tmp_
 def test_what_ray_gives_up_has_a_record(error, status, tmp_path):
     cell = cell_on("A")
     assert run(Ray(error), cell, tmp_path)["status"] == status
-    record = records.checked(record_path(tmp_path, cell))
+    record = records.read_checked(record_path(tmp_path, cell))
     assert record["status"] == status and record["error"] == f"{type(error).__name__}: {error}"
 
 

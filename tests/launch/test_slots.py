@@ -82,7 +82,7 @@ def test_the_time_of_a_whole_run_ends_it_and_the_next_goes_on(tmp_path):
 @pytest.fixture
 def shared(tmp_path):
     """A cell, its record with speeds, and the record's path."""
-    plans = expand.plans(expand.protocol_named("quick"), ["listops_short"], ["fnet"], [], [0], [])
+    plans = expand.make_plans(expand.find_protocol("quick"), ["listops_short"], ["fnet"], [], [0], [])
     data = {"source": "here", "fingerprint": "f", "counts": {}, "majority": {}, "notes": [], "task_version": "1"}
     cell = Cell(plans[0], tmp_path, data, "NVIDIA H200", "key")
     record = provenance.initial_record(cell, provenance.current_origin())
@@ -94,9 +94,9 @@ def shared(tmp_path):
 
 def test_a_speed_on_a_shared_device_is_in_no_column(shared):
     _, record, _ = shared
-    assert load.speed(record) == 3.0 and load.speed(record | {"sharing": 1}) == 3.0
-    assert load.speed(record | {"sharing": 4}) is None
-    assert load.memory(record | {"sharing": 4}, "device_peak_bytes") == 5  # each process counts its own
+    assert load.solo_speed(record) == 3.0 and load.solo_speed(record | {"sharing": 1}) == 3.0
+    assert load.solo_speed(record | {"sharing": 4}) is None
+    assert load.solo_memory(record | {"sharing": 4}, "device_peak_bytes") == 5  # each process counts its own
     records.check(record | {"sharing": 4})
 
 

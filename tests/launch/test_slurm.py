@@ -18,7 +18,7 @@ needs_submitit = pytest.mark.skipif(
 
 
 def plans(models, seeds):
-    return expand.plans(expand.protocol_named("quick"), [], models, [], seeds, [])
+    return expand.make_plans(expand.find_protocol("quick"), [], models, [], seeds, [])
 
 
 def test_each_cell_has_its_own_command():

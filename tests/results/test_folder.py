@@ -24,7 +24,7 @@ def leave(results, cell, status):
     records.write(path, record(status=status, key=cell.key))
     path.with_name(f".{path.name}.123").write_text('{"sche')
     (results / "checkpoints" / cell.name / "7").mkdir(parents=True)
-    elsewhere(results / "leases", cell.name, machine=lease.machine(), started="0")
+    elsewhere(results / "leases", cell.name, machine=lease.machine_id(), started="0")
 
 
 def there(results):
@@ -56,7 +56,7 @@ def test_a_cell_that_another_run_has_and_one_not_asked_for_are_left_alone(tmp_pa
 def test_leases_that_were_being_made_go_where_their_maker_is_gone(tmp_path, cells):
     lease.Leases(tmp_path / "leases").take("a cell")
     content = (tmp_path / "leases" / "a cell.1").read_bytes()
-    started = lease.started(lease.os.getpid()).encode()
+    started = lease.process_start(lease.os.getpid()).encode()
     (tmp_path / "leases" / ".alive").write_bytes(content)
     (tmp_path / "leases" / ".gone").write_bytes(content.replace(b'"started": "' + started, b'"started": "1'))
     clean_up([], tmp_path)

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from lra.results import lease
-from lra.results.lease import Leases, newest
+from lra.results.lease import Leases, newest_lease
 
 
 class Clock:
@@ -33,7 +33,7 @@ def clock(monkeypatch):
 def elsewhere(folder, name, **changes):
     """A lease of another machine, whose processes cannot be looked at."""
     made = Leases(folder).take(name)
-    told = newest(folder, name).told | {"machine": "another", **changes}
+    told = newest_lease(folder, name).contents | {"machine": "another", **changes}
     made.path.write_bytes(json.dumps(told).encode().ljust(1000))
     return made
 
@@ -41,9 +41,9 @@ def elsewhere(folder, name, **changes):
 def test_a_lease_is_one_owner_s_until_released(tmp_path):
     ours = Leases(tmp_path).take("cell")
     assert Leases(tmp_path).take("cell") is None and Leases(tmp_path).take("other")
-    assert newest(tmp_path, "cell").told["pid"] == os.getpid()
+    assert newest_lease(tmp_path, "cell").contents["pid"] == os.getpid()
     ours.release()
-    assert newest(tmp_path, "cell") is None and Leases(tmp_path).take("cell")
+    assert newest_lease(tmp_path, "cell") is None and Leases(tmp_path).take("cell")
 
 
 def test_a_lease_is_dead_when_it_has_not_changed_for_long_by_the_observer_s_own_clock(tmp_path, clock, monkeypatch):
@@ -56,16 +56,18 @@ def test_a_lease_is_dead_when_it_has_not_changed_for_long_by_the_observer_s_own_
         clock.now += 0.9 * lease.DEAD_SECONDS
         assert theirs.take("cell") is None
         assert ours.renew()
-        ours.path.write_bytes(json.dumps(newest(tmp_path, "cell").told | {"machine": "another"}).encode().ljust(1000))
+        ours.path.write_bytes(
+            json.dumps(newest_lease(tmp_path, "cell").contents | {"machine": "another"}).encode().ljust(1000)
+        )
     assert theirs.take("cell") is None
     clock.now += lease.DEAD_SECONDS
     taken = theirs.take("cell")
-    assert taken.generation == 2 and newest(tmp_path, "cell").told["owner"] == taken.owner
+    assert taken.generation == 2 and newest_lease(tmp_path, "cell").contents["owner"] == taken.owner
     # Who was thought dead learns that it has lost, harms nothing, and deletes nothing.
     assert not ours.renew()
     ours.lost.set()
     ours.release()
-    assert newest(tmp_path, "cell").told["owner"] == taken.owner and taken.renew()
+    assert newest_lease(tmp_path, "cell").contents["owner"] == taken.owner and taken.renew()
     taken.release()
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +77,7 @@ def test_a_dead_process_of_this_machine_is_seen_at_once(tmp_path):
         "import sys, pathlib; from lra.results.lease import Leases; assert Leases(pathlib.Path(sys.argv[1])).take('c')"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
-    told = newest(tmp_path, "c").told
+    told = newest_lease(tmp_path, "c").contents
     assert told["pid"] != os.getpid() and lease.owner_exited(told)
     assert not lease.owner_exited(told | {"machine": "another boot or name space"})
     assert lease.owner_exited(told | {"pid": os.getpid()}), "the number of a dead process was given to another"
@@ -111,15 +113,15 @@ def test_a_judgement_that_came_too_late_takes_nothing(tmp_path, clock):
         slow, quick = Leases(tmp_path), Leases(tmp_path)
         assert slow.take("cell") is None and quick.take("cell") is None
         clock.now += lease.DEAD_SECONDS
-        judged = newest(tmp_path, "cell")
+        judged = newest_lease(tmp_path, "cell")
         quick.take("cell").release()
         owner = Leases(tmp_path).take("cell") if again else None
         late = lease.Lease(tmp_path, "cell", judged)
-        assert not late.taken()
+        assert not late.acquire()
         if owner:
-            assert owner.renew() and newest(tmp_path, "cell").told["owner"] == owner.owner
+            assert owner.renew() and newest_lease(tmp_path, "cell").contents["owner"] == owner.owner
             owner.release()
-        assert newest(tmp_path, "cell") is None
+        assert newest_lease(tmp_path, "cell") is None
 
 
 def test_the_number_of_links_decides_where_the_answer_is_lost(tmp_path, monkeypatch):
@@ -167,6 +169,6 @@ def test_a_lost_lease_ends_the_work_and_a_file_server_that_is_away_does_not(tmp_
 def test_progress_is_in_the_heartbeat_and_half_written_ones_are_no_error(tmp_path):
     ours = Leases(tmp_path).take("cell")
     ours.progress = {"step": 7, "steps_per_second": 2.5}
-    assert ours.renew() and newest(tmp_path, "cell").told["progress"] == ours.progress
+    assert ours.renew() and newest_lease(tmp_path, "cell").contents["progress"] == ours.progress
     ours.path.write_bytes(b'{"owner": ')
-    assert newest(tmp_path, "cell").told == {} and Leases(tmp_path).take("cell") is None
+    assert newest_lease(tmp_path, "cell").contents == {} and Leases(tmp_path).take("cell") is None

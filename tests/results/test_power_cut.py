@@ -93,7 +93,7 @@ def test_a_new_folder_is_lost_with_what_is_in_it_unless_it_is_synced(tmp_path):
 
 def a_cell():
     device = {"platform": "cpu", "host_cpu": "a CPU", "host_cores": 2, "count": 1}
-    (plan,) = expand.plans(PROTOCOLS["quick"], ["listops_short"], ["fnet"], [64], [0], [])
+    (plan,) = expand.make_plans(PROTOCOLS["quick"], ["listops_short"], ["fnet"], [64], [0], [])
     return expand.make_cell(plan, None, device)
 
 

@@ -19,7 +19,7 @@ def asked(folder, verb="run", **cells):
         if status:
             told = {"schema": 1, "status": status, "error": "", "key": name, "cell": {}, "recipe": {}, "data": {}}
             told |= {"wall_seconds": figure} if verb == "bench" else {"train_speed": {"steps_per_second": figure}}
-            records.write(folder / runs.VERBS[verb] / f"{name}.json", told)
+            records.write(folder / runs.RECORD_FOLDERS[verb] / f"{name}.json", told)
     records.write(folder / "grids" / f"{verb}.json", {"verb": verb, "arguments": [f"--{verb}"], "cells": made})
 
 
@@ -34,7 +34,7 @@ def test_status_tells_states_and_the_time_left(tmp_path):
     }  # fmt: skip
     # a1 at a's speed: 10 s; b0 at the mean of all: 15 s; d0 at its own: 10 s.
     assert line == "1 done, 1 oom, 1 running, 1 failed, 1 left, about 35 s left with 1 at once"
-    assert "50/100" in runs.table(rows)
+    assert "50/100" in runs.format_table(rows)
 
 
 def test_status_of_a_bench_counts_its_seconds(tmp_path):
@@ -43,16 +43,16 @@ def test_status_of_a_bench_counts_its_seconds(tmp_path):
     rows, line = runs.status(tmp_path)
     # a1 as long as a: 10 s; c0 and d0 as the mean of those done: 20 s each.
     assert line == "2 done, 1 running, 1 timeout, 1 left, about 50 s left with 1 at once"
-    assert "bench t × a, length 8, batch 4" in runs.table(rows)
+    assert "bench t × a, length 8, batch 4" in runs.format_table(rows)
     running.release()
     asked(tmp_path, "run", e0=("", None))
     assert runs.status(tmp_path)[1] == "2 done, 1 timeout, 3 left, time left unknown"
 
 
 def test_what_is_to_be_run_again_is_chosen_by_status_and_verb(tmp_path):
-    asked(tmp_path, "run", **{f"a_{status}": (status, 1.0) for status in ("ok", *runs.AGAIN)})
+    asked(tmp_path, "run", **{f"a_{status}": (status, 1.0) for status in records.STATUSES})
     asked(tmp_path, "bench", b_oom=("oom", 1.0), b_ok=("ok", 1.0))
-    for status in runs.AGAIN:
+    for status in records.STATUSES[1:]:
         benches = [("bench", ["--bench"], {"b_oom"})] if status == "oom" else []
         assert runs.retry_commands(tmp_path, [status]) == [*benches, ("run", ["--run"], {f"a_{status}"})]
     both = dict((verb, keys) for verb, _, keys in runs.retry_commands(tmp_path, ["oom", "failed"]))
@@ -89,7 +89,7 @@ def test_the_grid_of_an_older_version_is_one_of_run(tmp_path):
 
 def test_a_run_that_has_died_here_is_not_running(tmp_path):
     asked(tmp_path, a0=("", None))
-    elsewhere(tmp_path / "leases", "a0", machine=lease.machine(), started="0")
+    elsewhere(tmp_path / "leases", "a0", machine=lease.machine_id(), started="0")
     rows, line = runs.status(tmp_path)
     assert rows[0]["state"] == "left" and line == "1 left, time left unknown"
 

@@ -54,7 +54,7 @@ def measured(folders: Sequence[Path], accelerator: str = "", protocol: str = "lr
     none. Cells with settings of their own count only for operations a second.
     """
     found = [r for kind in (records.RESULTS, records.BENCH) for r in load.load_records(folders, kind)[0]]
-    found = [r for r in found if load.speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
+    found = [r for r in found if load.solo_speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
     most = Counter(r["cell"]["accelerator"] for r in found).most_common(1)
     if not most:
         return "", {}, []
@@ -64,6 +64,6 @@ def measured(folders: Sequence[Path], accelerator: str = "", protocol: str = "lr
     for r in ours:
         cell = r["cell"]
         if cell["protocol"] == protocol and not r.get("overrides"):
-            speeds[cell["task"], cell["model"], cell["length"]] = load.speed(r) or math.nan
-    rates = [r["flops_per_step"] * (load.speed(r) or math.nan) for r in ours if r.get("flops_per_step")]
+            speeds[cell["task"], cell["model"], cell["length"]] = load.solo_speed(r) or math.nan
+    rates = [r["flops_per_step"] * (load.solo_speed(r) or math.nan) for r in ours if r.get("flops_per_step")]
     return name, speeds, sorted(rates)

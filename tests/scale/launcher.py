@@ -51,9 +51,9 @@ def entry(data: Path) -> Path:
 
 def cells_of(count: int, data: Path) -> list[Cell]:
     """`count` cells: seeds of four models."""
-    protocol = expand.protocol_named("lra")
+    protocol = expand.find_protocol("lra")
     seeds = range(count // len(MODELS))
-    plans = expand.plans(protocol, ["listops"], MODELS, [], seeds, [])
+    plans = expand.make_plans(protocol, ["listops"], MODELS, [], seeds, [])
     return [expand.make_cell(plan, data, DEVICE) for plan in expand.group_seeds(plans, "off", DEVICE)]
 
 

@@ -15,7 +15,7 @@ SAME = ("key", "status", "results", "parameters", "flops_per_step", "data", "rec
 
 def results_of(folder: Path) -> Results:
     """The records of a results folder, those parts that must be the same. Raises `ValueError` on a damaged one."""
-    found = {path.name: records.checked(path) for path in sorted((folder / "records").glob("*.json"))}
+    found = {path.name: records.read_checked(path) for path in sorted((folder / "records").glob("*.json"))}
     return {name: {part: record.get(part) for part in SAME} for name, record in found.items()}
 
 

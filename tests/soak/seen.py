@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lra.results import lease
-from lra.results.lease import started
+from lra.results.lease import process_start
 from tests.cli.test_main import children_of
 
 PHASES = ("start of the run", "start of a cell", "training", "writing a checkpoint", "writing a record, and after it")
@@ -51,7 +51,7 @@ def _read(pid: int, name: str) -> bytes:
 def marked(mark: str) -> list[int]:
     """The living processes that have `mark` in their environment."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if mark.encode() in _read(pid, "environ") and started(pid)]
+    return [pid for pid in pids if mark.encode() in _read(pid, "environ") and process_start(pid)]
 
 
 class Folder:
@@ -89,8 +89,8 @@ class Folder:
 
     def steps(self, pid: int) -> dict[str, int]:
         """The step that each cell of a run is at, by its last heartbeat; 0 before the first chunk has ended."""
-        leases = lease.every(self.path / "leases")
-        mine = {name: seen.told for name, seen in leases.items() if seen.told.get("pid") == pid}
+        leases = lease.all_leases(self.path / "leases")
+        mine = {name: seen.contents for name, seen in leases.items() if seen.contents.get("pid") == pid}
         return {name: int(told["progress"].get("step", 0)) for name, told in mine.items()}
 
     def phase(self, run: Run, broken_off: set[tuple[str, str]]) -> str:
