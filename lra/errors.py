@@ -9,6 +9,11 @@ class UsageError(Exception):
     """A request that cannot be carried out: the user sees one line, and the exit code is 2."""
 
 
+def write_error(place: object, error: OSError) -> UsageError:
+    """The error to raise when `place`, a path or a flag with its path, cannot be written."""
+    return UsageError(f"cannot write {place}: {error.strerror or error}")
+
+
 def printable(text: str) -> str:
     r"""Escapes control characters, line ends and lone surrogates, as '\x1b' and '\n'."""
     if text.isprintable():

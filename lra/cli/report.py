@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lra.cli.flags import ReportArguments
-from lra.errors import UsageError, one_line
+from lra.errors import UsageError, one_line, write_error
 
 _MAX_LINES = 20
 """Damaged files, duplicates and conflicts that are printed; further ones are only counted."""
@@ -31,7 +31,7 @@ def leaderboard(args: ReportArguments) -> int:
     try:
         text, lines = write.write_leaderboard(args.folders, args.out, selected, args.plots)
     except OSError as error:
-        raise UsageError(f"cannot write --out={args.out}: {error.strerror}") from None
+        raise write_error(f"--out={args.out}", error) from None
     _print_problems("leaderboard", lines)
     names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
     print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")

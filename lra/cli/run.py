@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lra.cli import flags, report
-from lra.errors import UsageError, one_line
+from lra.errors import UsageError, one_line, write_error
 from lra.grid import expand
 from lra.grid.cell import Cell, Plan
 from lra.grid.spec import RunOptions
@@ -171,7 +171,7 @@ def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> in
     try:
         text, problems = write.write_efficiency([options.results], args.out)
     except OSError as error:
-        raise UsageError(f"cannot write --out={args.out}: {error.strerror}") from None
+        raise write_error(f"--out={args.out}", error) from None
     for problem in problems:
         print(f"run.py bench: {one_line(problem)}", file=sys.stderr)
     print(f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots")
@@ -198,7 +198,7 @@ def _make_results(results: Path) -> None:
     try:
         make_folder(results)
     except OSError as error:
-        raise UsageError(f"cannot write --results={results}: {error.strerror}") from None
+        raise write_error(f"--results={results}", error) from None
 
 
 def _print_line(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from lra.launch import local, process, scheduler
 from lra.launch.process import WorkerContext
 from lra.results import records
 from lra.results.folder import unfinished
-from tasks.io.files import write_whole
+from tasks.io.files import try_lock, write_whole
 
 PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.5
@@ -115,19 +114,11 @@ def exclusive_folder(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:  # the folder has just been deleted
             continue
         with lock:
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 time.sleep(_POLL_SECONDS)
             if _is_at(lock, folder / "lock"):
                 yield folder
                 return
-
-
-def _try_lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lra.errors import UsageError
+from lra.errors import UsageError, write_error
 from lra.grid.cell import Cell, split_seeds
 from lra.results import lease, records
 
@@ -65,8 +65,7 @@ def unfinished(cells: Sequence[Cell], results: Path) -> list[Cell]:
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
     """The error to raise when the results folder cannot be written any more."""
-    reason = error.strerror or error
-    return UsageError(f"cannot write {results}: {reason}; finished cells are kept, run again to continue")
+    return UsageError(f"{write_error(results, error)}; finished cells are kept, run again to continue")
 
 
 _KEEPS_CHECKPOINT = ("oom",)

@@ -85,12 +85,12 @@ class Prepared:
     """The figures known before anything is timed."""
 
 
-def prepare(model: nnx.Module, splits: Dataset, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
+def prepare(model: nnx.Module, dataset: Dataset, recipe: Recipe, memory_limit: int | None = None) -> Prepared:
     """Compiles the training and the inference of a model, and counts their FLOPs and memory.
 
     Args:
         model: the model.
-        splits: one batch of training examples.
+        dataset: one batch of training examples.
         recipe: the recipe, with `train.precision` resolved.
         memory_limit: bytes that a program may plan at most, even if the device has more.
 
@@ -98,8 +98,8 @@ def prepare(model: nnx.Module, splits: Dataset, recipe: Recipe, memory_limit: in
         MemoryError: a compiled program plans more memory than is available. It has not been run.
     """
     batch = recipe.train.batch
-    program = Program([model], recipe, batch, splits.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
-    data, state = DeviceData(splits, program.sharding).data["train"], program.init()
+    program = Program([model], recipe, batch, dataset.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
+    data, state = DeviceData(dataset, program.sharding).data["train"], program.init()
     measured = Measured(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
     measured.flops_per_step, measured.flops_compiler = program.flops(data), program.flops_compiler(data)
     length = _steps_in_chunk(measured.flops_per_step)

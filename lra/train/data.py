@@ -48,14 +48,16 @@ def tokens_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
 class DeviceData:
     """All splits, replicated on each device; they share one table of documents."""
 
-    def __init__(self, splits: Dataset, sharding: jax.sharding.Sharding):
-        values, lengths = distributed.put_replicated((np.asarray(splits.values), np.asarray(splits.lengths)), sharding)
+    def __init__(self, dataset: Dataset, sharding: jax.sharding.Sharding):
+        values, lengths = distributed.put_replicated(
+            (np.asarray(dataset.values), np.asarray(dataset.lengths)), sharding
+        )
 
         def put(split: Split) -> SplitArrays:
             rows, labels = np.asarray(split.index), np.asarray(split.labels, np.int32)
             return SplitArrays(values, lengths, *distributed.put_replicated((rows, labels), sharding))
 
-        self.data = {name: put(split) for name, split in splits.splits.items()}
+        self.data = {name: put(split) for name, split in dataset.splits.items()}
 
     def chunk(self, step: int, steps: int) -> SplitArrays:
         """Returns the source of the compiled chunk: the whole training split."""
@@ -73,14 +75,14 @@ class StreamedData:
     """Batches that the host gathers while the device computes, for data that do not fit on the device.
 
     Args:
-        splits: the prepared data.
+        dataset: the prepared data.
         batch: examples per training batch.
         seeds: training seeds; each has its own order of examples, so a step's batch is [seeds, B, …].
         mesh: the devices that share a batch, or None for a single device.
     """
 
-    def __init__(self, splits: Dataset, batch: int, seeds: Sequence[int], mesh: jax.sharding.Mesh | None):
-        self.splits, self.batch, self.seeds, self.mesh = splits, batch, tuple(seeds), mesh
+    def __init__(self, dataset: Dataset, batch: int, seeds: Sequence[int], mesh: jax.sharding.Mesh | None):
+        self.dataset, self.batch, self.seeds, self.mesh = dataset, batch, tuple(seeds), mesh
         self.worker = ThreadPoolExecutor(1, "batches")
         self.pending: dict[tuple[int, int], Future[Batch]] = {}
 
@@ -96,20 +98,20 @@ class StreamedData:
             self.pending[step, steps] = self.worker.submit(self._gather_chunk, step, steps)
 
     def _gather_chunk(self, step: int, steps: int) -> Batch:
-        numbers, count = np.arange(step, step + steps), len(self.splits.splits["train"].labels)
+        numbers, count = np.arange(step, step + steps), len(self.dataset.splits["train"].labels)
         rows = [batch_indices(numbers, self.batch, count, seed, np) for seed in self.seeds]
         return self._put("train", np.stack(rows, axis=1))
 
     def examples(self, split: str, start: int, batch: int) -> Batch:
         """Returns examples `start` … `start + batch − 1` of a split; past its end, its first example repeats."""
         rows = np.arange(start, start + batch)
-        return self._put(split, np.where(rows < len(self.splits.splits[split].labels), rows, 0))
+        return self._put(split, np.where(rows < len(self.dataset.splits[split].labels), rows, 0))
 
     def _gather(self, name: str, rows: np.ndarray) -> Batch:
-        split = self.splits.splits[name]
+        split = self.dataset.splits[name]
         documents = split.index[rows]
         labels = np.asarray(split.labels)[rows].astype(np.int32)
-        return Batch(self.splits.values[documents], self.splits.lengths[documents], labels)
+        return Batch(self.dataset.values[documents], self.dataset.lengths[documents], labels)
 
     def _put(self, split: str, rows: np.ndarray) -> Batch:
         """Puts the examples `rows` [..., B] on the devices; each process gathers only those of its own devices."""
@@ -119,11 +121,11 @@ class StreamedData:
         return Batch(*distributed.put_local_parts(self._gather(split, distributed.local_part(rows)), sharding))
 
 
-def fits(splits: Dataset, device: jax.Device) -> bool:
+def fits(dataset: Dataset, device: jax.Device) -> bool:
     """Whether the data fit on a device: they take at most a quarter of the memory that JAX has there."""
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
-    return limit is None or 4 * (splits.values.nbytes + splits.lengths.nbytes) <= limit
+    return limit is None or 4 * (dataset.values.nbytes + dataset.lengths.nbytes) <= limit
 
 
 ROUNDS = 40

@@ -93,7 +93,7 @@ class Hooks:
 
 def fit(
     models: Sequence[nnx.Module],
-    splits: Dataset,
+    dataset: Dataset,
     recipe: Recipe,
     seeds: Sequence[int],
     options: TrainOptions | None = None,
@@ -106,13 +106,13 @@ def fit(
 
     Args:
         models: one model per seed, all of the same structure.
-        splits: the prepared data.
+        dataset: the prepared data.
         recipe: the recipe, with `train.precision` resolved ('float32' or 'bfloat16').
         seeds: seeds of the order of examples and of dropout.
         options: devices, streaming and profiling.
         hooks: checkpoints and callbacks.
     """
-    return Trainer(models, splits, recipe, seeds, options or TrainOptions(), hooks or Hooks()).run()
+    return Trainer(models, dataset, recipe, seeds, options or TrainOptions(), hooks or Hooks()).run()
 
 
 class Trainer:
@@ -121,7 +121,7 @@ class Trainer:
     def __init__(
         self,
         models: Sequence[nnx.Module],
-        splits: Dataset,
+        dataset: Dataset,
         recipe: Recipe,
         seeds: Sequence[int],
         options: TrainOptions,
@@ -129,15 +129,15 @@ class Trainer:
     ):
         self.recipe, self.hooks, self.budget = recipe, hooks, recipe.train
         devices = distributed.devices(options.devices)
-        self.counts = {name: len(split.labels) for name, split in splits.splits.items()}
-        documents = splits.splits["train"].index.shape[1]
+        self.counts = {name: len(split.labels) for name, split in dataset.splits.items()}
+        documents = dataset.splits["train"].index.shape[1]
         self.program = Program(models, recipe, self.counts["train"], documents, seeds, devices)
-        reason = "" if fits(splits, jax.local_devices()[0]) else "no room"
+        reason = "" if fits(dataset, jax.local_devices()[0]) else "no room"
         streamed = options.stream == "on" or (options.stream == "auto" and bool(distributed.first_reason(reason)))
         self.source: DeviceData | StreamedData = (
-            StreamedData(splits, self.budget.batch, seeds, self.program.mesh)
+            StreamedData(dataset, self.budget.batch, seeds, self.program.mesh)
             if streamed
-            else DeviceData(splits, self.program.sharding)
+            else DeviceData(dataset, self.program.sharding)
         )
         self.state = self.program.init()
         self.best = jax.tree.map(jnp.copy, self.state.params)

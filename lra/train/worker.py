@@ -90,13 +90,13 @@ def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     cell, batch = spec.record["cell"], recipe.train.batch
     task, length = TASKS[cell["task"]], cell["length"]
     turns = Turns(Path(spec.turns)) if spec.turns else None
-    splits = random_splits(task.vocab, task.classes, task.pair, length, batch)
+    dataset = random_splits(task.vocab, task.classes, task.pair, length, batch)
     with turns.preparing() if turns else nullcontext():
         model = build(cell["mixer"], recipe, task.vocab, task.classes, task.pair, length, 0)
         # Compilation is timed from here on, so nothing may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()
-        prepared = prepare(model, splits, recipe, spec.record.get("memory_limit_bytes"))
+        prepared = prepare(model, dataset, recipe, spec.record.get("memory_limit_bytes"))
     trial = spec.record.get("trial", False)
     with turns.measuring() if turns else nullcontext():
         measured = measure(prepared, tell, trial)
@@ -125,9 +125,9 @@ def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
 
 def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     """Trains and tests on the task's data; returns the fields that the record gains."""
-    splits, cell, options = open_entry(Path(spec.entry or "")), spec.record["cell"], spec.train
-    pair, length, seeds = TASKS[cell["task"]].pair, splits.values.shape[1], cell["seeds"]
-    models = [build(cell["mixer"], recipe, splits.vocab, splits.classes, pair, length, seed) for seed in seeds]
+    dataset, cell, options = open_entry(Path(spec.entry or "")), spec.record["cell"], spec.train
+    pair, length, seeds = TASKS[cell["task"]].pair, dataset.values.shape[1], cell["seeds"]
+    models = [build(cell["mixer"], recipe, dataset.vocab, dataset.classes, pair, length, seed) for seed in seeds]
     progress = Progress(spec, tell)
     checkpoints = None
     if options.checkpoints:
@@ -138,11 +138,11 @@ def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
         checkpoints.close(delete=True)
     stop = Stop(options.max_minutes)
     try:
-        outcome = fit(models, splits, recipe, seeds, options, Hooks(checkpoints, stop, progress))
+        outcome = fit(models, dataset, recipe, seeds, options, Hooks(checkpoints, stop, progress))
     finally:
         if checkpoints:
             checkpoints.close()
-    documents = splits.splits["train"].index.shape[1]
+    documents = dataset.splits["train"].index.shape[1]
     per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
     fields = report(outcome, recipe.train.precision, per_step)
     if spec.record.get("sharing", 1) > 1:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from tasks.task import DataError
 
@@ -34,12 +35,19 @@ def locked(folder: Path, name: str, report: Report) -> Iterator[None]:
         make_folder(folder)
         lock = open(folder / f".{name}.lock", "w")  # noqa: SIM115
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             report(f"waiting for another process to build {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Takes the lock on an open file without waiting; returns whether it was free. Closing the file releases it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
