@@ -44,7 +44,7 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "random_mixing": "L²",
 }
 LIMIT = 2.3
-"""What a doubling of L may multiply time and memory by, from 4,096 on, where the promise is L."""
+"""Allowed growth of time and memory when L doubles, from 4,096 on, where the promise is L."""
 DIM, HEADS = 64, 4
 
 
@@ -155,7 +155,7 @@ def summary(results: Results) -> dict[str, tuple[float, float, float, float]]:
 
 
 def broken(results: Results) -> list[str]:
-    """What the mixers that promise L don't keep."""
+    """Violations by the mixers that promise cost linear in L."""
     said, base = [], results.get("transformer", {})
     for spec, (time_ratio, _, size_ratio, _) in summary(results).items():
         if PROMISE.get(options_of(spec)[0]) != "L":

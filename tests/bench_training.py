@@ -1,4 +1,4 @@
-"""What the training loop costs: its steps a second beside a plain loop's and the bare step's, in one run.
+"""The cost of the training loop: its steps per second beside a plain loop's and the bare step's, in one run.
 
     python -m tests.bench_training --out=docs/training.md
 

@@ -103,7 +103,7 @@ class WorkerProcesses:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerContext:
-    """What the process of one cell belongs to: lease, run, display and device."""
+    """The lease, run, display and device that a cell's process belongs to."""
 
     lease: Lease
     workers: WorkerProcesses

@@ -33,7 +33,7 @@ from models.core.factory import mixer_factory
 Tree = Any
 Tell = Callable[[dict[str, Any]], None]
 Ready = tuple[dict[str, Any], dict[str, Any], Any]
-"""What is known of a kernel, its compiled passes, and their arguments."""
+"""A kernel's facts, its compiled passes, and their arguments."""
 CASES = (("float32", True, 1e-3), ("bfloat16", True, 0.15), ("bfloat16", False, 0.15))
 """Type, dropout, largest relative error of logits and of gradients through two layers. Products of float32 are exact
 ones, not TF32. Without dropout attention may be another kernel."""
@@ -141,7 +141,7 @@ def _tiled(shape: tuple[int, ...], dtype: Any, tiles: Sequence[tuple[int, int, i
 def _ready(
     names: Sequence[str], rates: Sequence[float], shape: tuple[int, ...], dtype: Any, tell: Tell
 ) -> Iterator[Ready]:
-    """What is known of each kernel that applies, its compiled passes and their arguments; failures are told."""
+    """Facts of each kernel that applies, its compiled passes and their arguments; failures are reported."""
     given, backend, able = _arrays(*shape, dtype), jax.default_backend(), capability()
     some = _arrays(2, shape[1], min(shape[2], 515), shape[3], dtype)
     with jax.default_matmul_precision("highest"):

@@ -72,7 +72,7 @@ TOY_BENCHES = ((2, "--models=fnet,ff_only", "--lengths=64"), (2, "--models=trans
 
 
 class Campaign:
-    """What all parts share: folders, the device, the time there is."""
+    """Folders, device and time limit that all parts share."""
 
     def __init__(self, args: argparse.Namespace):
         self.results, self.data, self.toy = args.results.resolve(), args.data.resolve(), args.toy
@@ -162,7 +162,7 @@ def once(c: Campaign, name: str, check: Callable[[Campaign], None]) -> None:
 
 
 def report(c: Campaign) -> None:
-    """What is not right, and how much is."""
+    """Counts the failures, and the successes."""
     for file in sorted([*c.light.glob("*.jsonl"), *c.light.glob("*.part")]):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for line in lines:
@@ -288,7 +288,7 @@ def sane(c: Campaign) -> None:
 
 
 def train(c: Campaign) -> None:
-    """What does it reach? Trainings share the GPU, the most wanted first."""
+    """Trains the benchmark's cells: they share the GPU, the most wanted first."""
     budget, wanted = c.left - 90, []  # to start and compile takes most of a minute
     for training in TRAININGS:
         if trained(c, *training):

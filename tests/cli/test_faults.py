@@ -1,4 +1,4 @@
-"""What can happen to a long run: it is killed, stopped, out of time or out of disk, and goes on with the same bits."""
+"""Long runs that are killed, stopped, out of time or out of disk resume with the same bits."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a run leans on and does not own: the wall clock, and the cache of compiled programs."""
+"""Runs survive a wrong wall clock and a damaged cache of compiled programs."""
 
 import json
 import os

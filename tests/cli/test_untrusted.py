@@ -1,4 +1,4 @@
-"""What others have written runs nothing, leaves its place nowhere, and is text wherever it is shown."""
+"""Untrusted input runs no code, escapes no folder, and is shown as plain text everywhere."""
 
 import ast
 import html

@@ -129,7 +129,7 @@ def _whole() -> bytes:
 
 
 def show_status(data: bytes) -> None:
-    """What `status`, `retry` and a run make of a results folder: a line that names a file, or rows.
+    """Feeds a results folder to `status`, `retry` and a run: each gives a line that names a file, or rows.
 
     The first byte says which of a grid, a record and a lease is not whole, the second whether the rest is its content
     or says how it is changed.
@@ -195,7 +195,7 @@ TARGETS = {"records": show_records, "status": show_status, "tsv": read_tsv, "ove
 
 
 def seeds(target: str) -> list[bytes]:
-    """What a target starts from: whole inputs, to be changed."""
+    """Valid inputs that a target starts from."""
     if target == "records":
         made = [record(), record(status="oom"), record(overrides=["train.steps=3"], log=["a line"], score=None)]
         return [*(json.dumps(one).encode() for one in made), b"\x00\x01\x02\x00\x10\x08\x01\x07\xff"]

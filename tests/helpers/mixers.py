@@ -1,4 +1,4 @@
-"""What the tests of the attention mixers share: inputs, a dense reference, and the comparisons."""
+"""Inputs, a dense reference and comparisons for the tests of the attention mixers."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""What tests of mixers share: comparison with a naive reference, padding invariance through the encoder."""
+"""Comparison of mixers with a naive reference, and padding invariance through the encoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(name: str, length=LENGTH, dim=DIM, heads=HEADS, seed=0, **options: Any)
 
 
 def built(make_module: Callable[[], Any], seed: int = 0) -> Any:
-    """What `make_module` makes, with NumPy's random numbers in its arrays, which spares compiling its own.
+    """The module of `make_module` with NumPy's random numbers in its arrays, which spares compiling its own.
 
     Parameters are normal with variance 1 / fan-in, so that no bias is zero and no scale one; constants are
     uniform in [0, 1).

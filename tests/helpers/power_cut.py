@@ -27,7 +27,7 @@ Tree = dict[str, Any]
 
 _CHANGES = ("replace", "rename", "link", "unlink", "remove", "mkdir", "rmdir")
 _FOLDER = None
-"""What stands for the contents of a folder."""
+"""Placeholder for the contents of a folder."""
 
 
 class Disk:
@@ -149,7 +149,7 @@ class Disk:
 
 
 class _State:
-    """What is on the disk for sure, and what may be."""
+    """The state that is certainly on the disk, and the states that may be."""
 
     def __init__(self, entries: dict[int, dict[str, int]], contents: dict[int, bytes | None]):
         self.options: dict[Any, list[Any]] = {}

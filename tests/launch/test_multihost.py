@@ -146,7 +146,7 @@ def run_of(folder: Path, port: int, process: int, *more: str):
 
 
 def ended(run, code: int = 0) -> str:
-    """What a run printed that ends with this exit code."""
+    """Waits for a run, checks its exit code, and returns its output."""
     out, err = run.communicate(timeout=600)
     assert run.returncode == code, (out, err)
     return out + err

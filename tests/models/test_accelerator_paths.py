@@ -1,4 +1,4 @@
-"""What mixers compute on accelerators in another way than on a CPU is the same function, computed here on a CPU."""
+"""Paths that mixers take on accelerators alone compute the same function; here on a CPU."""
 
 import jax
 import numpy as np

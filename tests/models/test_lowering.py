@@ -1,4 +1,4 @@
-"""What an accelerator would be given, lowered without one: every mixer, forwards and in a training step."""
+"""Programs for accelerators, lowered without one: every mixer, forwards and in a training step."""
 
 import re
 from contextlib import nullcontext

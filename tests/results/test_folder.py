@@ -1,4 +1,4 @@
-"""What killed runs leave of cells is deleted when a later run ends, and nothing that is in use or needed."""
+"""Leftovers of killed runs are deleted when a later run ends, and nothing that is in use or needed."""
 
 import dataclasses
 

@@ -1,1 +1,1 @@
-"""What the suite costs at scale: the launcher simulated, a full grid estimated, a cell's memory and disk measured."""
+"""The suite's cost at scale: the launcher simulated, a full grid estimated, a cell's memory and disk measured."""

@@ -1,4 +1,4 @@
-"""What a full grid costs on some devices: seconds of each cell, and how long the last one takes to end."""
+"""The cost of a full grid on some devices: seconds of each cell, and how long the last one takes to end."""
 
 from __future__ import annotations
 

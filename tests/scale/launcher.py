@@ -73,7 +73,7 @@ class StandIn:
         return made
 
     def slower(self) -> float:
-        """What this process computed for the last tenth of the cells, over that for the first."""
+        """CPU time of this process for the last tenth of the cells, divided by that for the first."""
         tenth = len(self.ended) // 10
         first, last = self.ended[tenth] - self.ended[0], self.ended[-1] - self.ended[-1 - tenth]
         return last / first

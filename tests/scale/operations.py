@@ -23,7 +23,7 @@ from tests.scale.examples import EXAMPLES
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one cell has to do."""
+    """The work of one cell."""
 
     task: str
     model: str

@@ -39,7 +39,7 @@ CELL, RUN, BOTH, TERM, INT, CELL_TERM, DISK = (
 KINDS = {CELL: 8, RUN: 3, BOTH: 2, TERM: 2, INT: 2, CELL_TERM: 2, DISK: 1}
 """How often each is drawn."""
 MOMENTS = {"clock": 5, "run": 1, "cell": 2, "checkpoint": 2, "record": 2}
-"""What a fault waits for, and how often it is drawn."""
+"""The event that a fault waits for, and its relative frequency."""
 EXPLAINED = {
     CELL: {0}, CELL_TERM: {0}, RUN: {-9}, BOTH: {-9}, TERM: {130, -15}, INT: {130, -2}, DISK: {0, 2},
 }  # fmt: skip

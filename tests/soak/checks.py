@@ -1,4 +1,4 @@
-"""What must hold when a disturbed grid has ended: nothing lost, nothing changed, nothing left over."""
+"""Checks of a disturbed grid that has ended: nothing lost, nothing changed, nothing left over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lra.results import records
 
 Results = dict[str, Any]
-"""What a cell gave, by the name of its record's file."""
+"""Results of each cell, by the name of its record's file."""
 SAME = ("key", "status", "results", "parameters", "flops_per_step", "data", "recipe")
 """Parts of a record that no kill may change by a bit."""
 
@@ -30,7 +30,7 @@ def differences(found: Results, undisturbed: Results) -> list[str]:
 
 
 def left_over(folder: Path) -> list[str]:
-    """What lies in the folder of a grid whose cells are all finished, and should not."""
+    """Files left over in the folder of a grid whose cells are all finished."""
     results = folder / "results"
     found = [*(results / "leases").glob("*"), *(results / "checkpoints").glob("*"), *(folder / "tmp").glob("*")]
     for kept in ("records", "grids", "logs"):

@@ -10,7 +10,7 @@ from tests.soak.seen import PHASES
 
 @dataclass
 class Told:
-    """What has been done and what came of it."""
+    """The faults that were injected, and their consequences."""
 
     faults: Counter[str] = field(default_factory=Counter)
     """By kind."""

@@ -1,4 +1,4 @@
-"""What can be seen of runs from outside: their processes, and the files of their results folder."""
+"""Observes runs from outside: their processes, and the files of their results folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lra.results.lease import process_start
 from tests.cli.test_main import children_of
 
 PHASES = ("start of the run", "start of a cell", "training", "writing a checkpoint", "writing a record, and after it")
-"""What a process can be killed in, as far as can be seen."""
+"""Phases a process can be killed in, as far as can be observed."""
 _JUST_NOW = 300_000_000
 """Nanoseconds."""
 
@@ -25,7 +25,7 @@ class Run:
 
     process: subprocess.Popen[str]
     suffers: set[str] = field(default_factory=set)
-    """What has been done to it."""
+    """Faults injected into it."""
 
     @property
     def pid(self) -> int:
@@ -70,7 +70,7 @@ class Folder:
         return found
 
     def checkpoints(self) -> dict[str, list[str]]:
-        """What lies in each cell's folder of checkpoints."""
+        """Contents of each cell's folder of checkpoints."""
         found = {}
         with contextlib.suppress(FileNotFoundError):
             for cell in os.scandir(self.path / "checkpoints"):

@@ -310,7 +310,7 @@ def read_only():
 
 
 def as_user(program: str) -> str:
-    """What a program prints when an ordinary user runs it: root may write everywhere."""
+    """Runs a program as an ordinary user, since root may write everywhere; returns its output."""
 
     # Imports before the change of user: this repository may be closed to others.
     done = subprocess.run(

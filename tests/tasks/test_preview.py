@@ -1,4 +1,4 @@
-"""What is told and shown of prepared data."""
+"""Previews and descriptions of prepared data."""
 
 import dataclasses
 
