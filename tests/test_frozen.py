@@ -20,7 +20,7 @@ from lra.report.write import write_leaderboard
 from lra.train.loop import Hooks, TrainResult, fit
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tasks.task import Split, Splits
+from tasks.task import Split, Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 FROZEN = Path(__file__).with_name("frozen.json")
@@ -40,7 +40,7 @@ def digest(value: object) -> str:
 def cells_of(name: str) -> list[list[str]]:
     """[name, key] of all cells of a protocol on two devices, each with one seed and with two that train together."""
     protocol = PROTOCOLS[name]
-    plans = expand.plans(protocol, [*protocol.tasks, *protocol.variants], ["all"], [], [0, 1], [])
+    plans = expand.make_plans(protocol, [*protocol.tasks, *protocol.variants], ["all"], [], [0, 1], [])
     cells = [expand.make_cell(plan, None, device) for plan in plans for device in DEVICES.values()]
     together = expand.group_seeds(plans, "on", DEVICES["gpu"])
     cells += [expand.make_cell(plan, None, DEVICES["gpu"]) for plan in together]
@@ -53,7 +53,7 @@ def trained(model: str) -> tuple[TrainResult, list[str], list[str]]:
     values, labels = rng.integers(0, 9, (48, 24)).astype(np.uint8), rng.integers(0, 3, 48).astype(np.uint8)
     parts = {"train": (0, 24), "validation": (24, 36), "test": (36, 48)}
     splits = {name: Split(np.arange(a, b, dtype=np.int32)[:, None], labels[a:b]) for name, (a, b) in parts.items()}
-    data = Splits(values, np.full(48, 24, np.int32), splits, "random", vocab=10, classes=3)
+    data = Dataset(values, np.full(48, 24, np.int32), splits, "random", vocab=10, classes=3)
     recipe = PROTOCOLS["quick"].recipe("listops_short", model)
     shape = dataclasses.replace(recipe.encoder, dim=16, heads=2, qkv=16, mlp=16, layers=2)
     budget = dataclasses.replace(recipe.train, steps=10, batch=8, eval_every=5, precision="float32")

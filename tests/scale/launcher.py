@@ -63,12 +63,14 @@ class StandIn:
     def __init__(self) -> None:
         self.ended: list[float] = []
 
-    def __call__(self, cell: Cell, how: spec.RunOptions, place: Any, label: str) -> records.Record:
+    def __call__(
+        self, cell: Cell, options: spec.RunOptions, context: Any, label: str, leader: Any = None
+    ) -> records.Record:
         plan = cell.plan
         made = record(plan.model.name, plan.task, 0.5, plan.seeds[0], length=plan.length, accelerator=cell.accelerator)
         made |= {"key": cell.key, "results": [result(0.5, plan.seeds[0], points=POINTS)]}
         made |= {"recipe": dataclasses.asdict(plan.recipe), "data": cell.data}
-        records.write(record_path(how.results, cell), made)
+        records.write(record_path(options.results, cell), made)
         self.ended.append(time.process_time())
         return made
 
@@ -99,11 +101,11 @@ def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
     cells = clock("planning", cells_of, count, folder / "data" / ENTRY)
     clock("planning", runs.save, results, "run", [], cells)
     left = clock("planning", unfinished, cells, results)
-    how = spec.RunOptions(results=results, data=folder / "data")
+    options = spec.RunOptions(results=results, data=folder / "data")
     computed = time.process_time()
     with open(os.devnull, "w") as nowhere:
         console, places = Console(file=nowhere), [Slot() for _ in range(slots)]
-        clock("schedule", scheduler.run_cells, left, how, console, places)
+        clock("schedule", scheduler.run_cells, left, options, console, places)
     computed = time.process_time() - computed
     clock("schedule", clean_up, cells, results)
     clock("again", unfinished, cells, results)
