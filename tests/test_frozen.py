@@ -20,7 +20,7 @@ from lra.report.write import write_leaderboard
 from lra.train.loop import Hooks, TrainResult, fit
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tasks.task import Split, Dataset
+from tasks.task import Dataset, Split
 
 ROOT = Path(__file__).resolve().parent.parent
 FROZEN = Path(__file__).with_name("frozen.json")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from configs import PROTOCOLS
-from configs.recipe import Recipe, override
+from configs.recipe import Recipe, RecipeError, override
 from lra.errors import UsageError, one_line
 from lra.grid import expand
 from lra.report import html_page, latex, leaderboard, show, tables
@@ -179,7 +179,7 @@ def parse_overrides(data: bytes) -> None:
     """`--set`, and the options of `--models`: a recipe of the same form, or one line."""
     words = data.decode(errors="replace").split("\n")
     base = dataclasses.replace(PROTOCOLS["lra"].recipe("listops", "fnet"), data=listops.ListOpsConfig())
-    with _one_line(UsageError):
+    with _one_line(RecipeError):
         made = override(base, words)
         assert _types(made) == _types(base)
     with _one_line(UsageError):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import cell, expand
+from lra.grid import expand
+from lra.grid.cell import split_seeds
 from lra.grid.spec import TrainOptions, WorkerSpec
 from lra.launch import multihost
 from lra.launch.multihost_follower import Follower
@@ -358,5 +359,5 @@ def test_any_number_of_processes_has_the_same_lease_and_checkpoint():
     one, two = (expand.make_cell(plan, None, device, 4, processes=n) for n in (1, 2))
     assert two.accelerator == "4 × NVIDIA H200 in each of 2 processes"
     assert two.single_process == one.single_process == one != two and two.key != one.key
-    assert [cell.single_process for cell in cell.split_seeds(two)] == cell.split_seeds(one)
-    assert runs.cell_of(two)["lease"] == one.name != runs.cell_of(two)["name"]
+    assert [cell.single_process for cell in split_seeds(two)] == split_seeds(one)
+    assert runs.cell_entry(two)["lease"] == one.name != runs.cell_entry(two)["name"]

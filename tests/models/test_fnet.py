@@ -66,7 +66,7 @@ def test_hybrid_has_attention_in_its_last_layers():
     assert kinds == [FNet] * 3 + [Attention] * 2
     one = FNetHybrid(DIM, 5, layer=3, layers=5, attention=1, rngs=nnx.Rngs(0))
     assert isinstance(one.mixer, FNet)
-    with pytest.raises(ValueError, match="0 layers or more"):
+    with pytest.raises(ValueError, match="attention must be at least 0"):
         make("fnet_hybrid", attention=-1)
 
 

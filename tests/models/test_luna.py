@@ -57,7 +57,7 @@ def test_carries_what_the_equation_says():
     (y, carried), (want, want_carried) = later.carry(x, mask, packed), naive_carry(later, x, mask, packed)
     assert error(y, want) < 1e-5 and error(carried, want_carried) < 1e-5
     assert later.packed is None
-    with pytest.raises(ValueError, match="the layer before it"):
+    with pytest.raises(ValueError, match="of the previous layer"):
         later(x, mask)
 
 
