@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from configs import PROTOCOLS
 from configs.recipe import suggest
-from lra.cli.flags import ListArguments, PrepareArguments
+from lra.cli.arguments import ListArguments, PrepareArguments
 from lra.errors import UsageError, one_line
 from lra.grid import expand
 from models import MIXERS

@@ -5,103 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from lra.cli.arguments import (
+    BenchArguments,
+    GridArguments,
+    ListArguments,
+    PrepareArguments,
+    ReportArguments,
+    RetryArguments,
+    RunArguments,
+)
 from lra.errors import UsageError
 from lra.grid.spec import DataOptions, RunOptions
 
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """Flags, and the packages that they need."""
-
-
-@dataclass(frozen=True)
-class GridArguments:
-    """The requested grid. Empty tuples mean the protocol's defaults."""
-
-    protocol: str
-    tasks: tuple[str, ...]
-    models: tuple[str, ...]
-    lengths: tuple[int, ...]
-    seeds: tuple[int, ...]
-    settings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RunArguments:
-    """Options of `run`."""
-
-    grid: GridArguments
-    options: RunOptions
-    out: Path
-    dry_run: bool
-    launcher: str
-    jobs: int | None
-    ray_address: str | None
-    slurm: tuple[str, ...]
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-    wait_minutes: float
-    given: tuple[tuple[str, str], ...]
-    """(name, argument) of each flag on the command line."""
-
-
-@dataclass(frozen=True)
-class BenchArguments:
-    """Options of `bench`."""
-
-    grid: GridArguments
-    options: RunOptions
-    out: Path
-    jobs: int
-    given: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class PrepareArguments:
-    """Options of `prepare`."""
-
-    grid: GridArguments
-    data: Path
-    sources: DataOptions
-    preview: Path | None
-
-
-@dataclass(frozen=True)
-class RetryArguments:
-    """Options of `retry`."""
-
-    results: Path
-    statuses: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ListArguments:
-    """Options of `list`."""
-
-    data: Path
-    details: bool
-
-
-@dataclass(frozen=True)
-class ReportArguments:
-    """Options of `leaderboard`, `show` and `compare`: folders of records, and which records count."""
-
-    folders: tuple[Path, ...]
-    tasks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    protocols: tuple[str, ...] = ()
-    accelerator: str = ""
-    metric: str = "test_best"
-    sort: str = "average"
-    out: Path = Path("leaderboard")
-    plots: bool = True
 
 
 def parse(define: Callable[[flags.FlagValues], None], program: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:

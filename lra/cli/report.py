@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lra.cli.flags import ReportArguments
+from lra.cli.arguments import ReportArguments
 from lra.errors import UsageError, one_line, write_error
 
 _MAX_LINES = 20

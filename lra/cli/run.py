@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lra.cli import flags, report
+from lra.cli.arguments import BenchArguments, GridArguments, RetryArguments, RunArguments
 from lra.errors import UsageError, one_line, write_error
 from lra.grid import expand
 from lra.grid.cell import Cell, Plan
@@ -25,7 +26,7 @@ from lra.results.folder import cannot_write, clean_up, is_finished, unfinished
 from tasks.io.files import make_folder
 
 
-def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
+def run(args: RunArguments, keys: Collection[str] | None = None) -> int:
     """Trains a grid and prints the leaderboard."""
     # With `keys`, only the cells with these keys run: those that `retry` has chosen.
     group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
@@ -57,7 +58,7 @@ def run(args: flags.RunArguments, keys: Collection[str] | None = None) -> int:
     return code
 
 
-def _plans(grid: flags.GridArguments) -> list[Plan]:
+def _plans(grid: GridArguments) -> list[Plan]:
     protocol = expand.find_protocol(grid.protocol)
     return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
 
@@ -76,7 +77,7 @@ def _dry_run(plans: Sequence[Plan], device: str) -> int:
 
 
 def _run_here(
-    args: flags.RunArguments, plans: Sequence[Plan], keys: Collection[str] | None, leader: Leader | None = None
+    args: RunArguments, plans: Sequence[Plan], keys: Collection[str] | None, leader: Leader | None = None
 ) -> int:
     """Trains a grid on this machine, together with the processes that follow `leader`."""
     options = args.options
@@ -91,7 +92,7 @@ def _run_here(
 
 
 def _save_run(
-    args: flags.RunArguments | flags.BenchArguments,
+    args: RunArguments | BenchArguments,
     cells: list[Cell],
     keys: Collection[str] | None,
     extra_flags: Sequence[str] = (),
@@ -100,7 +101,7 @@ def _save_run(
     if keys is not None:
         return [cell for cell in cells if cell.key in keys]
     results = args.options.results
-    verb = "bench" if isinstance(args, flags.BenchArguments) else "run"
+    verb = "bench" if isinstance(args, BenchArguments) else "run"
     try:
         runs.save(results, verb, [*_flags_without(args, "results", "rerun"), *extra_flags], cells)
     except OSError as error:
@@ -108,13 +109,13 @@ def _save_run(
     return cells
 
 
-def _flags_without(args: flags.RunArguments | flags.BenchArguments, *names: str) -> list[str]:
+def _flags_without(args: RunArguments | BenchArguments, *names: str) -> list[str]:
     """The flags on the command line, without those named."""
     return [argument for name, argument in args.given if name not in names]
 
 
 def _run_cells(
-    args: flags.RunArguments,
+    args: RunArguments,
     options: RunOptions,
     cells: list[Cell],
     slots: Sequence[scheduler.Slot],
@@ -131,10 +132,10 @@ def _run_cells(
     clean_up(cells, options.results)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command continues them", highlight=False)
-    return report.leaderboard(flags.ReportArguments((options.results,), out=args.out, plots=False))
+    return report.leaderboard(arguments.ReportArguments((options.results,), out=args.out, plots=False))
 
 
-def _submit_to_slurm(args: flags.RunArguments, plans: Sequence[Plan]) -> int:
+def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     """Prepares the data on this machine and submits one Slurm job per cell."""
     options = args.options
     process.probe("cpu", [plan.model for plan in plans])
@@ -154,7 +155,7 @@ def _submit_to_slurm(args: flags.RunArguments, plans: Sequence[Plan]) -> int:
     return 0
 
 
-def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> int:
+def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     """Measures speed and memory on random tokens; writes efficiency.csv and plots."""
     from lra.report import write  # pandas takes a second to import
 
@@ -178,7 +179,7 @@ def bench(args: flags.BenchArguments, keys: Collection[str] | None = None) -> in
     return 0
 
 
-def retry(args: flags.RetryArguments) -> int:
+def retry(args: RetryArguments) -> int:
     """Runs cells again that ended as the flags say, from their checkpoints."""
     commands = runs.retry_commands(args.results, args.statuses)
     for verb, arguments, keys in commands:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lra.cli import flags, report
+from lra.cli import arguments, report
 from lra.report import figures, leaderboard, show, tables, write
 from lra.report.latex import escape, to_latex
 from tests.helpers.records import measurement, record
@@ -74,7 +74,7 @@ def test_a_terminal_obeys_no_record(built, tmp_path, capsys):
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "a.json").write_text(json.dumps(nasty()))
     (tmp_path / "records" / "b\x1b[2J.json").write_text("{}")
-    assert report.leaderboard(flags.ReportArguments((tmp_path,), out=tmp_path / "out", plots=False)) == 0
+    assert report.leaderboard(arguments.ReportArguments((tmp_path,), out=tmp_path / "out", plots=False)) == 0
     print(show.record_text(nasty()))
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err and "\\x1b[2J" in captured.out and "\\x1b[2J" in captured.err
