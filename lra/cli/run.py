@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lra.cli import flags, report
-from lra.cli.arguments import BenchArguments, GridArguments, RetryArguments, RunArguments
+from lra.cli.arguments import BenchArguments, GridArguments, ReportArguments, RetryArguments, RunArguments
 from lra.errors import UsageError, one_line, write_error
 from lra.grid import expand
 from lra.grid.cell import Cell, Plan
@@ -132,7 +132,7 @@ def _run_cells(
     clean_up(cells, options.results)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command continues them", highlight=False)
-    return report.leaderboard(arguments.ReportArguments((options.results,), out=args.out, plots=False))
+    return report.leaderboard(ReportArguments((options.results,), out=args.out, plots=False))
 
 
 def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
