@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from configs import PROTOCOLS
 from configs.recipe import suggest
 from lra.cli.arguments import ListArguments, PrepareArguments
-from lra.errors import UsageError, one_line
+from lra.cli.output import print_line, print_problem
+from lra.errors import UsageError
 from lra.grid import expand
 from models import MIXERS
 from tasks import TASKS, DataError
@@ -24,7 +24,7 @@ def prepare(args: PrepareArguments) -> int:
     prepared, missing = [], []
     for plan in plans:
         try:
-            entry = expand.prepare_data([plan], args.data, args.sources, _print_line)[plan]
+            entry = expand.prepare_data([plan], args.data, args.sources, print_line)[plan]
         except DataError as error:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
@@ -38,7 +38,7 @@ def prepare(args: PrepareArguments) -> int:
         for page in preview(prepared, args.preview):
             print(page)
     for line in missing:
-        print(f"run.py prepare: {one_line(line)}", file=sys.stderr)
+        print_problem("prepare", line)
     return 2 if missing else 0
 
 
@@ -78,7 +78,3 @@ def _list_mixers() -> int:
         print(f"{mixer['name']}    options: {options or 'none'}\n    parameters: {mixer['parameters']}\n")
         print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")
     return 0
-
-
-def _print_line(text: str) -> None:
-    print(text, flush=True)

@@ -46,6 +46,7 @@ def main(arguments: list[str], overview: str) -> int:
 
     from configs.recipe import suggest
     from lra.cli.flags import help_text, parse
+    from lra.cli.output import print_problem
     from lra.errors import UsageError, one_line
     from tasks.task import DataError
 
@@ -68,7 +69,7 @@ def main(arguments: list[str], overview: str) -> int:
         options = verb.options(values)
         return verb.act(options, positional) if verb.positional else verb.act(options)
     except (UsageError, DataError, FlagError) as error:
-        print(f"run.py {one_line(name)}: {one_line(error)}", file=sys.stderr)
+        print_problem(one_line(name), error)
         return 2
     except OSError as error:  # of the system, such as too many open files
         where = f": {error.filename}" if error.filename else ""

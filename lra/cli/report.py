@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lra.cli.arguments import ReportArguments
-from lra.errors import UsageError, one_line, write_error
+from lra.cli.output import print_problem
+from lra.errors import UsageError, write_error
 
 _MAX_LINES = 20
 """Damaged files, duplicates and conflicts that are printed; further ones are only counted."""
@@ -75,6 +75,6 @@ def _require_folders(folders: Sequence[Path]) -> None:
 
 def _print_problems(verb: str, lines: Sequence[str]) -> None:
     for line in lines[:_MAX_LINES]:
-        print(f"run.py {verb}: {one_line(line)}", file=sys.stderr)
+        print_problem(verb, line)
     if len(lines) > _MAX_LINES:
-        print(f"run.py {verb}: and {len(lines) - _MAX_LINES} more such lines", file=sys.stderr)
+        print_problem(verb, f"and {len(lines) - _MAX_LINES} more such lines")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from lra.cli import flags, report
 from lra.cli.arguments import BenchArguments, GridArguments, ReportArguments, RetryArguments, RunArguments
-from lra.errors import UsageError, one_line, write_error
+from lra.cli.output import print_line, print_problem
+from lra.errors import UsageError, write_error
 from lra.grid import expand
 from lra.grid.cell import Cell, Plan
 from lra.grid.spec import RunOptions
@@ -50,9 +50,9 @@ def run(args: RunArguments, keys: Collection[str] | None = None) -> int:
         return _run_here(args, plans, keys)
     commit, env = provenance.commit(), process.environment(options.device)
     if group.process:
-        Follower(group, commit, options.data, options.results, env, _print_line).run()
+        Follower(group, commit, options.data, options.results, env, print_line).run()
         return 0
-    with Leader(group, commit, _print_line) as leader:
+    with Leader(group, commit, print_line) as leader:
         code = _run_here(args, plans, keys, leader)
         leader.finish()
     return code
@@ -84,7 +84,7 @@ def _run_here(
     device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
     slots, device = scheduler.divide_device(device, options.devices, 1 if leader else args.jobs)
     processes = leader.group.processes if leader else 1
-    cells = expand.make_cells(plans, device, mixer_options, options, _print_line, processes)
+    cells = expand.make_cells(plans, device, mixer_options, options, print_line, processes)
     # Saved as flags, since they may have come from Slurm's environment.
     group_flags = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
     cells = _save_run(args, cells, keys, group_flags)
@@ -147,7 +147,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     command_flags += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
     lines = slurm.build_commands(plans, options.vmap_seeds == "on", command_flags)
     settings = slurm.parse_settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
-    expand.prepare_data(plans, options.data, options.sources, _print_line)
+    expand.prepare_data(plans, options.data, options.sources, print_line)
     folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
     jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
     note = f"python run.py status --results={options.results} shows their progress"
@@ -163,7 +163,7 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     plans = _plans(args.grid)
     _make_results(options.results)
     device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
-    cells = _save_run(args, expand.make_cells(plans, device, mixer_options, options, _print_line), keys)
+    cells = _save_run(args, expand.make_cells(plans, device, mixer_options, options, print_line), keys)
     pending = cells
     if not options.reruns_finished:
         pending = [cell for cell in cells if not is_finished(options.results, cell, options.timeout_minutes)]
@@ -174,7 +174,7 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     except OSError as error:
         raise write_error(f"--out={args.out}", error) from None
     for problem in problems:
-        print(f"run.py bench: {one_line(problem)}", file=sys.stderr)
+        print_problem("bench", problem)
     print(f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots")
     return 0
 
@@ -200,7 +200,3 @@ def _make_results(results: Path) -> None:
         make_folder(results)
     except OSError as error:
         raise write_error(f"--results={results}", error) from None
-
-
-def _print_line(text: str) -> None:
-    print(text, flush=True)
