@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lra.results import records
-from tests.cli.test_main import ROOT
+from tests.helpers.cli import ROOT
 from tests.helpers.records import record
 from tests.soak import checks
 from tests.soak.__main__ import Soak

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lra.launch.process import LOG_BYTES, Watchdog
-from tests.cli.test_main import ROOT, TINY, cli, places, record_files
+from tests.helpers.cli import ROOT, TINY, cli, places, record_files
 
 BAD = '''
 import os

@@ -1,6 +1,5 @@
 """Long runs that are killed, stopped, out of time or out of disk resume with the same bits."""
 
-import json
 import os
 import random
 import signal
@@ -8,15 +7,10 @@ import subprocess
 import sys
 import time
 
-from tests.cli.test_main import ROOT, TINY, children_of, cli, places, record_files
+from tests.helpers.cli import ROOT, TINY, checkpoints, children_of, cli, only_record, places
 
 LONG = [*TINY, "--models=fnet", "--set=train.steps=12000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
 COMMAND = [sys.executable, str(ROOT / "run.py"), *LONG]
-
-
-def checkpoints(folder) -> list[int]:
-    found = (folder / "results" / "checkpoints").glob("*/*")
-    return sorted(int(p.name) for p in found if p.name.isdigit())
 
 
 def start_and_wait_for_a_new_checkpoint(folder, *more) -> subprocess.Popen:
@@ -31,11 +25,6 @@ def start_and_wait_for_a_new_checkpoint(folder, *more) -> subprocess.Popen:
     return parent
 
 
-def only_record(folder) -> dict:
-    (file,) = record_files(folder)
-    return json.loads(file.read_text())
-
-
 def test_a_run_that_is_killed_and_stopped_again_and_again_ends_with_the_same_bits(tmp_path):
     rng = random.Random(os.getpid())
     hurt, spared = tmp_path / "hurt", tmp_path / "spared"
@@ -43,7 +32,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_ends_with_the_same_bit
     parent = start_and_wait_for_a_new_checkpoint(hurt)
     (child,) = children_of(parent.pid)
     time.sleep(rng.uniform(0, 1))
-    os.kill(int(child), signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
     _, told = parent.communicate(timeout=60)
     assert parent.returncode == 0
     assert only_record(hurt)["status"] == "failed" and "SIGKILL" in only_record(hurt)["error"]

@@ -1,36 +1,15 @@
 """The command line as a user meets it: what is refused, what is printed, what survives."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--set=train.steps=6", "--set=train.eval_every=3", "--set=train.batch=8", "--set=encoder.dim=8",
-    "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1", "--set=data.train=64",
-    "--set=data.validation=20", "--set=data.test=20", "--workers=1", "--device=cpu",
-]  # fmt: skip
-
-
-def cli(*arguments, cwd=ROOT, **more):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments], cwd=cwd, capture_output=True, text=True, **more
-    )
-
-
-def places(folder: Path) -> list[str]:
-    return [f"--data={folder}/data", f"--results={folder}/results", f"--out={folder}/out"]
-
-
-def record_files(folder: Path) -> list[Path]:
-    return sorted((folder / "results" / "records").glob("*.json"))
+from tests.helpers.cli import ROOT, TINY, alive, children_of, cli, places, record_files
 
 
 @pytest.mark.parametrize(
@@ -165,22 +144,6 @@ def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, nu
     while any(map(alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def alive(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children_of(pid: int) -> list[str]:
-    """The processes that any thread of a process has started."""
-    found = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += file.read_text().split()
-    return found
 
 
 MIXER = '''

@@ -3,21 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
-from tests.cli.test_faults import checkpoints
-from tests.cli.test_main import ROOT, TINY, children_of, cli, places, record_files
+from tests.helpers.cli import TINY, checkpoints, children_of, cli, places, record_files, start
 
 CELLS = [*TINY, "--models=ff_only", "--seeds=0,1,2"]
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def test_two_runs_at_once_do_each_cell_once(tmp_path):
@@ -37,7 +27,7 @@ def test_the_cell_of_a_killed_run_is_taken_over_from_its_checkpoint(tmp_path):
     while not checkpoints(tmp_path):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.02)
-    (child,) = map(int, children_of(first.pid))
+    (child,) = children_of(first.pid)
     os.kill(child, signal.SIGSTOP)  # so that it has not finished when the second run looks
     second = start(*TINY, *long, *places(tmp_path))
     while (line := second.stdout.readline()) and "waiting for cells that other runs are at: 1" not in line:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.cli.test_main import TINY, cli, places, record_files
+from tests.helpers.cli import TINY, cli, places, record_files
 
 RUN = [*TINY, "--models=fnet", "--set=train.steps=40", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
 

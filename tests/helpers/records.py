@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from configs import PROTOCOLS
+from lra.grid import expand
+from lra.grid.cell import Cell
 from lra.results import records
 from tasks import TASKS
 
@@ -110,3 +112,22 @@ def measurement(
             }  # fmt: skip
         made["memory"]["compiled_bytes"] = 10**5 * length
     return made | changes
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028{{data}}\\"
+
+
+def hostile_record() -> dict[str, Any]:
+    """A record whose every text is hostile."""
+    hostile = record(HOSTILE, mixer=HOSTILE, accelerator=HOSTILE, overrides=[HOSTILE], score=0.5)
+    hostile |= {"command": HOSTILE, "commit": HOSTILE, "versions": {HOSTILE: HOSTILE}, "device": {"kind": HOSTILE}}
+    hostile["data"] = hostile["data"] | {"source": HOSTILE, "fingerprint": HOSTILE}
+    hostile["results"][0]["error"] = HOSTILE
+    return hostile
+
+
+def quick_cell() -> Cell:
+    """FNet on short ListOps, without data."""
+    device = {"platform": "cpu", "host_cpu": "a CPU", "host_cores": 2, "count": 1}
+    (plan,) = expand.make_plans(PROTOCOLS["quick"], ["listops_short"], ["fnet"], [64], [0], [])
+    return expand.make_cell(plan, None, device)

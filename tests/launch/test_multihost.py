@@ -23,9 +23,8 @@ from lra.launch.multihost_follower import Follower
 from lra.launch.multihost_leader import Leader
 from lra.results import runs
 from lra.train.checkpoint import Checkpoints
-from tests.cli.test_faults import checkpoints, only_record
-from tests.cli.test_main import ROOT, TINY, children_of, cli, record_files
-from tests.train.test_loop import train, with_train
+from tests.helpers.cli import ROOT, TINY, checkpoints, children_of, cli, free_port, only_record, record_files
+from tests.helpers.training import train, with_train
 
 RECIPE = with_train(steps=12, eval_every=4)
 
@@ -52,7 +51,7 @@ assert distributed.broadcast_checkpoint(None, like) is None and distributed.firs
 
 import lra.train.loop
 from tests.launch.test_multihost import RECIPE, session
-from tests.train.test_loop import train, with_train
+from tests.helpers.training import train, with_train
 
 lra.train.loop.chunk_length = lambda steps_between, flops, backend: 2
 kept = Path(sys.argv[1]) if process == 0 else None
@@ -81,11 +80,6 @@ def session(folder, chunks=None):
     if kept:
         kept.close()
     return outcome
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_two_processes_give_the_losses_of_one_and_go_on_from_each_other_s_checkpoints(tmp_path, monkeypatch):
@@ -212,7 +206,7 @@ def test_whoever_is_killed_the_same_command_goes_on(folder):
     with run_of(folder, port, 1, *LONG) as follower, run_of(folder, port, 0, *LONG) as leader:
         wait_for_a_new_checkpoint(folder, [], follower, leader)
         (part,) = children_of(follower.pid)
-        os.kill(int(part), signal.SIGKILL)
+        os.kill(part, signal.SIGKILL)
         assert "failed" in ended(leader)
         ended(follower)
     assert only_record(folder)["status"] == "failed" and "SIGKILL" in only_record(folder)["error"]

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_faults import only_record
-from tests.cli.test_main import ROOT, TINY, cli, places, record_files
-from tests.launch.test_ray_driver import until
+from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files
+from tests.helpers.waiting import until
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
@@ -59,12 +57,6 @@ def locked_by(pid):
                 if path.name == "lock" and path.parent.name.startswith("lra-"):
                     return path.parent
     return None
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Node:

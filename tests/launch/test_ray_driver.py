@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,18 +21,11 @@ from lra.launch.process import WorkerContext, WorkerProcesses
 from lra.launch.progress import Display
 from lra.results import lease, provenance, records
 from lra.results.folder import record_path
-from tests.cli.test_main import ROOT
-from tests.results.test_lease import elsewhere
+from tests.helpers.cli import ROOT
+from tests.helpers.leases import elsewhere
+from tests.helpers.waiting import until
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
-
-
-def until(true, what, seconds=400):
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-    return found
 
 
 def test_a_cell_asks_for_gpus_or_for_a_machine_s_cores():

@@ -12,7 +12,7 @@ from lra.launch import process
 from lra.launch.scheduler import Slot, divide_device, measurement_slots
 from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
-from tests.cli.test_main import TINY, cli, places, record_files
+from tests.helpers.cli import TINY, cli, places, record_files
 
 GPUS = {"platform": "gpu", "count": 4, "host_cores": 8}
 CPU = {"platform": "cpu", "count": 1, "host_cores": 6}

@@ -10,7 +10,7 @@ import pytest
 from lra.errors import UsageError
 from lra.grid import expand
 from lra.launch import slurm
-from tests.cli.test_main import TINY, cli, places, record_files
+from tests.helpers.cli import TINY, cli, places, record_files
 
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"

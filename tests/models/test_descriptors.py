@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cli.test_main import ROOT, TINY, cli, places, record_files
+from tests.helpers.cli import ROOT, TINY, cli, places, record_files
 
 LIMITED = (
     "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "

@@ -15,7 +15,6 @@ from models.core.factory import mixer_factory
 from tasks import TASKS
 from tasks.io.cache import open_entry, prepare
 from tests.helpers import real_data
-from tests.train.test_real_training import first
 
 pytestmark = pytest.mark.skipif("LRA_SLOW" not in os.environ, reason="LRA_SLOW is not set: 100 programs to compile")
 
@@ -30,7 +29,7 @@ def data(tmp_path_factory):
         if hasattr(rules, "train"):
             rules = dataclasses.replace(rules, train=64, validation=64, test=64)
         entry = prepare(TASKS[name], length, 0, "auto", rules=rules, cache=folder, source_dir=real_data.folder())
-        made[name] = first(open_entry(entry), 64)
+        made[name] = real_data.first_examples(open_entry(entry), 64)
     return made
 
 

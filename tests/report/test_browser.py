@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from lra.report import html_page, leaderboard
-from tests.helpers.records import record, result
-from tests.report.test_html_page import NASTY, nasty
+from tests.helpers.records import HOSTILE, hostile_record, record, result
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -177,12 +176,12 @@ def test_phone_width_does_not_scroll_sideways_and_dark_mode_is_dark(shown, brows
 
 
 def test_hostile_records_stay_text(shown):
-    browser = shown([nasty(), *RECORDS])
+    browser = shown([hostile_record(), *RECORDS])
     heading = [e.text for e in browser.find_elements("css selector", "#tables tbody th")]
     assert any("<script>alert(1)</script>" in text for text in heading)
     row = "[...document.querySelectorAll('#tables tbody tr')].find((r) => r.textContent.includes('onerror'))"
     browser.execute_script(f"{row}.querySelector('td.score button').click()")
-    assert NASTY.splitlines()[0][:40] in find(browser, "dialog").text
+    assert HOSTILE.splitlines()[0][:40] in find(browser, "dialog").text
     assert browser.find_elements("css selector", "img, iframe, body script:not([type]) ~ script") == []
 
 

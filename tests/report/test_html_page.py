@@ -7,18 +7,7 @@ import re
 import pytest
 
 from lra.report import html_page, leaderboard
-from tests.helpers.records import record, result
-
-NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028{{data}}\\"
-
-
-def nasty():
-    """A record whose every text is hostile."""
-    nasty_record = record(NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], score=0.5)
-    nasty_record |= {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "device": {"kind": NASTY}}
-    nasty_record["data"] = nasty_record["data"] | {"source": NASTY, "fingerprint": NASTY}
-    nasty_record["results"][0]["error"] = NASTY
-    return nasty_record
+from tests.helpers.records import HOSTILE, hostile_record, record, result
 
 
 def embedded(html):
@@ -27,9 +16,9 @@ def embedded(html):
 
 
 def test_nothing_a_record_says_becomes_markup():
-    html = html_page.to_html(leaderboard.build([nasty()]), [])
+    html = html_page.to_html(leaderboard.build([hostile_record()]), [])
     assert html.count("<script") == 2 and html.count("</script>") == 2 and "<img" not in html
-    assert embedded(html)["rows"][0]["model"] == NASTY
+    assert embedded(html)["rows"][0]["model"] == HOSTILE
 
 
 def test_the_page_asks_for_nothing_outside_itself():

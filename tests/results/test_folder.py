@@ -7,8 +7,8 @@ import pytest
 from lra.grid.cell import split_seeds
 from lra.results import lease, records
 from lra.results.folder import clean_up, record_path
+from tests.helpers.leases import elsewhere
 from tests.helpers.records import record
-from tests.results.test_lease import elsewhere
 from tests.scale.launcher import ENTRY, cells_of, entry
 
 

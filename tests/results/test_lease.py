@@ -8,34 +8,9 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
 from lra.results import lease
 from lra.results.lease import Leases, newest_lease
-
-
-class Clock:
-    """A monotonic clock in the test's hands."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr("lra.results.lease.time.monotonic", clock)
-    return clock
-
-
-def elsewhere(folder, name, **changes):
-    """A lease of another machine, whose processes cannot be looked at."""
-    made = Leases(folder).take(name)
-    told = newest_lease(folder, name).contents | {"machine": "another", **changes}
-    made.path.write_bytes(json.dumps(told).encode().ljust(1000))
-    return made
+from tests.helpers.leases import elsewhere
 
 
 def test_a_lease_is_one_owner_s_until_released(tmp_path):

@@ -8,17 +8,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import PROTOCOLS
-from lra.grid import expand
 from lra.results import lease, load, records
 from lra.results.folder import record_path, unfinished
 from lra.results.lease import Leases
 from lra.train.checkpoint import Checkpoints
 from tasks.io.cache import open_entry
+from tests.helpers.noise import prepared
 from tests.helpers.power_cut import Disk, lay
-from tests.helpers.records import record
-from tests.results.test_lease import clock  # noqa: F401 (a fixture)
-from tests.tasks.test_cache import made
+from tests.helpers.records import quick_cell, record
 
 
 @pytest.fixture
@@ -91,14 +88,8 @@ def test_a_new_folder_is_lost_with_what_is_in_it_unless_it_is_synced(tmp_path):
 # --- records ------------------------------------------------------------------------------------------
 
 
-def a_cell():
-    device = {"platform": "cpu", "host_cpu": "a CPU", "host_cores": 2, "count": 1}
-    (plan,) = expand.make_plans(PROTOCOLS["quick"], ["listops_short"], ["fnet"], [64], [0], [])
-    return expand.make_cell(plan, None, device)
-
-
 def test_a_record_survives_once_it_is_written_and_until_then_the_one_before_does(tmp_path, found):
-    cell = a_cell()
+    cell = quick_cell()
     with drawn(tmp_path) as disk:
         path = record_path(disk.root / "results", cell)
         records.write(path, record(key=cell.key, status="failed"))
@@ -121,7 +112,7 @@ def test_a_record_survives_once_it_is_written_and_until_then_the_one_before_does
 # --- leases -------------------------------------------------------------------------------------------
 
 
-def test_a_lease_that_a_power_cut_has_left_is_taken_over_whatever_is_in_it(tmp_path, found, clock):  # noqa: F811
+def test_a_lease_that_a_power_cut_has_left_is_taken_over_whatever_is_in_it(tmp_path, found, clock):
     with drawn(tmp_path) as disk:
         ours = Leases(disk.root).take("cell")
         ours.progress = {"step": 7}
@@ -143,13 +134,13 @@ def test_a_lease_that_a_power_cut_has_left_is_taken_over_whatever_is_in_it(tmp_p
 
 def test_prepared_data_are_there_once_they_are_told_and_else_are_made_anew(tmp_path, found):
     with drawn(tmp_path) as disk:
-        entry = made(disk.root / "data")
+        entry = prepared(disk.root / "data")
         good = open_entry(entry).fingerprint
         disk.told(entry.name)
     for folder, told in found(disk, 40):
         if told:
             assert open_entry(folder / "data" / told[0]).fingerprint == good
-        assert open_entry(made(folder / "data")).fingerprint == good
+        assert open_entry(prepared(folder / "data")).fingerprint == good
 
 
 # --- checkpoints --------------------------------------------------------------------------------------

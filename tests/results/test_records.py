@@ -10,7 +10,7 @@ import pytest
 from lra.errors import UsageError
 from lra.results import load, records
 from lra.results.folder import record_path, unfinished
-from tests.helpers.records import record
+from tests.helpers.records import quick_cell, record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
@@ -43,9 +43,7 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, monkeyp
 
 def test_a_record_that_cannot_be_read_now_is_not_run_over(tmp_path, monkeypatch):
     """Too many open files, say: the record may be a finished one."""
-    from tests.results.test_power_cut import a_cell
-
-    cell = a_cell()
+    cell = quick_cell()
     path = record_path(tmp_path, cell)
     records.write(path, record(key=cell.key))
 

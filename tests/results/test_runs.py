@@ -6,8 +6,8 @@ import pytest
 
 from lra.errors import UsageError
 from lra.results import lease, records, runs
-from tests.cli.test_main import TINY, cli, places, record_files
-from tests.results.test_lease import elsewhere
+from tests.helpers.cli import TINY, cli, places, record_files
+from tests.helpers.leases import elsewhere
 
 
 def asked(folder, verb="run", **cells):

@@ -25,7 +25,7 @@ from lra.launch import local, scheduler
 from lra.launch.scheduler import Slot
 from lra.results import records, runs
 from lra.results.folder import clean_up, record_path, unfinished
-from tests.cli.test_main import ROOT
+from tests.helpers.cli import ROOT
 from tests.helpers.records import record, result
 
 DEVICE = {

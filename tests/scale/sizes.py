@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.cli.test_main import ROOT
+from tests.helpers.cli import ROOT
 from tests.soak.seen import Run
 
 CELL = ["--tasks=listops_short", "--models=fnet", "--set=train.steps=300", "--set=train.eval_every=25",

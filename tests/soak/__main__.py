@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lra.train.device
-from tests.cli.test_main import ROOT, TINY
+from tests.helpers.cli import ROOT, TINY
 from tests.soak import checks
 from tests.soak.report import Told, page
 from tests.soak.seen import Folder, Run, marked, until

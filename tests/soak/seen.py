@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lra.results import lease
 from lra.results.lease import process_start
-from tests.cli.test_main import children_of
+from tests.helpers.cli import children_of
 
 PHASES = ("start of the run", "start of a cell", "training", "writing a checkpoint", "writing a record, and after it")
 """Phases a process can be killed in, as far as can be observed."""
@@ -37,8 +37,7 @@ class Run:
 
     def cells(self) -> list[int]:
         """The processes of its cells."""
-        found = [int(pid) for pid in children_of(self.pid)]
-        return [pid for pid in found if b"lra.train.worker" in _read(pid, "cmdline")]
+        return [pid for pid in children_of(self.pid) if b"lra.train.worker" in _read(pid, "cmdline")]
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,54 +17,20 @@ import pytest
 
 from tasks import TASKS
 from tasks.io import cache
-from tasks.io.cache import describe, entries, open_entry, prepare
+from tasks.io.cache import describe, entries, open_entry
 from tasks.io.files import sha256
 from tasks.io.npy_writer import Table
-from tasks.io.splits import consecutive
 from tasks.pathfinder.task import PathfinderConfig
-from tasks.task import BuildRequest, DataError, RawDataset, Task
+from tasks.task import BuildRequest, DataError
 from tests.helpers import archives
+from tests.helpers.noise import NOISE, Rules, prepared
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = PathfinderConfig(train=80, validation=10, test=10)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    rows: int = 30
-    mark: str = ""
-    wait: float = 0.0
-
-
-def build(request: BuildRequest) -> RawDataset:
-    """A table of noise; leaves a mark each time it is made."""
-    if request.rules.mark:
-        with open(request.rules.mark, "a") as file:
-            file.write("made\n")
-    time.sleep(request.rules.wait)
-    rng = np.random.default_rng(request.seed)
-    with Table(request.scratch, request.length) as table:
-        for _ in range(request.rules.rows):
-            table.add(rng.integers(0, 9, (1, request.length), np.uint8))
-    rows = request.rules.rows
-    labels = (np.arange(rows) % 2).astype(np.uint8)
-    splits = consecutive(labels, [rows - 2, 1, 1])
-    return RawDataset(table.array(), np.full(rows, request.length, np.int32), splits, "noise", ("a note",))
-
-
-def inputs(path: Path) -> list[Path]:
-    return [path / "file"]
-
-
-NOISE = Task("noise", "1", 10, 2, 16, 0.5, build, Rules(), ("generate", "folder"), inputs, names=("a", "b"))
-
-
-def made(cache, task=NOISE, source="generate", seed=0, length=16, **settings):
-    return prepare(task, length, seed, source, cache=cache, **settings)
-
-
 def test_an_entry_holds_what_was_built(tmp_path):
-    entry = made(tmp_path)
+    entry = prepared(tmp_path)
     data = open_entry(entry)
     expected = NOISE.build(BuildRequest(16, 0, "generate", Rules(), 1, print))
     assert np.array_equal(data.values, expected.values) and np.array_equal(data.lengths, expected.lengths)
@@ -76,7 +41,7 @@ def test_an_entry_holds_what_was_built(tmp_path):
 
 
 def test_arrays_are_mapped_and_cannot_be_changed(tmp_path):
-    values = open_entry(made(tmp_path)).values
+    values = open_entry(prepared(tmp_path)).values
     assert isinstance(values, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         values[0, 0] = 1
@@ -85,8 +50,8 @@ def test_arrays_are_mapped_and_cannot_be_changed(tmp_path):
 def test_a_second_call_makes_nothing(tmp_path):
     mark = tmp_path / "mark"
     rules = Rules(mark=str(mark))
-    first = made(tmp_path, rules=rules)
-    assert made(tmp_path, rules=rules) == made(tmp_path, rules=rules, source="auto") == first
+    first = prepared(tmp_path, rules=rules)
+    assert prepared(tmp_path, rules=rules) == prepared(tmp_path, rules=rules, source="auto") == first
     assert mark.read_text() == "made\n"
 
 
@@ -95,7 +60,7 @@ def test_a_large_table_is_written_once_and_not_copied(tmp_path, monkeypatch):
     real = cache._save
     monkeypatch.setattr(cache, "_save", lambda file, array: (saved.append(file.name), real(file, array)))
     monkeypatch.chdir(tmp_path)  # also with a relative cache
-    entry = made(Path("data"))
+    entry = prepared(Path("data"))
     assert "values.npy" not in saved and "lengths.npy" in saved
     assert np.array_equal(open_entry(entry).values, NOISE.build(BuildRequest(16, 0, "", Rules(), 1, print)).values)
 
@@ -105,7 +70,7 @@ def test_a_large_table_is_written_once_and_not_copied(tmp_path, monkeypatch):
 
 def test_the_fingerprint_tells_contents_apart_and_nothing_else(tmp_path):
     def fingerprint(cache, **settings):
-        return open_entry(made(tmp_path / cache, **settings)).fingerprint
+        return open_entry(prepared(tmp_path / cache, **settings)).fingerprint
 
     first = fingerprint("a")
     assert fingerprint("b") == first
@@ -124,24 +89,24 @@ def test_copies_of_the_same_data_have_the_same_fingerprint(tmp_path):
     archive = archives.pack(folder, tmp_path / "aclImdb_v1.tar.gz")
     text = TASKS["text"]
     found = [
-        made(tmp_path / "cache", text, str(source), length=500, allow_unverified=True)
+        prepared(tmp_path / "cache", text, str(source), length=500, allow_unverified=True)
         for source in (tmp_path / "one", tmp_path / "two", archive)
     ]
     assert len(set(found)) == 3
     assert len({open_entry(entry).fingerprint for entry in found}) == 1
     (folder / "test" / "pos" / "another_1.txt").write_text("another")
-    changed = made(tmp_path / "cache", text, str(tmp_path / "one"), length=500, allow_unverified=True)
+    changed = prepared(tmp_path / "cache", text, str(tmp_path / "one"), length=500, allow_unverified=True)
     assert open_entry(changed).fingerprint != open_entry(found[0]).fingerprint
 
 
 def test_auto_takes_real_data_before_generated(tmp_path):
     task = TASKS["pathfinder"]
-    drawn = made(tmp_path, task, length=1024, rules=FEW)
-    assert made(tmp_path, task, "auto", length=1024, rules=FEW) == drawn
+    drawn = prepared(tmp_path, task, length=1024, rules=FEW)
+    assert prepared(tmp_path, task, "auto", length=1024, rules=FEW) == drawn
     archives.drawings(tmp_path / "data")
-    real = made(tmp_path, task, str(tmp_path / "data"), length=1024, rules=FEW)
-    assert made(tmp_path, task, "auto", length=1024, rules=FEW) == real
-    assert made(tmp_path, task, "generate", length=1024, rules=FEW) == drawn
+    real = prepared(tmp_path, task, str(tmp_path / "data"), length=1024, rules=FEW)
+    assert prepared(tmp_path, task, "auto", length=1024, rules=FEW) == real
+    assert prepared(tmp_path, task, "generate", length=1024, rules=FEW) == drawn
 
 
 # --- damage -------------------------------------------------------------------------------------------
@@ -173,21 +138,21 @@ def flip(file: Path) -> None:
     ],
 )
 def test_a_damaged_entry_is_named_and_made_anew(tmp_path, source, damage, words):
-    entry = made(tmp_path)
+    entry = prepared(tmp_path)
     good = open_entry(entry).fingerprint
     damage(entry)
     with pytest.raises(DataError, match=f"{entry} is damaged") as told:
         open_entry(entry)
     assert words in str(told.value)
     lines = []
-    assert made(tmp_path, source=source, report=lines.append) == entry
+    assert prepared(tmp_path, source=source, report=lines.append) == entry
     assert any(str(entry) in line and "damaged" in line for line in lines)
     assert open_entry(entry).fingerprint == good
 
 
 @pytest.mark.parametrize("source", ["generate", "auto"])
 def test_an_entry_that_cannot_be_read_now_is_not_made_anew(tmp_path, source, monkeypatch):
-    entry = made(tmp_path)
+    entry = prepared(tmp_path)
     before = entry.stat().st_ino
 
     def none_left(*arguments, **more):
@@ -196,12 +161,12 @@ def test_an_entry_that_cannot_be_read_now_is_not_made_anew(tmp_path, source, mon
     with monkeypatch.context() as patch:
         patch.setattr("tasks.io.cache.np.load", none_left)
         with pytest.raises(cache.Unreadable, match="cannot be read"):
-            made(tmp_path, source=source)
-    assert made(tmp_path, source=source) == entry and entry.stat().st_ino == before
+            prepared(tmp_path, source=source)
+    assert prepared(tmp_path, source=source) == entry and entry.stat().st_ino == before
 
 
 def test_an_array_that_would_be_unpickled_is_not(tmp_path):
-    entry = made(tmp_path)
+    entry = prepared(tmp_path)
     np.save(entry / "values.npy", np.array([{}], object), allow_pickle=True)
     meta = json.loads((entry / "meta.json").read_text())
     meta["sha256"]["values.npy"] = sha256(entry / "values.npy")
@@ -215,20 +180,20 @@ def test_what_a_killed_process_left_is_never_taken_and_goes(tmp_path):
     program = f"""
 import os, signal
 from pathlib import Path
-from tests.tasks import test_cache
-real = test_cache.build
+from tests.helpers import noise
+real = noise.build
 def killed(request):
     arrays = real(request)
     os.kill(os.getpid(), signal.SIGKILL)
 import dataclasses
-test_cache.made(Path({str(tmp_path)!r}), dataclasses.replace(test_cache.NOISE, build=killed))
+noise.prepared(Path({str(tmp_path)!r}), dataclasses.replace(noise.NOISE, build=killed))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     left = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert len(left) == 1 and (left[0] / "values.npy").exists()
     assert entries(tmp_path) == []
-    entry = made(tmp_path)
+    entry = prepared(tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [entry]
 
 
@@ -236,7 +201,7 @@ test_cache.made(Path({str(tmp_path)!r}), dataclasses.replace(test_cache.NOISE, b
 
 
 def _prepare_apart(cache, mark, lines):
-    made(Path(cache), rules=Rules(mark=mark, wait=1.0), report=lines.put)
+    prepared(Path(cache), rules=Rules(mark=mark, wait=1.0), report=lines.put)
 
 
 def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path):
@@ -332,15 +297,15 @@ if os.getuid() == 0:
 
 
 def test_a_read_only_cache_serves_what_it_has_and_tells_what_it_has_not(read_only):
-    entry = made(read_only)
+    entry = prepared(read_only)
     for path in (read_only, *read_only.rglob("*")):
         path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH | (0o111 if path.is_dir() else 0))
     program = f"""{DROP}
 cache = Path({str(read_only)!r})
 for settings in ({{}}, {{"source": "auto"}}):
-    print(open_entry(made(cache, **settings)).fingerprint)
+    print(open_entry(prepared(cache, **settings)).fingerprint)
 try:
-    made(cache, seed=1)
+    prepared(cache, seed=1)
 except DataError as error:
     print(error)
 """
@@ -352,7 +317,7 @@ except DataError as error:
 def test_a_cache_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=f"cannot write {tmp_path / 'file' / 'cache'}: Not a directory"):
-        made(tmp_path / "file" / "cache")
+        prepared(tmp_path / "file" / "cache")
 
 
 # --- the table on disk --------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lra.grid.expand import PROTOCOLS
-from tests.cli.test_main import cli, places
+from tests.helpers.cli import cli, places
 
 TINY = ["--device=cpu", "--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
 

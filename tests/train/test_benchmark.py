@@ -7,7 +7,7 @@ import pytest
 from lra.train import benchmark
 from lra.train.step import Program
 from lra.train.worker import speed
-from tests.train.test_loop import RECIPE, encoder
+from tests.helpers.training import RECIPE, encoder
 
 
 class Machine:

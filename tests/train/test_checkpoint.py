@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from lra.train.checkpoint import Checkpoints, checksums
-from tests.train.test_loop import train, with_train
+from tests.helpers.training import train, with_train
 
 RECIPE_60 = with_train(steps=60, eval_every=20)
 

@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import dataclasses, json
 import jax
-from tests.train.test_loop import train, with_train
+from tests.helpers.training import train, with_train
 
 recipe = with_train(steps=12, eval_every=4)
 runs = {

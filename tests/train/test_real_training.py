@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -13,7 +12,6 @@ from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from tasks import TASKS
 from tasks.io.cache import open_entry, prepare
-from tasks.task import Dataset, Split
 from tests.helpers import real_data
 
 SHAPE = Shape(dim=8, heads=1, layers=1, qkv=8, mlp=8, dropout=0.0, attention_dropout=0.0)
@@ -25,23 +23,12 @@ RECIPE = Recipe(
 )
 
 
-def first(data: Dataset, count: int) -> Dataset:
-    """Keeps `count` examples per split, so that testing is quick."""
-    splits = {name: Split(s.index[:count], s.labels[:count]) for name, s in data.splits.items()}
-    rows = np.unique(np.concatenate([s.index.ravel() for s in splits.values()]))
-    splits = {name: Split(np.searchsorted(rows, s.index).astype(np.int32), s.labels) for name, s in splits.items()}
-    return Dataset(
-        np.asarray(data.values[rows]), np.asarray(data.lengths[rows]), splits, data.source, data.notes,
-        data.fingerprint, data.vocab, data.classes,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["text", "image", "listops", "retrieval", "pathfinder"])
 def test_a_task_trains_from_the_real_data(name, tmp_path):
     task = TASKS[name]
     length = 500 if name in ("text", "retrieval") else task.length
     entry = prepare(task, length, 0, "auto", cache=tmp_path, source_dir=real_data.folder())
-    data = first(open_entry(entry), 40)
+    data = real_data.first_examples(open_entry(entry), 40)
     make = mixer_factory("fnet", {}, heads=1, qkv=8, dropout=0.0, layers=1)
     model = Encoder(
         make, vocab=data.vocab, classes=data.classes, length=length, dim=8, layers=1, mlp=8, pair=task.pair,

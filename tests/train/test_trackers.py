@@ -8,7 +8,7 @@ import types
 from tensorboardX.proto.event_pb2 import Event
 
 from lra.train import trackers
-from tests.cli.test_main import ROOT, TINY, cli, places
+from tests.helpers.cli import ROOT, TINY, cli, places
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:

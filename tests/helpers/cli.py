@@ -1,0 +1,77 @@
+"""The command line in processes of its own: what starts it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "--set=train.steps=6", "--set=train.eval_every=3", "--set=train.batch=8", "--set=encoder.dim=8",
+    "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1", "--set=data.train=64",
+    "--set=data.validation=20", "--set=data.test=20", "--workers=1", "--device=cpu",
+]  # fmt: skip
+"""Options that make a cell of the quick protocol last some seconds."""
+
+
+def cli(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `run.py` to its end."""
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
+
+
+def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[str]:
+    """Starts `run.py`."""
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def places(folder: Path) -> list[str]:
+    """The options that keep all that a command writes below a folder."""
+    return [f"--data={folder}/data", f"--results={folder}/results", f"--out={folder}/out"]
+
+
+def record_files(folder: Path) -> list[Path]:
+    return sorted((folder / "results" / "records").glob("*.json"))
+
+
+def saved_records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in record_files(folder)]
+
+
+def only_record(folder: Path) -> dict[str, Any]:
+    (record,) = saved_records(folder)
+    return record
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """The steps of all checkpoints in a results folder."""
+    found = (folder / "results" / "checkpoints").glob("*/*")
+    return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that any thread of a process has started."""
+    found: list[str] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += file.read_text().split()
+    return [int(pid) for pid in found]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -1,0 +1,60 @@
+"""A model and data so small that training them takes a second, trained in this process."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from flax import nnx
+
+from configs.recipe import Encoder as Shape
+from configs.recipe import Optimizer, Recipe, Schedule, Train
+from lra.grid.spec import TrainOptions
+from lra.train.data import DeviceData
+from lra.train.loop import Hooks, TrainResult, fit
+from lra.train.step import Program
+from models.core.encoder import Encoder
+from models.core.factory import mixer_factory
+from tasks.task import Dataset, Split
+
+RECIPE = Recipe(
+    Shape(dim=16, heads=2, layers=1, qkv=16, mlp=32, dropout=0.1, attention_dropout=0.1),
+    Optimizer(learning_rate=3e-3, eps=1e-8),
+    Schedule("constant", warmup=10),
+    Train(steps=200, batch=32, eval_every=50, precision="float32"),
+)
+
+
+def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Dataset:
+    """Tokens 0 … 3 of random lengths; the class is the first token. Split sizes that no batch divides."""
+    rng = np.random.default_rng(seed)
+    total = sum(counts)
+    values = rng.integers(0, 4, (total, length)).astype(np.uint8)
+    index = np.arange(total, dtype=np.int32)[:, None]
+    cuts = np.cumsum([0, *counts])
+    splits = {
+        name: Split(index[a:b], values[a:b, 0])
+        for name, a, b in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False)
+    }
+    lengths = rng.integers(1, length + 1, total).astype(np.int32)
+    return Dataset(values, lengths, splits, "made up", vocab=5, classes=4)
+
+
+def encoder(model="transformer", seed=0, shape=RECIPE.encoder):
+    make = mixer_factory(model, {}, heads=shape.heads, qkv=shape.qkv, dropout=shape.attention_dropout)
+    return Encoder(make, vocab=5, classes=4, length=8, dim=shape.dim, layers=shape.layers, mlp=shape.mlp,
+                   rate=shape.dropout, rngs=nnx.Rngs(seed))  # fmt: skip
+
+
+def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
+    hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
+    models = [encoder(model, seed) for seed in seeds]
+    return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
+
+
+def with_train(**changes) -> Recipe:
+    return dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, **changes))
+
+
+def program_of(recipe=RECIPE, seeds=(3,)) -> tuple[Program, DeviceData]:
+    program = Program([encoder(seed=s) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
+    return program, DeviceData(first_token_splits(), program.sharding)
