@@ -14,6 +14,8 @@ from tests.soak import checks
 from tests.soak.__main__ import Soak
 from tests.soak.seen import Run
 
+pytestmark = pytest.mark.process
+
 
 def test_a_few_kills_lose_nothing(tmp_path):
     few = ["--kills=3", "--seed=4", "--models=ff_only", "--seeds=0", "--steps=2000", f"--out={tmp_path}/soak.md"]

@@ -13,6 +13,8 @@ import pytest
 from lra.launch.process import LOG_BYTES, Watchdog
 from tests.helpers.cli import ROOT, TINY, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 BAD = '''
 import os
 import signal

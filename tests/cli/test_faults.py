@@ -7,7 +7,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.helpers.cli import ROOT, TINY, checkpoints, children_of, cli, only_record, places
+
+pytestmark = pytest.mark.process
 
 LONG = [*TINY, "--models=fnet", "--set=train.steps=12000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
 COMMAND = [sys.executable, str(ROOT / "run.py"), *LONG]

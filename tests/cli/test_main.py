@@ -11,6 +11,8 @@ import pytest
 
 from tests.helpers.cli import ROOT, TINY, alive, children_of, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),

@@ -5,7 +5,11 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.helpers.cli import TINY, checkpoints, children_of, cli, places, record_files, start
+
+pytestmark = pytest.mark.process
 
 CELLS = [*TINY, "--models=ff_only", "--seeds=0,1,2"]
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.helpers.cli import TINY, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 RUN = [*TINY, "--models=fnet", "--set=train.steps=40", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
 
 BACKWARDS = """

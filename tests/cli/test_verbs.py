@@ -9,6 +9,8 @@ import pytest
 from lra.results import records
 from tests.helpers.records import record
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

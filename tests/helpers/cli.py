@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -17,23 +18,34 @@ TINY = [
     "--set=data.validation=20", "--set=data.test=20", "--workers=1", "--device=cpu",
 ]  # fmt: skip
 """Options that make a cell of the quick protocol last some seconds."""
+SHARED = "LRA_TESTS"
+"""The environment variable with the folder that all tests of a run share (tests/conftest.py)."""
+allowed = True
+"""Whether the test that runs is marked as one that starts processes of the command line."""
 
 
 def cli(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs `run.py` to its end."""
+    assert allowed, "the marker `process` is missing"
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
 
 
 def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[str]:
     """Starts `run.py`."""
+    assert allowed, "the marker `process` is missing"
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
 def places(folder: Path) -> list[str]:
-    """The options that keep all that a command writes below a folder."""
-    return [f"--data={folder}/data", f"--results={folder}/results", f"--out={folder}/out"]
+    """The options that keep what a command writes below a folder, but for what all tests share: data and programs."""
+    return [f"--data={os.environ[SHARED]}/data", *outputs(folder)]
+
+
+def outputs(folder: Path) -> list[str]:
+    """The options that keep results below a folder."""
+    return [f"--results={folder}/results", f"--out={folder}/out"]
 
 
 def record_files(folder: Path) -> list[Path]:

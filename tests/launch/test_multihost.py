@@ -26,6 +26,8 @@ from lra.train.checkpoint import Checkpoints
 from tests.helpers.cli import ROOT, TINY, checkpoints, children_of, cli, free_port, only_record, record_files
 from tests.helpers.training import train, with_train
 
+pytestmark = pytest.mark.process
+
 RECIPE = with_train(steps=12, eval_every=4)
 
 PROGRAM = """

@@ -21,6 +21,8 @@ import pytest
 from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files
 from tests.helpers.waiting import until
 
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
     reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",

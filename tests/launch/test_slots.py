@@ -14,6 +14,8 @@ from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
 from tests.helpers.cli import TINY, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 GPUS = {"platform": "gpu", "count": 4, "host_cores": 8}
 CPU = {"platform": "cpu", "count": 1, "host_cores": 6}
 

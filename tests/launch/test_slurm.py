@@ -12,6 +12,8 @@ from lra.grid import expand
 from lra.launch import slurm
 from tests.helpers.cli import TINY, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"
 )

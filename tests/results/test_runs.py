@@ -9,6 +9,8 @@ from lra.results import lease, records, runs
 from tests.helpers.cli import TINY, cli, places, record_files
 from tests.helpers.leases import elsewhere
 
+pytestmark = pytest.mark.process
+
 
 def asked(folder, verb="run", **cells):
     """A grid of cells of 100 steps each, with records of the given statuses, and speeds or (of a bench) seconds."""

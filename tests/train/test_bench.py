@@ -8,6 +8,8 @@ import pytest
 from lra.grid.expand import PROTOCOLS
 from tests.helpers.cli import cli, places
 
+pytestmark = pytest.mark.process
+
 TINY = ["--device=cpu", "--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
 
 

@@ -5,10 +5,13 @@ import subprocess
 import sys
 import types
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from lra.train import trackers
 from tests.helpers.cli import ROOT, TINY, cli, places
+
+pytestmark = pytest.mark.process
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:

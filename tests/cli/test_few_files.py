@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers.cli import ROOT, TINY, cli, places, record_files
 
+pytestmark = pytest.mark.process
+
 LIMITED = (
     "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "
     "os.execv(sys.argv[2], sys.argv[2:])"
