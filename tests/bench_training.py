@@ -86,7 +86,7 @@ class Contest:
         state: State = self.plain_state
         started, steps = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            state, told = self.fed(state, self.program.other_state, self.host_batch(steps))
+            state, told = self.fed(state, self.program.fixed, self.host_batch(steps))
             float(told[0][0, 0])
             steps += 1
         self.plain_state = state
@@ -96,7 +96,7 @@ class Contest:
         state, source = self.bare_state, self.training.source.chunk(0, 1)
         started = time.perf_counter()
         for _ in range(steps):
-            state, told = self.one(state, self.program.other_state, source)
+            state, told = self.one(state, self.program.fixed, source)
         jax.block_until_ready(told)
         self.bare_state = state
         return steps / (time.perf_counter() - started)

@@ -128,7 +128,7 @@ def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None],
     def train(calls: int) -> None:
         nonlocal state
         for _ in range(calls):
-            state, metrics = p.chunk(state, p.program.other_state, p.data)
+            state, metrics = p.chunk(state, p.program.fixed, p.data)
         jax.device_get(metrics)
 
     def infer(calls: int) -> None:

@@ -233,7 +233,7 @@ class Trainer:
         started = time.perf_counter()
         if idle_since is not None:
             outcome.idle_seconds += started - idle_since
-        self.state, device_metrics = self.compiled[size](self.state, self.program.other_state, source)
+        self.state, device_metrics = self.compiled[size](self.state, self.program.fixed, source)
         outcome.steps += size
         if outcome.steps < self.budget.steps:
             self.source.prefetch(outcome.steps, self._next_length())

@@ -39,6 +39,15 @@ class State(NamedTuple):
     step: jax.Array
 
 
+class Fixed(NamedTuple):
+    """What a step reads and never changes; arguments of the programs, so that one program serves all seeds."""
+
+    other_state: Tree
+    """The models' state that is not trained, with a leading axis of seeds."""
+    seeds: jax.Array
+    """uint32 [seeds]."""
+
+
 class Program:
     """Training and evaluation of one recipe for several seeds.
 
@@ -73,7 +82,11 @@ class Program:
             distributed.put_replicated(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), self.sharding)
             for trees in ([p for _, p, _ in parts], [r for _, _, r in parts])
         )
-        self.seeds = np.array(seeds, np.uint32)
+        self.seeds = distributed.put_replicated(np.array(seeds, np.uint32), self.sharding)
+
+    @property
+    def fixed(self) -> Fixed:
+        return Fixed(self.other_state, self.seeds)
 
     def init(self) -> State:
         """Creates the state at step 0, in fresh buffers, so that it may be donated."""
@@ -157,12 +170,12 @@ class Program:
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
         return optax.apply_updates(params, updates), optimizer, metrics
 
-    def chunk(self, state: State, other_state: Tree, source: Source, steps: int) -> tuple[State, Metrics]:
+    def chunk(self, state: State, fixed: Fixed, source: Source, steps: int) -> tuple[State, Metrics]:
         """Takes `steps` steps of all seeds in one scan.
 
         Args:
             state: the state before the first step.
-            other_state: the models' state that is not trained.
+            fixed: seeds and untrained state.
             source: the training split, or the batches of these steps.
             steps: steps in the scan.
 
@@ -170,11 +183,11 @@ class Program:
             The state after the last step, and the metrics of each step, [steps, seeds].
         """
 
-        def run(state: State, other_state: Tree, seeds: jax.Array, source: Source) -> tuple[State, Metrics]:
+        def run(state: State, fixed: Fixed, source: Source) -> tuple[State, Metrics]:
             if isinstance(source, SplitArrays):
                 numbers = state.step + jnp.arange(steps)
                 drawn = [
-                    data.batch_indices(numbers, self.recipe.train.batch, self.examples, seeds[s], jnp)
+                    data.batch_indices(numbers, self.recipe.train.batch, self.examples, fixed.seeds[s], jnp)
                     for s in range(self.count)
                 ]
                 inputs: Any = self.local_rows(jnp.stack(drawn, axis=1))
@@ -191,7 +204,7 @@ class Program:
 
             def body(state: State, rows_or_batches: Any) -> tuple[State, Metrics]:
                 params, optimizer, metrics = step_seeds(
-                    state.params, state.optimizer, other_state, seeds, state.step, rows_or_batches
+                    state.params, state.optimizer, *fixed, state.step, rows_or_batches
                 )
                 return State(params, optimizer, state.step + 1), metrics
 
@@ -199,8 +212,8 @@ class Program:
 
         whole = PartitionSpec()
         split = whole if isinstance(source, SplitArrays) else PartitionSpec(None, None, "batch")
-        sharded = self.shard_over_devices(run, (whole, whole, whole, split))
-        result: tuple[State, Metrics] = sharded(state, other_state, jnp.asarray(self.seeds), source)
+        sharded = self.shard_over_devices(run, (whole, whole, split))
+        result: tuple[State, Metrics] = sharded(state, fixed, source)
         return result
 
     def evaluation_batch(self) -> int:
@@ -240,9 +253,9 @@ class Program:
         return result
 
     def compile_chunk(self, state: State, source: Source, steps: int) -> Any:
-        """Compiles a chunk: (state, other_state, source) → (state, metrics). It consumes its input state."""
+        """Compiles a chunk: (state, fixed, source) → (state, metrics). It consumes its input state."""
         chunk = jax.jit(self.chunk, static_argnames="steps", donate_argnames="state")
-        return chunk.lower(state, self.other_state, source, steps=steps).compile()
+        return chunk.lower(state, self.fixed, source, steps=steps).compile()
 
     def compile_evaluate(self, source: Source) -> Any:
         """Compiles the evaluation: (params, other_state, source, start, count) → (summed loss, correct answers)."""
@@ -251,12 +264,12 @@ class Program:
     def flops(self, source: Source) -> float:
         """Counts the FLOPs of one training step, over all seeds and devices (`flops.count`); may be NaN."""
         state = jax.eval_shape(self._initial_state, self.params)
-        return flops.count(partial(self.chunk, steps=1), state, self.other_state, source)
+        return flops.count(partial(self.chunk, steps=1), state, self.fixed, source)
 
     def flops_compiler(self, source: Source) -> float | None:
         """Returns the compiler's count of the same, in which every loop's body counts once."""
         state = jax.eval_shape(self._initial_state, self.params)
-        lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.other_state, source, steps=1)
+        lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.fixed, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
 
 

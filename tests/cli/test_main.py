@@ -1,17 +1,14 @@
 """The command line as a user meets it: what is refused, what is printed, what survives."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.helpers.cli import ROOT, TINY, alive, children_of, cli, places, record_files
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import ROOT, TINY, alive, call, children_of, cli, places, record_files, saved_records, start
+from tests.helpers.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -39,92 +36,90 @@ pytestmark = pytest.mark.process
     ],
 )
 def test_what_is_wrong_gets_one_line_and_exit_code_2(arguments, words, tmp_path):
-    done = cli(*arguments, cwd=tmp_path)
+    done = call(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1
     assert not any(tmp_path.rglob("*.json"))
 
 
+WITHOUT_JAX = """
+import sys
+import run
+from lra.cli.main import main
+
+for line in sys.argv[1:]:
+    assert main(line.split(), run.__doc__) == 0
+    print("--- end")
+assert "jax" not in sys.modules
+"""
+
+
 def test_help_and_lists_come_without_jax():
-    for arguments, words in (
-        (["--help"], "leaderboard"),
-        (["run", "--help"], "--protocol"),
-        (["list", "tasks"], "listops_short"),
-        (["list", "models"], "fnet"),
-        (["list", "protocols"], "quick"),
-    ):
-        program = (
-            "import run, sys; code = run.run_process(run.__doc__); assert 'jax' not in sys.modules; sys.exit(code)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20
-        )
-        assert done.returncode == 0, done.stderr
-        assert words in done.stdout
+    words = {
+        "--help": "leaderboard", "run --help": "--protocol", "list tasks": "listops_short", "list models": "fnet",
+        "list protocols": "quick",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", WITHOUT_JAX, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outputs = done.stdout.split("--- end\n")
+    assert all(word in output for word, output in zip(words.values(), outputs, strict=False)) and len(outputs) == 6
 
 
 def test_dry_run_prints_cells_and_steps_and_does_nothing(tmp_path):
-    done = cli("--dry_run", "--models=all", "--seeds=0,1", "--tasks=listops_short", *places(tmp_path))
+    done = call("--dry_run", "--models=all", "--seeds=0,1", "--tasks=listops_short", *places(tmp_path))
     assert done.returncode == 0
     assert done.stdout.count("2,000 steps of 32") >= 4
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_a_grid_runs_is_skipped_the_second_time_and_survives_a_broken_cell(tmp_path):
-    done = cli(*TINY, "--seeds=0,1", "--models=fnet,transformer", *places(tmp_path))
+    grid = [*TINY, "--seeds=0,1", "--models=fnet,transformer", *places(tmp_path)]
+    done = cli(*grid)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(f.read_text()) for f in record_files(tmp_path)]
-    assert [r["status"] for r in found] == ["ok"] * 4
-    for made in found:
-        assert made["cell"]["accelerator"].startswith("CPU")
-        assert made["recipe"]["train"]["precision"] == "float32"
-        assert [p["step"] for p in made["results"][0]["curve"]] == [3, 6]
-        assert made["parameters"] > 0 and made["memory"]["compiled_bytes"] > 0
-        assert made["train_speed"]["tokens_per_second"] == 8 * 64 * made["train_speed"]["steps_per_second"]
-        assert 0 <= made["idle_share"] < 1 and 0 < made["first_chunk_seconds"] < made["wall_seconds"] + 60
-        assert made["flops_per_step"] > 0 and made["mfu"] is None and made["warnings"] == []
+    records = saved_records(tmp_path)
+    assert [record["status"] for record in records] == ["ok"] * 4
+    for record in records:
+        assert record["cell"]["accelerator"].startswith("CPU")
+        assert record["recipe"]["train"]["precision"] == "float32"
+        assert [point["step"] for point in record["results"][0]["curve"]] == [3, 6]
+        assert record["parameters"] > 0 and record["memory"]["compiled_bytes"] > 0
+        assert record["train_speed"]["tokens_per_second"] == 8 * 64 * record["train_speed"]["steps_per_second"]
+        assert 0 <= record["idle_share"] < 1 and 0 < record["first_chunk_seconds"] < record["wall_seconds"] + 60
+        assert record["flops_per_step"] > 0 and record["mfu"] is None and record["warnings"] == []
     assert "listops_short@64" in done.stdout and "(2 seeds)" in done.stdout
     # What the runner writes, the tables take.
     assert "left out" not in done.stderr
     assert (tmp_path / "out" / "leaderboard.csv").exists() and (tmp_path / "out" / "cells.csv").exists()
 
     times = {f: f.stat().st_mtime_ns for f in record_files(tmp_path)}
-    again = cli(*TINY, "--seeds=0,1", "--models=fnet,transformer", *places(tmp_path))
+    again = call(*grid)
     assert "4 already done" in again.stdout
     assert {f: f.stat().st_mtime_ns for f in record_files(tmp_path)} == times
 
     # Too large for any memory: this cell is lost, the next one is not.
-    broken = cli(*TINY, "--set=encoder.mlp=100000000000", "--models=transformer", *places(tmp_path))
+    broken = call(*TINY, "--set=encoder.mlp=100000000000", "--models=transformer", *places(tmp_path))
     assert broken.returncode == 0, broken.stderr
-    statuses = sorted(json.loads(f.read_text())["status"] for f in record_files(tmp_path))
-    assert statuses == ["ok", "ok", "ok", "ok", "oom"]
+    assert sorted(record["status"] for record in saved_records(tmp_path)) == ["ok", "ok", "ok", "ok", "oom"]
 
 
+@pytest.mark.process
 def test_killing_the_parent_loses_no_finished_cell(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "run.py"),
-        *TINY,
-        "--models=fnet",
-        "--seeds=0,1,2",
-        *places(tmp_path),
-    ]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not record_files(tmp_path):
-        assert time.monotonic() < deadline and parent.poll() is None
-        time.sleep(0.05)
+    grid = [*TINY, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path)]
+    parent = start(*grid)
+    until(lambda: record_files(tmp_path) or parent.poll() is not None)
     os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
+    parent.communicate()
     survivors = {f: f.stat().st_mtime_ns for f in record_files(tmp_path)}
     assert 1 <= len(survivors) <= 2
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = call(*grid)
     assert done.returncode == 0, done.stderr
     assert "already done" in done.stdout
     assert len(record_files(tmp_path)) == 3
     assert {f: f.stat().st_mtime_ns for f in survivors} == survivors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, number):
     steps = ["--set=train.steps=1000000", "--set=train.eval_every=1000"]
@@ -133,19 +128,14 @@ def test_a_stopped_run_keeps_what_is_finished_and_leaves_no_process(tmp_path, nu
     heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", heed, *command]
     parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (children := children_of(parent.pid)) or not any((tmp_path / "results").rglob("*.log")):
-        assert time.monotonic() < deadline and parent.poll() is None
-        time.sleep(0.05)
+    until(lambda: any((tmp_path / "results").rglob("*.log")) or parent.poll() is not None)
+    children = until(lambda: children_of(parent.pid))
     parent.send_signal(number)
-    _, told = parent.communicate(timeout=90)
-    assert parent.returncode == 130 and "Finished cells and checkpoints are kept" in told
-    assert all(json.loads(f.read_text())["status"] == "interrupted" for f in record_files(tmp_path))
+    _, errors = parent.communicate()
+    assert parent.returncode == 130 and "Finished cells and checkpoints are kept" in errors
+    assert all(record["status"] == "interrupted" for record in saved_records(tmp_path))
     # A cell that was only just being started ends by itself, when it finds its parent gone.
-    deadline = time.monotonic() + 60
-    while any(map(alive, children)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not any(map(alive, children)))
 
 
 MIXER = '''
@@ -167,16 +157,17 @@ class Mean(nnx.Module):
 '''
 
 
+@pytest.mark.process
 def test_someone_else_s_mixer_runs_from_outside_the_project(tmp_path):
     (tmp_path / "theirs.py").write_text(MIXER)
     model = "--models=theirs:Mean:scale=0.5,performer:features=8,kernel=relu"
     done = cli(*TINY, model, *places(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = {r["cell"]["model"]: r for r in (json.loads(f.read_text()) for f in record_files(tmp_path))}
-    assert set(found) == {"theirs:Mean:scale=0.5", "performer:features=8,kernel=relu"}
-    assert all(made["status"] == "ok" for made in found.values())
-    assert found["theirs:Mean:scale=0.5"]["recipe"]["mixer"] == [["scale", 0.5]]
-    assert found["performer:features=8,kernel=relu"]["recipe"]["mixer"] == [["features", 8], ["kernel", "relu"]]
+    records = {record["cell"]["model"]: record for record in saved_records(tmp_path)}
+    assert set(records) == {"theirs:Mean:scale=0.5", "performer:features=8,kernel=relu"}
+    assert all(record["status"] == "ok" for record in records.values())
+    assert records["theirs:Mean:scale=0.5"]["recipe"]["mixer"] == [["scale", 0.5]]
+    assert records["performer:features=8,kernel=relu"]["recipe"]["mixer"] == [["features", 8], ["kernel", "relu"]]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_someone_else_s_mixer_runs_from_outside_the_project(tmp_path):
     ],
 )
 def test_wrong_options_of_a_model_are_told_before_any_work(tmp_path, models, words):
-    done = cli("--dry_run", f"--models={models}", *places(tmp_path), cwd=tmp_path)
+    done = call("--dry_run", f"--models={models}", *places(tmp_path), cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
@@ -199,24 +190,25 @@ def test_wrong_options_of_a_model_are_told_before_any_work(tmp_path, models, wor
 def test_prepare_tells_what_it_made_and_list_shows_it(tmp_path):
     data = f"--data={tmp_path}/data"
     counts = ["--set=data.train=40", "--set=data.validation=10", "--set=data.test=10"]
-    done = cli("prepare", "--workers=1", data, *counts, f"--preview={tmp_path}/pages")
+    done = call("prepare", "--workers=1", data, *counts, f"--preview={tmp_path}/pages")
     assert done.returncode == 0, done.stderr
     assert "listops_short, length 64: 40 / 10 / 10 examples, generated (seed 0)" in done.stdout
     assert list((tmp_path / "pages").glob("*.png"))
-    shown = cli("list", "tasks", "--details", data)
+    shown = call("list", "tasks", "--details", data)
     assert shown.returncode == 0 and "listops_short" in shown.stdout and "generated" in shown.stdout
 
 
 def test_list_models_with_details_shows_papers_and_options():
-    done = cli("list", "models", "--details")
+    done = call("list", "models", "--details")
     assert done.returncode == 0, done.stderr
     assert "performer" in done.stdout and "features=" in done.stdout and "arXiv:2009.14794" in done.stdout
     # The figures of the official code's models.
     assert done.stdout.count("3,487,490 at") >= 6 and "3,551,554 at" in done.stdout
 
 
+@pytest.mark.process
 def test_a_full_disk_ends_the_grid_with_one_line_and_keeps_what_is_finished(tmp_path):
-    done = cli(*TINY, "--models=fnet", *places(tmp_path))
+    done = call(*TINY, "--models=ff_only", *places(tmp_path))
     assert done.returncode == 0, done.stderr
     kept = {f: f.read_text() for f in record_files(tmp_path)}
     # No file of this process tree may grow past 1,024 bytes: records are larger, as on a disk that is full.

@@ -32,7 +32,7 @@ def step_of(model: str, length: int, dropout: float = 0.0):
                      rngs=nnx.Rngs(0))  # fmt: skip
     program = Program([module], quick, 2, 1, [0], jax.devices()[:1])
     data = DeviceData(random_splits(257, 2, False, length, 2), program.sharding).data["train"]
-    return partial(program.chunk, steps=1), (program.init(), program.other_state, data)
+    return partial(program.chunk, steps=1), (program.init(), program.fixed, data)
 
 
 @pytest.mark.parametrize("model", ["transformer_naive", "linformer", "linear_mixing"])

@@ -76,7 +76,7 @@ def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
         looped, (loss, _) = step(looped, jnp.int32(number))
         losses.append(loss)
     chunk = program.compile_chunk(program.init(), examples, steps_in_a_chunk)
-    scanned, metrics = chunk(program.init(), program.other_state, examples)
+    scanned, metrics = chunk(program.init(), program.fixed, examples)
     jax.tree.map(np.testing.assert_array_equal, looped, scanned)
     np.testing.assert_array_equal(losses, metrics[0][:, 0])
 
@@ -253,7 +253,7 @@ def test_bfloat16_trains_with_float32_parameters():
     for precision in ("bfloat16", "float32"):
         program, source = program_of(with_train(precision=precision))
         chunk = program.compile_chunk(program.init(), source.data["train"], 1)
-        state, (loss, _) = chunk(program.init(), program.other_state, source.data["train"])
+        state, (loss, _) = chunk(program.init(), program.fixed, source.data["train"])
         assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
         losses.append(float(loss[0, 0]))
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.05
