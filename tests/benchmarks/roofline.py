@@ -82,9 +82,7 @@ def step_of(task: str, model: str, length: int) -> Step:
     def traced() -> None:
         program = make()
         state = jax.eval_shape(program._initial_state, program.params)
-        found.append(
-            jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.fixed, source).jaxpr
-        )
+        found.append(jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.fixed, source).jaxpr)
         found.append(program.flops(source))
 
     with (

@@ -1,19 +1,15 @@
 """Mixers and folders that misbehave: each costs its own cell and no other, and the record says what it did."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from lra.launch.process import LOG_BYTES, Watchdog
-from tests.helpers.cli import ROOT, TINY, cli, places, record_files
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import ROOT, TINY, call, places, saved_records
 
 BAD = '''
 import os
@@ -100,42 +96,61 @@ def folder(tmp_path):
 
 
 def by_model(folder) -> dict[str, dict]:
-    return {r["cell"]["model"]: r for r in (json.loads(f.read_text()) for f in record_files(folder))}
+    return {record["cell"]["model"]: record for record in saved_records(folder)}
 
 
+@pytest.mark.process
 def test_each_bad_mixer_costs_its_own_cell_and_its_log_stays_small(folder):
     models = "--models=bad:Raises,bad:Nan,bad:Shape,bad:Prints,bad:Leaves,bad:Crashes"
-    done = cli(*TINY, models, *places(folder), cwd=folder)
+    done = call(*TINY, models, *places(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
-    made = by_model(folder)
-    statuses = {name.removeprefix("bad:"): record["status"] for name, record in made.items()}
+    records = by_model(folder)
+    statuses = {name.removeprefix("bad:"): record["status"] for name, record in records.items()}
     failed = dict.fromkeys(["Raises", "Shape", "Leaves", "Crashes"], "failed")
     assert statuses == failed | {"Nan": "diverged", "Prints": "ok"}
-    assert made["bad:Raises"]["error"] == "ZeroDivisionError: one by nothing"
-    assert made["bad:Shape"]["error"]
-    assert made["bad:Leaves"]["error"] == "the cell's process ended with exit code 0 and without a record"
-    assert made["bad:Crashes"]["error"] == "the cell's process was ended by SIGSEGV"
+    assert records["bad:Raises"]["error"] == "ZeroDivisionError: one by nothing"
+    assert records["bad:Shape"]["error"]
+    assert records["bad:Leaves"]["error"] == "the cell's process ended with exit code 0 and without a record"
+    assert records["bad:Crashes"]["error"] == "the cell's process was ended by SIGSEGV"
     (log,) = (folder / "results" / "logs").glob("*Prints*")
     assert LOG_BYTES < log.stat().st_size < 1.1 * LOG_BYTES
     assert b"bytes left out" in log.read_bytes() and b"the last words" in log.read_bytes()
 
 
+@pytest.mark.process
 def test_a_cell_that_hangs_is_stopped(folder):
-    done = cli(*TINY, "--models=bad:Hangs", "--stall_minutes=0.05", *places(folder), cwd=folder)
+    done = call(*TINY, "--models=bad:Hangs", "--stall_minutes=0.05", *places(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
     record = by_model(folder)["bad:Hangs"]
     assert record["status"] == "timeout" and record["error"] == "stopped after 0.05 minutes without progress"
 
 
-def test_signs_of_life_keep_a_process_from_being_stopped():
-    ended = threading.Event()
-    watchdog = Watchdog(ended.set, None, 0.2 / 60)
-    for _ in range(10):
-        time.sleep(0.05)
-        watchdog.heartbeat()
-    assert not ended.is_set() and ended.wait(10) and "without progress" in watchdog.reason
+class PassingTime:
+    """Replaces the event that a watchdog waits for: the clock goes on while it is waited for, and only then."""
+
+    def __init__(self, heartbeats, monkeypatch):
+        self.now, self.heartbeats = 0.0, heartbeats
+        monkeypatch.setattr("lra.launch.process.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def wait(self, seconds):
+        if self.heartbeats:  # a second before the limit
+            self.now += seconds - 1
+            self.heartbeats.pop()()
+        else:
+            self.now += seconds
+        return False
 
 
+def test_signs_of_life_keep_a_process_from_being_stopped(monkeypatch):
+    kills = []
+    watchdog = Watchdog(lambda: kills.append(1), None, None)
+    time = PassingTime(10 * [watchdog.heartbeat], monkeypatch)
+    watchdog.last_heartbeat, watchdog.silent_minutes, watchdog.stopped = 0.0, 1, time
+    watchdog._watch()
+    assert kills == [1] and "without progress" in watchdog.reason and time.now == 10 * 59 + 60
+
+
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's memory so")
 def test_allocating_without_end_is_out_of_memory(folder):
     """The address space is bounded, as memory is in the end."""
@@ -148,6 +163,7 @@ def test_allocating_without_end_is_out_of_memory(folder):
     assert {name: r["status"] for name, r in by_model(folder).items()} == {"bad:Allocates": "oom", "ff_only": "ok"}
 
 
+@pytest.mark.process
 def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path):
     """Root may write anywhere, unless it has laid that right down."""
     bound = ["setpriv", "--bounding-set=-dac_override"] if os.getuid() == 0 else []

@@ -1,13 +1,12 @@
 """Runs survive a wrong wall clock and a damaged cache of compiled programs."""
 
-import json
 import os
 
 import pytest
 
-from tests.helpers.cli import TINY, cli, places, record_files
+from tests.helpers.cli import TINY, cli, only_record, outputs
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("surroundings")]
 
 RUN = [*TINY, "--models=fnet", "--set=train.steps=40", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
 
@@ -20,8 +19,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 
 
 def results(folder):
-    (file,) = record_files(folder)
-    record = json.loads(file.read_text())
+    record = only_record(folder)
     assert record["status"] == "ok" and record["warnings"] == []
     return record["results"]
 
@@ -30,7 +28,7 @@ def results(folder):
 def sane(tmp_path_factory):
     """A run's folder, with nothing wrong."""
     folder = tmp_path_factory.mktemp("sane")
-    assert cli(*RUN, *places(folder)).returncode == 0
+    assert cli(*RUN, f"--data={folder}/data", *outputs(folder)).returncode == 0
     return folder
 
 
@@ -39,7 +37,7 @@ def test_a_clock_that_goes_back_an_hour_at_each_look_changes_nothing(tmp_path, s
     (tmp_path / "sitecustomize.py").write_text(BACKWARDS)
     there = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     limits = ["--max_minutes=60", "--stall_minutes=60", f"--data={sane}/data"]
-    done = cli(*RUN, *limits, *places(tmp_path)[1:], env=there)
+    done = cli(*RUN, *limits, *outputs(tmp_path), env=there)
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(sane)
     assert not list((tmp_path / "results" / "leases").iterdir())
@@ -59,7 +57,7 @@ def test_a_damaged_cache_of_compiled_programs_is_told_in_the_log_and_done_withou
     for number, file in enumerate(files):
         content = file.read_bytes()
         file.write_bytes((b"garbage", content[: len(content) // 2], flip(content))[number % 3])
-    done = cli(*RUN, f"--data={sane}/data", *places(tmp_path)[1:])
+    done = cli(*RUN, f"--data={sane}/data", *outputs(tmp_path))
     assert done.returncode == 0, done.stderr
     assert results(tmp_path) == results(sane)
     (log,) = (tmp_path / "results" / "logs").iterdir()

@@ -6,10 +6,8 @@ import pytest
 
 from lra.errors import UsageError
 from lra.results import lease, records, runs
-from tests.helpers.cli import TINY, cli, places, record_files
+from tests.helpers.cli import TINY, call, only_record, places, record_files, saved_records
 from tests.helpers.leases import elsewhere
-
-pytestmark = pytest.mark.process
 
 
 def asked(folder, verb="run", **cells):
@@ -107,7 +105,7 @@ def test_no_grid_and_a_damaged_one_are_told(tmp_path):
         (["status"], "no grids"),
         (["retry"], "retry takes one or more of --failed, --timeout, --oom"),
     ):
-        done = cli(*arguments, f"--results={tmp_path}/none")
+        done = call(*arguments, f"--results={tmp_path}/none")
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -129,43 +127,45 @@ class Once(nnx.Module):
 '''
 
 
+@pytest.mark.process
 def test_retry_runs_what_failed_and_nothing_else(tmp_path):
     (tmp_path / "theirs.py").write_text(RAISES_ONCE.replace("ERROR", "RuntimeError"))
-    done = cli(*TINY, "--models=theirs:Once,ff_only", *places(tmp_path), cwd=tmp_path)
+    done = call(*TINY, "--models=theirs:Once,ff_only", *places(tmp_path), cwd=tmp_path)
     assert done.returncode == 0 and "failed: RuntimeError: not yet" in done.stdout
-    told = cli("status", f"--results={tmp_path}/results")
+    told = call("status", f"--results={tmp_path}/results")
     assert "1 done, 1 failed, about" in told.stdout and "RuntimeError: not yet" in told.stdout
     before = {f.name: f.stat().st_mtime_ns for f in record_files(tmp_path) if "ff_only" in f.name}
     (tmp_path / "mended").touch()
     retry = ["retry", "--failed", f"--results={tmp_path}/results"]
-    done = cli(*retry, cwd=tmp_path)
+    done = call(*retry, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(": test ") == 1, done.stderr
-    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok", "ok"]
+    assert [record["status"] for record in saved_records(tmp_path)] == ["ok", "ok"]
     assert before.items() <= {f.name: f.stat().st_mtime_ns for f in record_files(tmp_path)}.items()
-    assert cli("status", f"--results={tmp_path}/results").stdout.endswith("\n2 done\n")
-    assert "nothing to retry" in cli(*retry, cwd=tmp_path).stdout
+    assert call("status", f"--results={tmp_path}/results").stdout.endswith("\n2 done\n")
+    assert "nothing to retry" in call(*retry, cwd=tmp_path).stdout
 
 
+@pytest.mark.process
 def test_retry_repeats_what_another_run_would_not(tmp_path):
     (tmp_path / "theirs.py").write_text(RAISES_ONCE.replace("ERROR", "MemoryError"))
     command = [*TINY, "--models=theirs:Once", *places(tmp_path)]
-    assert "oom: MemoryError" in cli(*command, cwd=tmp_path).stdout
+    assert "oom: MemoryError" in call(*command, cwd=tmp_path).stdout
     (tmp_path / "mended").touch()
-    assert "1 already done" in cli(*command, cwd=tmp_path).stdout
-    done = cli("retry", "--oom", f"--results={tmp_path}/results", cwd=tmp_path)
+    assert "1 already done" in call(*command, cwd=tmp_path).stdout
+    done = call("retry", "--oom", f"--results={tmp_path}/results", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(": test ") == 1, done.stderr
-    (file,) = record_files(tmp_path)
-    assert json.loads(file.read_text())["status"] == "ok"
+    assert only_record(tmp_path)["status"] == "ok"
 
 
+@pytest.mark.process
 def test_benches_have_a_status_and_are_retried(tmp_path):
     (tmp_path / "theirs.py").write_text(RAISES_ONCE.replace("ERROR", "RuntimeError"))
     sizes = [word for word in TINY if "encoder" in word or "device" in word]
     bench = ["bench", *sizes, "--models=theirs:Once", "--lengths=32", "--batch=1", *places(tmp_path)]
-    assert "failed: RuntimeError: not yet" in cli(*bench, cwd=tmp_path).stdout
+    assert "failed: RuntimeError: not yet" in call(*bench, cwd=tmp_path).stdout
     status = ["status", f"--results={tmp_path}/results"]
-    assert "bench text × theirs:Once, length 32, batch 1" in (told := cli(*status).stdout) and "1 failed" in told
+    assert "bench text × theirs:Once, length 32, batch 1" in (told := call(*status).stdout) and "1 failed" in told
     (tmp_path / "mended").touch()
-    done = cli("retry", "--failed", f"--results={tmp_path}/results", cwd=tmp_path)
+    done = call("retry", "--failed", f"--results={tmp_path}/results", cwd=tmp_path)
     assert done.returncode == 0 and "training steps/s" in done.stdout, done.stderr
-    assert cli(*status).stdout.endswith("\n1 done\n")
+    assert call(*status).stdout.endswith("\n1 done\n")

@@ -6,15 +6,13 @@ import json
 import pytest
 
 from lra.grid.expand import PROTOCOLS
-from tests.helpers.cli import cli, places
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import call, places
 
 TINY = ["--device=cpu", "--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
 
 
 def bench(folder, *arguments):
-    done = cli("bench", *TINY, *arguments, *places(folder))
+    done = call("bench", *TINY, *arguments, *places(folder))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -24,6 +22,7 @@ def measured(folder) -> list[dict]:
     return [json.loads(file.read_text()) for file in files]
 
 
+@pytest.mark.process
 def test_figures_without_data_and_the_largest_batch_within_a_limit(tmp_path):
     cell = ["--models=ff_only", "--lengths=300", "--batch=1"]
     output = bench(tmp_path, *cell)
@@ -54,6 +53,7 @@ def test_figures_without_data_and_the_largest_batch_within_a_limit(tmp_path):
     assert len(list((tmp_path / "out" / "plots").glob("*.pdf"))) == 2
 
 
+@pytest.mark.process
 def test_a_cell_that_takes_too_long_is_a_result_until_it_gets_more_time(tmp_path):
     cells = ["--models=fnet,ff_only", "--lengths=16", "--batch=1"]
     output = bench(tmp_path, *cells, "--timeout=0.005")
@@ -76,7 +76,7 @@ def test_a_cell_that_takes_too_long_is_a_result_until_it_gets_more_time(tmp_path
     ],
 )
 def test_wrong_limits_get_one_line(tmp_path, arguments, words):
-    done = cli("bench", *arguments, cwd=tmp_path)
+    done = call("bench", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr
 
 

@@ -9,9 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from lra.train import trackers
-from tests.helpers.cli import ROOT, TINY, cli, places
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import ROOT, TINY, call, places
 
 
 def scalars(folder) -> dict[str, dict[int, float]]:
@@ -32,8 +30,9 @@ def scalars(folder) -> dict[str, dict[int, float]]:
     return curves
 
 
+@pytest.mark.process
 def test_training_from_the_command_line_writes_event_files(tmp_path):
-    done = cli(*TINY, "--models=fnet", "--tensorboard", *places(tmp_path))
+    done = call(*TINY, "--models=fnet", "--tensorboard", *places(tmp_path))
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "results" / "tensorboard").iterdir()
     curves = scalars(folder)

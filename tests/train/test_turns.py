@@ -1,46 +1,59 @@
 """Turns on a device: side by side while they prepare, alone while they measure."""
 
+import contextlib
 import multiprocessing
-import time
+import os
 from pathlib import Path
 
 from lra.train.turns import Turns
+from tests.helpers.waiting import SECONDS, until
 
-HELD = 0.3
-
-
-def take_part(folder: Path, late: float) -> list[tuple[str, float, float]]:
-    """Prepares and measures for a while; returns (turn, begin, end) by a clock that all processes share."""
-    spans, turns = [], Turns(folder)
-    time.sleep(late)
-    for name, turn in (("prepare", turns.preparing), ("measure", turns.measuring)):
-        with turn():
-            begun = time.monotonic()
-            time.sleep(HELD)
-            spans.append((name, begun, time.monotonic()))
-    return spans
+CONTEXT = multiprocessing.get_context("spawn")
 
 
-def overlap(a: tuple[str, float, float], b: tuple[str, float, float]) -> bool:
-    return a[1] < b[2] and b[1] < a[2]
+@contextlib.contextmanager
+def seen(folder: Path, turn: str):
+    """Leaves a file for as long as this process has its turn; no other may be there if one measures."""
+    file = folder / f"{turn}-{os.getpid()}"
+    file.touch(exist_ok=False)
+    others = [path.name for path in folder.glob("*-*") if path != file and "measure" in path.name + turn]
+    if others:
+        (folder / "broken").write_text(f"{turn} beside {others}")
+    yield
+    file.unlink()
+
+
+def take_part(folder: Path, meeting=None) -> None:
+    """Prepares, where there is a meeting until others do so too, and measures."""
+    turns = Turns(folder)
+    with turns.preparing(), seen(folder, "prepare"):
+        if meeting:
+            meeting.wait(SECONDS)
+    for _ in range(20):
+        with turns.measuring(), seen(folder, "measure"):
+            pass
+    (folder / f"end{os.getpid()}").touch()
 
 
 def test_one_measures_alone_and_all_prepare_together(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        spans_of = pool.starmap(take_part, [(tmp_path, 0.0), (tmp_path, 0.0), (tmp_path, 0.05), (tmp_path, 1.0)])
-    all_spans = [(process, span) for process, spans in enumerate(spans_of) for span in spans]
-    for process_a, span in all_spans:
-        for process_b, other_span in all_spans:
-            if process_a != process_b and "measure" in (span[0], other_span[0]):
-                assert not overlap(span, other_span)
-    assert any(overlap(spans_of[0][0], spans_of[i][0]) for i in (1, 2))
+    meeting = CONTEXT.Barrier(3)
+    processes = [CONTEXT.Process(target=take_part, args=(tmp_path, meeting)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    meeting.wait(SECONDS)
+    later = [CONTEXT.Process(target=take_part, args=(tmp_path,)) for _ in range(2)]
+    for process in later:
+        process.start()
+    for process in [*processes, *later]:
+        process.join(SECONDS)
+        assert process.exitcode == 0
+    assert not (tmp_path / "broken").exists() and len(list(tmp_path.glob("end*"))) == 4
 
 
 def test_a_process_that_dies_gives_its_turn_back(tmp_path):
-    child = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path,))
+    child = CONTEXT.Process(target=_hold, args=(tmp_path,))
     child.start()
-    while not (tmp_path / "held").exists():
-        time.sleep(0.05)
+    until((tmp_path / "held").exists)
     child.kill()
     child.join()
     with Turns(tmp_path).preparing():
@@ -52,4 +65,4 @@ def test_a_process_that_dies_gives_its_turn_back(tmp_path):
 def _hold(folder: Path) -> None:
     with Turns(folder).measuring():
         (folder / "held").touch()
-        time.sleep(60)
+        CONTEXT.Event().wait()
