@@ -118,6 +118,7 @@ def test_the_target_finds_what_it_is_there_for(monkeypatch):
             fuzz_targets.show_records(bytes([0, place, 5]))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("target", fuzz_targets.TARGETS)
 def test_a_few_seconds_of_coverage_guided_search_find_nothing(target, tmp_path):
     pytest.importorskip("atheris", reason="atheris is not installed (extra `fuzz`)")

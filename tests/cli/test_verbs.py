@@ -1,25 +1,10 @@
-"""leaderboard, show and compare as a user calls them, on hand-made records and without JAX."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""leaderboard, show and compare as a user calls them, on hand-made records."""
 
 import pytest
 
 from lra.results import records
+from tests.helpers.cli import call, without_jax
 from tests.helpers.records import record
-
-pytestmark = pytest.mark.process
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(*arguments, cwd):
-    program = "import run, sys; code = run.run_process(run.__doc__); assert 'jax' not in sys.modules; sys.exit(code)"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -54,6 +39,14 @@ def test_leaderboard_filters(place):
     assert "luna" in done.stdout and "| fnet" not in done.stdout and "text@4000" not in done.stdout
     wrong = call("leaderboard", "--results=a,b", "--models=lunna", cwd=place)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "did you mean 'luna'?" in wrong.stderr
+
+
+def test_the_tables_come_without_jax(place):
+    board, cell, pair = without_jax(
+        "leaderboard --results=a,b --out=out", "show listops-fnet --results=a", "compare luna fnet --results=a,b",
+        cwd=place,
+    )  # fmt: skip
+    assert "40.00" in board and "length 2,000" in cell and "luna ahead" in pair
 
 
 def test_show_and_compare(place):

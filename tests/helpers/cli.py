@@ -50,6 +50,28 @@ def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[st
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
+_WITHOUT_JAX = """
+import sys
+import run
+from lra.cli.main import main
+
+for line in sys.argv[1:]:
+    assert main(line.split(), run.__doc__) == 0
+    print("--- end")
+assert "jax" not in sys.modules
+"""
+
+
+def without_jax(*lines: str, cwd: Path = ROOT) -> list[str]:
+    """Runs command lines in one process, which must not import JAX; returns what each printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_JAX, *lines], cwd=cwd, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("--- end\n")[:-1]
+
+
 def places(folder: Path) -> list[str]:
     """The options that keep what a command writes below a folder, but for what all tests share: data and programs."""
     return [f"--data={os.environ[SHARED]}/data", *outputs(folder)]

@@ -186,6 +186,7 @@ def test_no_records_is_a_table_too(tmp_path):
     assert "<title>" in (tmp_path / "out" / "leaderboard.html").read_text()
 
 
+@pytest.mark.slow
 def test_ten_thousand_cells_take_less_than_five_seconds(tmp_path):
     rng = random.Random(0)
     (tmp_path / "records").mkdir()

@@ -171,6 +171,7 @@ def save_all(folder, steps, told=lambda step: None):
 
 
 # Where a file is damaged, a thread of TensorStore's may answer after Orbax has given up, and is told off on stderr.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_checkpoint_that_was_saved_survives_and_half_a_one_is_never_used(tmp_path, found):

@@ -16,6 +16,7 @@ def build(source, **settings):
     return IMAGE.build(archives.request(IMAGE, source, **settings))
 
 
+@pytest.mark.slow
 def test_grey_is_tensorflow_s_to_the_last_level():
     tf = pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)

@@ -176,6 +176,7 @@ def test_generated_splits_and_their_source():
     assert len(set(map(bytes, arrays.values))) == 100
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_pictures_whatever_the_workers(monkeypatch):
     monkeypatch.setattr("tasks.pathfinder.task._BLOCK_PIXELS", 16 * 1024)  # several blocks
     one = build("generate", rules=FEW)

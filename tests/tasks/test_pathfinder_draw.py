@@ -328,12 +328,14 @@ def told_apart(ours, theirs):
             cross_validated(convolutional, images, positive, 2))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hard32_cannot_be_told_from_the_original():
     """With 1,200 against 2,400 pictures an AUC's standard error is 0.01."""
     areas = told_apart(draw(rules(32, "hard"), 2024, 0, 2400)[0], reference()["hard32_images"])
     assert all(0.45 < area < 0.55 for area in areas), areas
 
 
+@pytest.mark.slow
 def test_the_classifiers_can_tell_pictures_apart():
     """The drawings lean to the upper left, a little: mirrored ones are found out, so the other test means something."""
     images = draw(rules(32, "hard"), 2025, 0, 2400)[0]

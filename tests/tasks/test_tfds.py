@@ -167,6 +167,7 @@ def test_a_damaged_record_is_named(tmp_path):
 # --- what TensorFlow may do ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_gpu_is_hidden_from_tensorflow(tmp_path):
     program = """
 import tasks.io.tfds, sys
