@@ -1,6 +1,6 @@
 """The cost of the training loop: its steps per second beside a plain loop's and the bare step's, in one run.
 
-    python -m tests.bench_training --out=docs/training.md
+    python -m tests.benchmarks.training --out=docs/training.md
 
 `plain` is the loop that most code has: a jitted step, a batch gathered by NumPy and sent at every step, its loss
 fetched at every step. `bare` is the compiled step called in a row with all data on the device, nothing fetched but
@@ -140,8 +140,8 @@ def main() -> None:
         "# The training loop",
         "",
         f"Steps per second of three loops around the same step: {where}, jax {jax.__version__}, medians of "
-        f"{args.rounds} rounds in turn. Written by `python -m tests.bench_training --out=docs/training.md`; "
-        "`tests/bench_training.py` describes the loops.",
+        f"{args.rounds} rounds in turn. Written by `python -m tests.benchmarks.training --out=docs/training.md`; "
+        "`tests/benchmarks/training.py` describes the loops.",
         "",
         "| shape | model | plain | bare | ours | ours ÷ plain | ours ÷ bare | 3 × together ÷ ours |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

@@ -1,18 +1,14 @@
 """Pathfinder pictures a second, by size, difficulty and number of processes.
 
-    python tests/bench_pathfinder.py [--seconds=2]
+    python -m tests.benchmarks.pathfinder [--seconds=2]
 
 takes 24 times `seconds` and some start-up. Compiling and making the tables, once a process, are not counted.
 """
 
 import argparse
 import multiprocessing
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tasks.pathfinder.draw import CONTOUR_LENGTH, SIZES, draw, rules
 

@@ -1,4 +1,4 @@
-"""How much memory reading Retrieval takes: `python -m tests.bench_retrieval [documents]`.
+"""How much memory reading Retrieval takes: `python -m tests.benchmarks.retrieval [documents]`.
 
 Made-up TSVs with the same documents in more and more pairs. The peak must follow the documents, not the file:
 each row is a fresh process, and its memory is what it needs beyond the imports.
@@ -48,7 +48,7 @@ def main(documents: int) -> None:
     for pairs in (documents, 4 * documents, 16 * documents):
         with tempfile.TemporaryDirectory() as folder:
             size = write(Path(folder), documents, pairs)
-            command = [sys.executable, "-c", f"from tests.bench_retrieval import read; read({folder!r})"]
+            command = [sys.executable, "-c", f"from tests.benchmarks.retrieval import read; read({folder!r})"]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             memory, table = map(int, done.stdout.split())
             print(

@@ -1,7 +1,7 @@
 """How the mixers' time and memory grow with length, measured; writes docs/efficiency.md.
 
-    python -m tests.bench_mixers --out=docs/efficiency.md
-    python -m tests.bench_mixers --models=local --models=performer:features=64,kernel=softmax --check
+    python -m tests.benchmarks.mixers --out=docs/efficiency.md
+    python -m tests.benchmarks.mixers --models=local --models=performer:features=64,kernel=softmax --check
 
 One mixer alone, forward and backward (gradients to its input and all parameters), float32, width 64, 4 heads,
 batch 1, no dropout unless --dropout. Time is the best of some rounds through all models and lengths, so that
@@ -188,7 +188,7 @@ def report(results: Results, dropout: float) -> str:
         "",
         f"One mixer, forward and backward, float32, width {DIM}, {HEADS} heads, batch 1, "
         f"dropout {dropout:g}, {device}, jax {jax.__version__}. "
-        "Written by `python -m tests.bench_mixers --out=docs/efficiency.md`. "
+        "Written by `python -m tests.benchmarks.mixers --out=docs/efficiency.md`. "
         "*Per doubling* is the largest growth from 4,096 on, *exponent* the slope over the same lengths.",
         "",
         "## Time in milliseconds (in brackets: transformer's time ÷ this one)",
