@@ -4,7 +4,8 @@ A test starts `run.py` with one of these models and the environment of a `Hold`,
 checkpoint), acts, and moves the step on or lets the cells go. A cell that waits is between two chunks of its training,
 where it still saves and stops when it is asked to.
 
-    hold = Hold(tmp_path / "hold", 40)
+    hold = Hold(tmp_path / "hold")
+    hold.at(40)
     run = start(*TINY, HELD, "--set=train.steps=120", "--set=train.eval_every=20", ..., env=hold.env)
     until(lambda: checkpoints(tmp_path))
     ...
@@ -31,17 +32,15 @@ class Hold:
     """Keeps all cells of the runs that have `env` from going beyond a step.
 
     Args:
-        file: a path of its own, in a folder that exists.
-        step: a multiple of the steps of a chunk, such as `train.eval_every`.
+        file: a path of its own.
     """
 
-    def __init__(self, file: Path, step: int):
+    def __init__(self, file: Path):
         self.file = file
         self.env = os.environ | {FILE: str(file)}
-        self.at(step)
 
     def at(self, step: int) -> None:
-        """Lets cells go on as far as another step."""
+        """Lets cells go on as far as a step, a multiple of those of a chunk, such as `train.eval_every`."""
         write_whole(self.file, str(step).encode())
 
     def release(self) -> None:
