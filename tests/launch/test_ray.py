@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files
+from tests.helpers.held import HELD, Hold
 from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -27,10 +27,7 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
     reason="Ray is not installed (see the extra 'cluster'), or there is no /proc to look at processes in",
 )
-LONG = [*TINY, "--models=fnet", "--set=train.steps=24000", "--set=train.eval_every=600", "--checkpoint_minutes=0"]
-LONGER = [*TINY, "--models=fnet", "--set=train.steps=150000", "--set=train.eval_every=2500", "--checkpoint_minutes=0"]
-"""Some 25 seconds of a fast machine: a cell whose driver has been killed trains on until Ray has seen it, and must have
-enough left for another run to be stopped in the middle of it."""
+LONG = [*TINY, HELD, "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0"]
 MARK = "LRA_TEST_OF_RAY"
 
 
@@ -104,19 +101,15 @@ def last_checkpoint(folder):
     return max((int(saved.name) for saved in folder.glob("checkpoints/*/*") if saved.name.isdigit()), default=0)
 
 
-def asked_to_end(pid):
-    """Whether SIGTERM waits for a process that is stopped."""
-    (waiting,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(waiting, 16) >> (signal.SIGTERM - 1) & 1
-
-
 class Cluster:
     """A head node, and drivers; all that is started with it is gone at the end of a `with` block."""
 
     def __init__(self, folder):
         self.mark, self.address = secrets.token_hex(8), f"127.0.0.1:{free_port()}"
-        self.started = contextlib.ExitStack()
-        self.env = os.environ | {
+        self.started, self.hold = contextlib.ExitStack(), Hold(Path(folder) / "hold")
+        self.env = self.hold.env | {
+            # The code that is sent to the nodes is without the tests, and so without their models.
+            "PYTHONPATH": str(ROOT),
             MARK: self.mark, "TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0",
             # A token of its own, so that Ray makes and reads none in the user's home.
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -184,13 +177,14 @@ def ends_well(driver):
 @needs_ray
 def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_lost(cluster, tmp_path):
     second = cluster.second()
+    cluster.hold.at(60)
     driver = cluster.start(tmp_path, *LONG, "--seeds=0,1")
-    theirs, folder = second.cell_with_checkpoint(driver)
-    os.kill(theirs, signal.SIGSTOP)  # so that it has not finished when the other has saved
+    _, folder = second.cell_with_checkpoint(driver)
     cell, _ = cluster.head.cell_with_checkpoint(driver)
     os.kill(parent_of(cell), signal.SIGKILL)
     for pid in [*second.below(), second.process.pid]:
         os.kill(pid, signal.SIGKILL)
+    cluster.hold.release()
     assert ends_well(driver).count(": test ") == 2
     saved = [json.loads(file.read_text()) for file in record_files(tmp_path)]
     assert [record["status"] for record in saved] == ["ok"] * 2
@@ -201,7 +195,8 @@ def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_los
 
 @needs_ray
 def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path):
-    command = [*LONGER, "--seeds=0"]
+    command = [*LONG, "--seeds=0"]
+    cluster.hold.at(40)
     driver = cluster.start(tmp_path, *command)
     _, folder = cluster.head.cell_with_checkpoint(driver)
     driver.kill()
@@ -209,16 +204,15 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
     until(lambda: not cluster.head.cells(), cluster.head.below)
     assert not record_files(tmp_path)
 
+    cluster.hold.at(80)
     driver = cluster.start(tmp_path, *command)
-    cell, _ = cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
-    os.kill(cell, signal.SIGSTOP)  # so that it has not finished when it is asked to end
+    cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
     driver.terminate()
-    until(lambda: asked_to_end(cell), cluster.head.below)
-    os.kill(cell, signal.SIGCONT)
     out, wrong = driver.communicate(timeout=600)
     assert driver.returncode == 130 and "the same command goes on from here" in wrong
     assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
 
+    cluster.hold.release()
     assert ends_well(cluster.start(tmp_path, *command)).count(": test ") == 1
     record = only_record(tmp_path)
     assert record["status"] == "ok" and record["resumed"] >= 1 and "--seeds=0" in record["command"]
