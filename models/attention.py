@@ -119,7 +119,7 @@ def attend_naive(
     """`attend` with all weights [B, H, L, M] at once."""
     scores = jnp.einsum("blhk,bmhk->bhlm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     scores = jnp.where(mask[:, None, None, :], scores, MASKED)
-    weights = jax.nn.softmax(scores) * mask.any(1)[:, None, None, None]
+    weights = jax.nn.softmax(scores) * mask.any(1)[:, None, None, None].astype(jnp.float32)
     dropout_seeds = draw_dropout_seeds(q.shape[:3], k.shape[:3], rate, rngs)
     if dropout_seeds is not None:
         kept = dropout_mask(dropout_seeds[0].swapaxes(1, 2), dropout_seeds[1].swapaxes(1, 2), rate)

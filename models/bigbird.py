@@ -64,7 +64,7 @@ def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
         last: int32 [B], each example's last block that holds a real token.
     """
     blocks, count = draws.shape[1:]
-    i = jnp.arange(blocks)
+    i = jnp.arange(blocks)[None, None, :]
     end = jnp.broadcast_to(last[:, None, None], (*last.shape, *draws.shape[:2]))  # [B, H, N]
     around = [jnp.zeros_like(end), end, *(jnp.broadcast_to(i + d, end.shape) for d in (-1, 0, 1))]
     taken = jnp.stack([jnp.where((b >= 0) & (b <= end), b, blocks) for b in around], axis=-1)
@@ -74,9 +74,9 @@ def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
         again = jnp.pad(taken[..., 1:] == taken[..., :-1], [(0, 0)] * 3 + [(1, 0)])
         taken = jnp.sort(jnp.where(again, blocks, taken), axis=-1)
         left = end + 1 - (taken < blocks).sum(-1)
-        pick = jnp.floor(draws[..., r] * left).astype(jnp.int32)
+        pick = jnp.floor(draws[None, ..., r] * left.astype(draws.dtype)).astype(jnp.int32)
         for t in range(taken.shape[-1]):
-            pick += pick >= taken[..., t]
+            pick += (pick >= taken[..., t]).astype(jnp.int32)
         pick = jnp.where(left > 0, pick, -1)
         picked.append(pick)
         taken = jnp.concatenate([taken, jnp.where(pick < 0, blocks, pick)[..., None]], axis=-1)
@@ -85,10 +85,10 @@ def random_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
 
 def seen_blocks(draws: jax.Array, last: jax.Array) -> jax.Array:
     """Lists the key blocks of each query block, each once, int32 [B, H, N, 5 + R]; -1 for none. See `random_blocks`."""
-    i = jnp.arange(draws.shape[1])
+    i = jnp.arange(draws.shape[1])[None, None, :]
     end = last[:, None, None]
     left, right = jnp.where(i >= 1, i - 1, -1), jnp.where(i + 1 <= end, i + 1, -1)
-    far = [(i - 1 > 0) * 1 - 1 + 0 * end, jnp.where(i + 1 < end, end, -1)]
+    far = [jnp.where(i > 1, 0, -1), jnp.where(i + 1 < end, end, -1)]
     near = jnp.stack([jnp.broadcast_to(b, (*last.shape, *draws.shape[:2])) for b in (left, i, right, *far)], -1)
     return jnp.concatenate([near, random_blocks(draws, last)], axis=-1)
 
@@ -107,12 +107,12 @@ def bigbird_attention(
     batch, length, heads, width = q.shape
     blocks = -(-length // block)
     real = pad_length(mask, block).reshape(batch, blocks, block).any(-1)
-    last = jnp.max(jnp.where(real, jnp.arange(blocks), 0), axis=1)
+    last = jnp.max(jnp.where(real, jnp.arange(blocks)[None, :], 0), axis=1)
     kv_blocks = seen_blocks(draws[:, :blocks], last).reshape(batch * heads, blocks, -1)
     o, _ = attend_blocks(q, k, v, mask, kv_blocks, block, rate, rngs)
 
     ends = jnp.stack([jnp.zeros_like(last), last], axis=1)  # [B, 2]
-    positions = (ends[:, :, None] * block + jnp.arange(block)).reshape(batch, -1)
+    positions = (ends[:, :, None] * block + jnp.arange(block)[None, None, :]).reshape(batch, -1)
     q_ends = q[jnp.arange(batch)[:, None], jnp.minimum(positions, length - 1)]
     o_ends, _ = attend_with_lse(q_ends, k, v, mask, rate, rngs)
     o_ends = o_ends.reshape(batch * heads, -1, width)[:, : 2 * block].reshape(-1, 2, block, width)

@@ -15,7 +15,7 @@ def cos_features(x: jax.Array, mask: jax.Array) -> jax.Array:
 
     N is the example's length: one more than the last position that `mask` [B, L] allows.
     """
-    position = jnp.arange(x.shape[1], dtype=jnp.float32)
+    position = jnp.arange(x.shape[1], dtype=jnp.float32)[None, :]
     length = jnp.max(jnp.where(mask, position + 1, 1), axis=1, keepdims=True)
     angle = (jnp.pi / 2 * position / length)[:, :, None, None]
     x = jax.nn.relu(x.astype(jnp.float32))

@@ -36,7 +36,7 @@ def fourier_matmul(x: jax.Array) -> jax.Array:
 def _dft(n: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
     # jk is reduced modulo n in integers: in float32 a large jk would lose the digits of its angle.
     step = jnp.arange(n, dtype=jnp.uint32)
-    angle = (step[:, None] * step % n).astype(jnp.float32) * (2 * jnp.pi / n)
+    angle = (step[:, None] * step[None, :] % n).astype(jnp.float32) * (2 * jnp.pi / n)
     return jnp.cos(angle).astype(dtype), jnp.sin(angle).astype(dtype)
 
 

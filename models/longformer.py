@@ -84,12 +84,12 @@ def window_attention(
     half = min(window // 2, length)
     block = min(max(16, tokens, half // 4), max(64, tokens), length)
     blocks, reach = -(-length // block), -(-half // block)
-    near = jnp.arange(blocks)[:, None] + jnp.arange(-reach, reach + 1)
+    near = jnp.arange(blocks)[:, None] + jnp.arange(-reach, reach + 1)[None, :]
     near = jnp.where((near >= 0) & (near < blocks), near, -1)
     first = jnp.where((near == 0).any(1) | (tokens == 0), -1, 0)
 
     def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
-        inside = (jnp.abs(i[:, None] - j) <= half) | (j < tokens)
+        inside = (jnp.abs(i[:, None] - j[None, :]) <= half) | (j < tokens)[None, :]
         return jnp.where(inside, 0.0, MASKED)
 
     kv_blocks = jnp.concatenate([near, first[:, None]], axis=1)

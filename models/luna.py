@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.layers import MASKED, at_least, dropout, merge_heads, split_heads
+from models.core.layers import MASKED, LayerNorm, at_least, dropout, merge_heads, split_heads
 
 
 def attend(
@@ -56,7 +56,7 @@ class Luna(nnx.Module):
         self.heads, self.rate = heads, dropout
         first = jax.random.normal(rngs.params(), (packed, dim)) if layer == 0 else None
         self.packed = None if first is None else nnx.Param(first)
-        self.norm = nnx.LayerNorm(dim, rngs=rngs)
+        self.norm = LayerNorm(dim, rngs=rngs)
         self.pack_query = nnx.Linear(dim, dim, use_bias=False, rngs=rngs)
         self.pack_context = nnx.Linear(dim, dim, use_bias=False, rngs=rngs)
         self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)

@@ -32,7 +32,7 @@ def segment_means(x: jax.Array, mask: jax.Array, landmarks: int) -> tuple[jax.Ar
     segment = (jnp.cumsum(mask, axis=1) - 1) * landmarks // jnp.maximum(count, 1)
 
     def sums(mask: jax.Array, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return weighted_sums(lambda s: (s == jnp.arange(landmarks)).astype(jnp.float32), segment, x, mask)
+        return weighted_sums(lambda s: (s == jnp.arange(landmarks)[None, :]).astype(jnp.float32), segment, x, mask)
 
     heads_at_once, chunks = to_chunks(landmarks, mask, x[:, :, None], segment[:, :, None, None])
     total, size = map_heads(heads_at_once, sums, *chunks)
@@ -46,7 +46,7 @@ def pseudo_inverse(a: jax.Array, z: jax.Array, iterations: int) -> jax.Array:
 
     Converges from a `z` with |A A⁺ − A Z| < 1, such as that of `initial_inverse`.
     """
-    identity = jnp.eye(a.shape[-1])
+    identity = jnp.broadcast_to(jnp.eye(a.shape[-1]), a.shape)
     for _ in range(iterations):
         az = jnp.matmul(a, z, precision=HIGHEST)
         inner = 15 * identity - jnp.matmul(az, 7 * identity - az, precision=HIGHEST)
@@ -74,7 +74,7 @@ def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
 def read_keys(landmarks: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """Computes a head's softmax(q̃ kᵀ / √K) v for q̃ [M, K]; k, v [N, c, K], mask [N, c] → float32 [M, K]."""
     top = masked_max(lambda k: scores(k, landmarks), k, mask)
-    above, below = weighted_sums(lambda k: exp_below(scores(k, landmarks) - top), k, v, mask)
+    above, below = weighted_sums(lambda k: exp_below(scores(k, landmarks) - top[None, :]), k, v, mask)
     return above / jnp.maximum(below, 1e-30)[:, None]
 
 
@@ -121,8 +121,8 @@ def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
     left = size // 2
     v = jnp.pad(v, ((0, 0), (left, (blocks + 1) * block - length - left), (0, 0), (0, 0)))
     v = v.reshape(batch, blocks + 1, block, heads, width)
-    offset = jnp.arange(2 * block) - jnp.arange(block)[:, None]
-    band = jnp.where((offset >= 0) & (offset < size), weights[:, jnp.clip(offset, 0, size - 1)], 0)
+    offset = jnp.arange(2 * block)[None, :] - jnp.arange(block)[:, None]
+    band = jnp.where(((offset >= 0) & (offset < size))[None], weights[:, jnp.clip(offset, 0, size - 1)], 0)
     y = jnp.einsum("hij,bnjhk->bnihk", band[..., :block], v[:, :-1])
     y = y + jnp.einsum("hij,bnjhk->bnihk", band[..., block:], v[:, 1:])
     return y.reshape(batch, blocks * block, heads, width)[:, :length]

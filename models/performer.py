@@ -52,11 +52,11 @@ def softmax_features(keys: jax.Array, mask: jax.Array, directions: jax.Array) ->
     top = masked_max(exponents, keys, mask)
 
     def query(q: jax.Array) -> jax.Array:
-        logits = exponents(q) + top
+        logits = exponents(q) + top[None, :]
         return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
 
     def key(k: jax.Array) -> jax.Array:
-        return exp_below(exponents(k) - top)
+        return exp_below(exponents(k) - top[None, :])
 
     return query, key
 

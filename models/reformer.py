@@ -116,7 +116,7 @@ def lsh_attention(
     """Attention within neighbouring chunks: q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K]."""
     (batch, length, heads, width), rounds = q.shape, buckets.shape[-1]
     norm = jnp.sqrt(jnp.sum(jnp.square(q.astype(jnp.float32)), -1, keepdims=True) + 1e-12)
-    k = (q / norm).astype(q.dtype)
+    k = (q.astype(jnp.float32) / norm).astype(q.dtype)
     buckets = jnp.where(mask[..., None, None], buckets, jnp.iinfo(jnp.int32).max)
     buckets = pad_length(buckets, chunk)
     padded = buckets.shape[1]
@@ -132,7 +132,7 @@ def lsh_attention(
 
     # Inputs of `score_mod`: a position, and its chunks in the earlier rounds (elsewhere values that never match).
     chunks = jnp.repeat((place // chunk).reshape(-1, rounds, padded).swapaxes(1, 2), rounds, axis=0)
-    before = jnp.arange(rounds) < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
+    before = jnp.arange(rounds)[None, None, :] < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
     position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
     mod_inputs = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
 

@@ -59,11 +59,11 @@ class Sinkhorn(MultiHead):
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         q, k, v = (to_blocks(y, self.block) for y in self.project(x))
         real = to_blocks(mask, self.block)
-        pooled = to_blocks(x * mask[..., None], self.block).sum(2)
+        pooled = to_blocks(x * mask[..., None].astype(x.dtype), self.block).sum(2)
         hidden = split_heads(jax.nn.relu(self.pooled(pooled)), self.heads)
         blocks = q.shape[1]
         logits = jnp.einsum("bnhk,hkm->bhnm", hidden, self.sort[..., :blocks].astype(hidden.dtype))
-        logits = jax.nn.relu(logits.astype(jnp.float32) + self.sort_bias[:, None, :blocks])
+        logits = jax.nn.relu(logits.astype(jnp.float32) + self.sort_bias[None, :, None, :blocks].astype(jnp.float32))
         if rngs is not None and self.noise:
             logits += gumbel(rngs, logits.shape)
         order = normalise(logits / self.temperature, real.any(2), self.iterations)
@@ -125,7 +125,7 @@ def sorted_attention(
     share = jnp.where(there, sums, 1) / jnp.where(there, total, 1)  # of R's weight on real positions; 1 without padding
     order = order.astype(k.dtype)
     k_far, v_far = (
-        jnp.einsum("bhnm,bmjhk->bnjhk", order, x * real[..., None, None])
+        jnp.einsum("bhnm,bmjhk->bnjhk", order, x * real[..., None, None].astype(x.dtype))
         / share.transpose(0, 2, 3, 1)[..., None].astype(x.dtype)
         for x in (k, v)
     )
@@ -136,5 +136,5 @@ def sorted_attention(
 
     scores = jnp.einsum("bnihk,bnjhk->bhnij", q, keys, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5 + bias
-    p = jax.nn.softmax(scores) * (bias > MASKED / 2).any(-1, keepdims=True)
+    p = jax.nn.softmax(scores) * (bias > MASKED / 2).any(-1, keepdims=True).astype(jnp.float32)
     return jnp.einsum("bhnij,bnjhk->bnihk", drop(p.astype(v.dtype), rate, rngs), values)

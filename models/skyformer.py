@@ -28,7 +28,7 @@ def sample(offsets: jax.Array, mask: jax.Array) -> jax.Array:
         mask: bool [B, L].
     """
     count = mask.sum(1, keepdims=True)
-    place = (jnp.arange(len(offsets)) + offsets) / len(offsets) * count
+    place = (jnp.arange(len(offsets), dtype=jnp.float32) + offsets)[None, :] / len(offsets) * count.astype(jnp.float32)
     rank = jnp.minimum(place.astype(jnp.int32), count - 1)
     # The position of the real token of that rank; the last position where an example has no token.
     search = jax.vmap(lambda counts, rank: jnp.searchsorted(counts, rank, side="right"))
@@ -41,10 +41,11 @@ def inverse(gram: jax.Array, gamma: float, iterations: int) -> jax.Array:
     Preconditioned as in the paper: with d the row sums of G + γ I, the eigenvalues of
     A = d^(−½) (G + γ I) d^(−½) lie in (0, 1], so the iteration for A⁻¹ converges from Z₀ = I.
     """
-    gram = gram + gamma * jnp.eye(gram.shape[-1])
+    identity = jnp.broadcast_to(jnp.eye(gram.shape[-1]), gram.shape)
+    gram = gram + gamma * identity
     scale = jax.lax.rsqrt(gram.sum(-1))
     outer = scale[..., None] * scale[..., None, :]
-    return outer * pseudo_inverse(outer * gram, jnp.eye(gram.shape[-1]), iterations)
+    return outer * pseudo_inverse(outer * gram, identity, iterations)
 
 
 def attend(

@@ -59,7 +59,7 @@ class Sparse(MultiHead):
 def columns(heads: int, block: int, c: int) -> jax.Array:
     """Positions within a block by which each head summarises it, int32 [H, c]."""
     run = jnp.arange(heads) % (block // c)
-    return (block - (run[:, None] + 1) * c) + jnp.arange(c)
+    return (block - (run[:, None] + 1) * c) + jnp.arange(c)[None, :]
 
 
 def fixed_attention(
@@ -79,16 +79,16 @@ def fixed_attention(
     batch, length, heads, _ = q.shape
     blocks = -(-length // block)
     within = columns(heads, block, c)
-    summary = (jnp.arange(blocks)[:, None] * block + within[:, None, :]).reshape(heads, -1).T  # [S, H]
+    summary = (jnp.arange(blocks)[None, :, None] * block + within[:, None, :]).reshape(heads, -1).T  # [S, H]
     inside = jnp.minimum(summary, length - 1)
     keys, values = (
         jnp.take_along_axis(x, jnp.broadcast_to(inside, (batch, *inside.shape))[..., None], 1) for x in (k, v)
     )
-    seen = mask[:, inside] & (summary < length)
+    seen = mask[:, inside] & (summary < length)[None]
     everywhere = attend_with_lse(q, keys, values, seen, rate, rngs)
 
     offset = jnp.arange(length) % block
-    others = mask[:, :, None] & ~(offset[:, None, None] == within).any(-1)
+    others = mask[:, :, None] & ~(offset[:, None, None] == within[None]).any(-1)[None]
     around = attend_blocks(q, k, v, others, jnp.arange(blocks)[:, None], block, rate, rngs)
     parts = [tuple(from_blocks(x, heads, length) for x in part) for part in (everywhere, around)]
     return merge_softmaxes(parts)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = split_heads(jax.nn.relu(self.into(x)), self.heads)
         y = jnp.einsum("blhk,hks->bhls", hidden, self.out[...].astype(x.dtype)).astype(jnp.float32)
-        return y + self.bias[...].astype(jnp.float32)[:, None, :]
+        return y + self.bias[...].astype(jnp.float32)[None, :, None, :]
 
 
 class Synthesizer(nnx.Module):
@@ -149,6 +149,8 @@ class Synthesizer(nnx.Module):
         total = scores[0]
         if self.alpha is not None:
             alpha = jax.nn.softmax(self.alpha[...].astype(jnp.float32))
+            most = max(s.ndim for s in scores)
+            scores = [s if s.ndim == most else s[None] for s in scores]
             total = sum((a * s for a, s in zip(alpha, scores, strict=True)), start=jnp.zeros(()))
         y = synthesise(total, split_heads(self.value(x), self.heads), mask, self.rate, rngs)
         return self.out(merge_heads(y))

@@ -1,4 +1,4 @@
-"""Shared by all tests: JAX on the CPU; one folder of prepared data and compiled programs.
+"""Shared by all tests: JAX on the CPU, strict about types and ranks; one folder of prepared data and compiled programs.
 
 The folder is new for each run of the tests, and is shared by its workers and by all processes that they start: what
 one of them has prepared or compiled, no other does again.
@@ -14,6 +14,8 @@ import pytest
 from tests.helpers import cli
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 
 def pytest_configure(config: pytest.Config) -> None:

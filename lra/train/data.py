@@ -41,7 +41,8 @@ def gather(data: SplitArrays, rows: jax.Array) -> Batch:
 
 def tokens_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Computes token ids int32 [B, P, L], 0 beyond a document's end, and the mask of real tokens [B, P, L]."""
-    mask = jnp.arange(batch.values.shape[-1]) < batch.lengths[..., None]
+    positions = jnp.arange(batch.values.shape[-1]).reshape(*[1] * batch.lengths.ndim, -1)
+    mask = positions < batch.lengths[..., None]
     return jnp.where(mask, batch.values.astype(jnp.int32) + 1, 0), mask
 
 
@@ -144,7 +145,9 @@ def batch_indices(steps: Any, batch: int, count: int, seed: Any, xp: ModuleType)
         seed: below 2³²; may be traced.
         xp: `numpy` or `jax.numpy`.
     """
-    place = xp.asarray(steps).astype(xp.uint32)[..., None] * xp.uint32(batch) + xp.arange(batch, dtype=xp.uint32)
+    steps = xp.asarray(steps).astype(xp.uint32)
+    within = xp.arange(batch, dtype=xp.uint32).reshape(*[1] * steps.ndim, batch)
+    place = steps[..., None] * xp.uint32(batch) + within
     n = xp.uint32(count)
     return permute_index(place % n, count, _hash(_hash(place // n) ^ xp.asarray(seed).astype(xp.uint32)), xp)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.layers import BatchRngs, dropout, embed, first_document
+from models.core.layers import BatchRngs, LayerNorm, dropout, embed, first_document
 from models.core.remat import run_recomputed
 from models.core.reversible import run_reversibly
 
@@ -55,9 +55,9 @@ class Block(nnx.Module):
 
     def __init__(self, mixer: Mixer, dim: int, hidden: int, rate: float, *, rngs: nnx.Rngs):
         self.rate = rate
-        self.norm_mixer = nnx.LayerNorm(dim, rngs=rngs)
+        self.norm_mixer = LayerNorm(dim, rngs=rngs)
         self.mixer = mixer
-        self.norm_mlp = nnx.LayerNorm(dim, rngs=rngs)
+        self.norm_mlp = LayerNorm(dim, rngs=rngs)
         self.mlp = Mlp(dim, hidden, rate, rngs=rngs)
 
     def mix(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -125,7 +125,7 @@ class Encoder(nnx.Module):
         )
         if reversible and any(isinstance(block.mixer, CarryingMixer) for block in self.blocks):
             raise ValueError("a mixer that carries something from layer to layer cannot be reversible")
-        self.norm = nnx.LayerNorm(dim, rngs=rngs)
+        self.norm = LayerNorm(dim, rngs=rngs)
         widths = [dim * (4 if self.nli else 2), mlp, mlp // 2] if pair else [dim, mlp]
         self.head = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
         self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)
@@ -138,7 +138,7 @@ class Encoder(nnx.Module):
             x = jnp.concatenate([front, x], axis=1)
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         positions = sinusoidal(*x.shape[1:]) if self.positions is None else self.positions[...]
-        x = dropout(x + positions.astype(x.dtype), self.rate, rngs)
+        x = dropout(x + positions[None].astype(x.dtype), self.rate, rngs)
         x = run_reversibly(self.blocks, x, mask, rngs) if self.reversible else self._run(x, mask, rngs)
         x = self.norm(x)
         if self.pool == "cls":
@@ -177,6 +177,6 @@ class Encoder(nnx.Module):
 
 def sinusoidal(length: int, dim: int) -> jax.Array:
     """Sinusoidal positions float32 [L, D]: sin, then cos, of position / 10,000^(2i/D) (Vaswani et al. 2017)."""
-    rate = jnp.exp(jnp.arange(0, dim, 2) * (-jnp.log(10_000.0) / dim))
-    angle = jnp.arange(length)[:, None] * rate
+    rate = jnp.exp(jnp.arange(0, dim, 2, dtype=jnp.float32) * (-jnp.log(10_000.0) / dim))
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * rate[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :dim]

@@ -121,6 +121,16 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
+class LayerNorm(nnx.LayerNorm):
+    """Normalises the last axis; statistics are float32, the result has the type of x and the parameters."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Flax subtracts float32 means from x in its own type.
+        with jax.numpy_dtype_promotion("standard"):
+            normalised: jax.Array = super().__call__(x)
+        return normalised
+
+
 class Constant(nnx.Variable):
     """An array that a mixer needs and nothing trains, such as random features; drawn when the mixer is built."""
 
