@@ -43,14 +43,6 @@ def cli(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.CompletedP
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command line in this process: for those that end before they start a cell."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(arguments), run.__doc__)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
 def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[str]:
     """Starts `run.py`."""
     assert allowed, "the marker `process` is missing"
