@@ -1,13 +1,13 @@
 """Several runs on one results folder: the work is shared, nothing is done twice, and the dead are succeeded."""
 
-import json
 import os
 import signal
-import time
 
 import pytest
 
-from tests.helpers.cli import TINY, checkpoints, children_of, cli, places, record_files, start
+from tests.helpers.cli import TINY, call, checkpoints, only_record, places, saved_records, start
+from tests.helpers.held import HELD, Hold
+from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.process
 
@@ -16,34 +16,30 @@ CELLS = [*TINY, "--models=ff_only", "--seeds=0,1,2"]
 
 def test_two_runs_at_once_do_each_cell_once(tmp_path):
     runs = [start(*CELLS, *places(tmp_path)[:2], f"--out={tmp_path}/out{number}") for number in range(2)]
-    told = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
-    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"] * 3
-    done = [line for out, _ in told for line in out.splitlines() if line.startswith("[") and ": test " in line]
+    outputs = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert [record["status"] for record in saved_records(tmp_path)] == ["ok"] * 3
+    done = [line for out, _ in outputs for line in out.splitlines() if line.startswith("[") and ": test " in line]
     assert len({line.partition("]")[2].partition(":")[0] for line in done}) == len(done) == 3
     assert not list((tmp_path / "results" / "leases").iterdir())
 
 
 def test_the_cell_of_a_killed_run_is_taken_over_from_its_checkpoint(tmp_path):
-    long = ["--models=fnet", "--set=train.steps=12000", "--set=train.eval_every=300", "--checkpoint_minutes=0"]
-    first = start(*TINY, *long, *places(tmp_path))
-    deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path):
-        assert time.monotonic() < deadline and first.poll() is None
-        time.sleep(0.02)
-    (child,) = children_of(first.pid)
-    os.kill(child, signal.SIGSTOP)  # so that it has not finished when the second run looks
-    second = start(*TINY, *long, *places(tmp_path))
+    hold = Hold(tmp_path / "hold")
+    hold.at(40)
+    long = [*TINY, HELD, "--set=train.steps=80", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
+    first = start(*long, *places(tmp_path), env=hold.env)
+    until(lambda: checkpoints(tmp_path) or first.poll() is not None)
+    second = start(*long, *places(tmp_path), env=hold.env)
     while (line := second.stdout.readline()) and "waiting for cells that other runs are at: 1" not in line:
         pass
     assert first.poll() is None
     os.kill(first.pid, signal.SIGKILL)
-    os.kill(child, signal.SIGCONT)
     first.communicate()
-    told, wrong = second.communicate(timeout=120)
-    assert second.returncode == 0, wrong
-    assert "taken over from" in told
-    (file,) = record_files(tmp_path)
-    record = json.loads(file.read_text())
+    hold.release()
+    output, errors = second.communicate()
+    assert second.returncode == 0, errors
+    assert "taken over from" in output
+    record = only_record(tmp_path)
     assert record["status"] == "ok" and record["resumed"] == 1
-    assert cli(*TINY, *long, *places(tmp_path)).stdout.count("1 already done") == 1
+    assert call(*long, *places(tmp_path)).stdout.count("1 already done") == 1
