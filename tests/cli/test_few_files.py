@@ -1,12 +1,11 @@
 """A process that may open few files: one line or a missed checkpoint, and nothing that is finished is lost."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from tests.helpers.cli import ROOT, TINY, cli, places, record_files
+from tests.helpers.cli import ROOT, call, record_files, saved_records
 
 pytestmark = pytest.mark.process
 
@@ -22,13 +21,11 @@ def limited(number, *arguments):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how many files a process needs was counted on Linux")
-def test_few_descriptors_cost_a_line_or_a_checkpoint_and_nothing_else(tmp_path):
-    run = [*TINY, "--models=ff_only", "--checkpoint_minutes=0", *places(tmp_path)]
-    assert cli(*run).returncode == 0
+def test_few_descriptors_cost_a_line_or_a_checkpoint_and_nothing_else(tmp_path, finished):
     (first,) = record_files(tmp_path)
     kept = first.read_bytes()
     for number in (7, 10, 14, 18):
-        done = limited(number, *run, "--seeds=0,1")
+        done = limited(number, *finished, "--seeds=0,1")
         assert done.returncode in (0, 2), done.stderr
         if done.returncode:
             assert done.stderr.count("\n") == 1 and "Too many open files" in done.stderr
@@ -37,6 +34,6 @@ def test_few_descriptors_cost_a_line_or_a_checkpoint_and_nothing_else(tmp_path):
             break
     assert done.returncode == 0, "no number of descriptors was enough for a record"
     assert first.read_bytes() == kept and len(record_files(tmp_path)) == 2
-    assert cli(*run, "--seeds=0,1").returncode == 0
-    assert [json.loads(file.read_text())["status"] for file in record_files(tmp_path)] == ["ok", "ok"]
+    assert call(*finished, "--seeds=0,1").returncode == 0
+    assert [record["status"] for record in saved_records(tmp_path)] == ["ok", "ok"]
     assert first.read_bytes() == kept
