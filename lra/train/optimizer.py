@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,4 +47,10 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     o = recipe.optimizer
     rate = learning_rate(o, recipe.schedule, recipe.train.steps)
     adam = optax.adamw(rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(o.clip), adam) if o.clip else adam
+    chain = optax.chain(optax.clip_by_global_norm(o.clip), adam) if o.clip else adam
+
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer count of steps
+            return chain.update(gradient, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
