@@ -51,6 +51,6 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
     def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer count of steps
-            return chain.update(gradient, state, params)  # type: ignore[no-any-return]
+            return chain.update(gradient, state, params)
 
     return optax.GradientTransformation(chain.init, update)
