@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files
+from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files, start
 from tests.helpers.held import HELD, Hold
-from tests.helpers.waiting import until
+from tests.helpers.waiting import SECONDS, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -107,9 +107,11 @@ class Cluster:
     def __init__(self, folder):
         self.mark, self.address = secrets.token_hex(8), f"127.0.0.1:{free_port()}"
         self.started, self.hold = contextlib.ExitStack(), Hold(Path(folder) / "hold")
+        (Path(folder) / "modules").mkdir()
+        (Path(folder) / "modules" / "tests").symlink_to(ROOT / "tests")
         self.env = self.hold.env | {
             # The code that is sent to the nodes is without the tests, and so without their models.
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{folder}/modules",
             MARK: self.mark, "TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0",
             # A token of its own, so that Ray makes and reads none in the user's home.
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -169,7 +171,7 @@ def cluster():
 
 
 def ends_well(driver):
-    out, wrong = driver.communicate(timeout=600)
+    out, wrong = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 0, out + wrong
     return out
 
@@ -208,7 +210,7 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
     driver = cluster.start(tmp_path, *command)
     cluster.head.cell_with_checkpoint(driver, after=last_checkpoint(folder))
     driver.terminate()
-    out, wrong = driver.communicate(timeout=600)
+    out, wrong = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 130 and "the same command goes on from here" in wrong
     assert "taken over from" in out and only_record(tmp_path)["status"] == "interrupted"
 
@@ -221,13 +223,17 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
 
 @needs_ray
 def test_a_driver_and_a_local_run_share_the_cells(cluster, tmp_path):
-    cells = [*TINY, "--models=ff_only", "--seeds=0,1"]
+    cells = [*TINY, HELD, "--seeds=0,1"]
+    leases = tmp_path / "results" / "leases"
+    cluster.hold.at(3)
     driver = cluster.start(tmp_path, *cells)
-    until(lambda: any((tmp_path / "results" / "leases").glob("*.1")), lambda: driver.poll())
-    local = cli(*cells, *places(tmp_path)[:2], f"--out={tmp_path}/other")
-    assert local.returncode == 0, local.stderr
-    done = [line for line in (ends_well(driver) + local.stdout).splitlines() if line[:1] == "[" and ": test " in line]
-    assert len({line.partition("]")[2].partition(":")[0] for line in done}) == len(done) == 2
+    until(lambda: any(leases.glob("*.1")), driver.poll)
+    local = start(*cells, *places(tmp_path)[:2], f"--out={tmp_path}/other", env=cluster.hold.env)
+    until(lambda: len(list(leases.glob("*.1"))) == 2, lambda: (driver.poll(), local.poll()))
+    cluster.hold.release()
+    printed = ends_well(driver) + ends_well(local)
+    done = [line for line in printed.splitlines() if line[:1] == "[" and ": test " in line]
+    assert len({line.partition("]")[2].partition(": test ")[0] for line in done}) == len(done) == 2
     assert [record["status"] for record in map(json.loads, map(Path.read_text, record_files(tmp_path)))] == ["ok"] * 2
     assert len(list((tmp_path / "results" / "logs").iterdir())) == 2
 
