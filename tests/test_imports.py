@@ -91,6 +91,15 @@ def test_no_module_has_a_name_of_the_standard_library():
     assert not shadowing
 
 
+def test_no_test_module_is_imported_and_each_stands_with_what_it_tests():
+    for file in (ROOT / "tests").rglob("*.py"):
+        modules = {part for name in imported(file) if name.startswith("tests") for part in name.split(".")}
+        assert not any(module.startswith("test_") for module in modules), file
+        folder = file.relative_to(ROOT / "tests").parts[0]
+        if file.name.startswith("test_") and folder != file.name:
+            assert any((ROOT / place / folder).is_dir() for place in ("lra", "", "tests")), file
+
+
 def test_absl_flags_stay_in_cli_flags():
     for file in every_file():
         if "FlagValues" in file.read_text():
