@@ -29,7 +29,7 @@ def details(entry: Path) -> str:
     Raises:
         DataError: the entry is damaged.
     """
-    data, meta = open_entry(entry), describe(entry)
+    data, meta = _read(entry)
     settings = meta["settings"]
     rows = [
         ("source", data.source),
@@ -44,6 +44,12 @@ def details(entry: Path) -> str:
     rows += [(f"{split} length", _format_lengths(data, split)) for split in data.splits]
     rows += [("note", note) for note in data.notes]
     return "\n".join([f"{settings['task']}: {meta['summary']}", *(f"  {name:<18}{text}" for name, text in rows)])
+
+
+def _read(entry: Path) -> tuple[Dataset, dict[str, Any]]:
+    """An entry's data and description; classes of a task that names none are numbered."""
+    data, meta = open_entry(entry), describe(entry)
+    return data, meta | {"names": meta["names"] or [str(label) for label in range(data.classes)]}
 
 
 def _format_size(entry: Path) -> str:
@@ -79,7 +85,7 @@ def preview(entries: Iterable[Path], out_dir: Path) -> list[Path]:
 
     pages = []
     for entry in entries:
-        data, meta = open_entry(entry), describe(entry)
+        data, meta = _read(entry)
         figure = Figure(figsize=(12, 8.5), facecolor="white")
         FigureCanvasAgg(figure)
         _draw_page(figure, data, meta)

@@ -12,6 +12,7 @@ from tasks.io.preview import details, preview
 from tasks.pathfinder.task import PathfinderConfig
 from tasks.task import DataError
 from tests.helpers import archives
+from tests.helpers.noise import NOISE, prepared
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,12 @@ def test_pictures_are_shown_as_they_are(entries, tmp_path):
     places = (np.arange(32) + 0.5) * scale
     shown = page_levels[np.ix_((top + places).astype(int), (left + places).astype(int))]
     assert np.corrcoef(shown.ravel(), first.ravel())[0, 1] > 0.9
+
+
+def test_classes_without_names_are_numbered(tmp_path):
+    entry = prepared(tmp_path, dataclasses.replace(NOISE, names=()))
+    (page,) = preview([entry], tmp_path)
+    assert page.stat().st_size > 10_000 and "50.0%" in details(entry)
 
 
 def test_a_damaged_entry_is_told(entries, tmp_path):
