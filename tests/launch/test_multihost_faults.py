@@ -16,7 +16,7 @@ from tests.helpers.cli import (
     places,
     saved_records,
 )
-from tests.helpers.held import HELD_FF_ONLY, Hold
+from tests.helpers.held import FF_ONLY, Hold
 from tests.helpers.hosts import assert_alike, ended, run_of
 from tests.helpers.waiting import until
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 # Small steps, so that rounding stays rounding.
 LONG = [
-    *TINY, HELD_FF_ONLY, "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0",
+    *TINY, f"--models={FF_ONLY}", "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0",
     "--set=optimizer.learning_rate=1e-6",
 ]  # fmt: skip
 
