@@ -23,7 +23,8 @@ from tasks.io.files import write_whole
 
 HELD = "--models=tests.helpers.held_models:FNet"
 """The option with which a run's cells look at a `Hold`. They compute what `--models=fnet` does."""
-HELD_FF_ONLY = "--models=tests.helpers.held_models:FFOnly"
+FF_ONLY = "tests.helpers.held_models:FFOnly"
+"""Another model for `--models`."""
 FILE = "LRA_TESTS_HOLD"
 """The environment variable with the path of the file that says at which step cells wait."""
 

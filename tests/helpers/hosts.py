@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,23 @@ from typing import Any
 import pytest
 
 from tests.helpers.cli import places, start
+from tests.helpers.held import Hold
 from tests.helpers.waiting import SECONDS
+
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+"""Variables with which compiling takes less time: JAX keeps the programs of the first process alone, so the others
+compile each anew."""
 
 
 @contextlib.contextmanager
-def run_of(folder: Path, port: int, process: int, *more: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def run_of(
+    folder: Path, port: int, process: int, *more: str, hold: Hold | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A run that is one of two processes, with a results folder of its own; killed at the block's end."""
+    env = (hold.env if hold else os.environ) | QUICK
     results = [f"--results={folder}/other"] if process else []
     which = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
-    with start("run", *more, *places(folder), *results, *which, **options) as run:
+    with start("run", *more, *places(folder), *results, *which, env=env) as run:
         try:
             yield run
         finally:

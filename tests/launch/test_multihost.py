@@ -20,7 +20,7 @@ from lra.launch.multihost_leader import Leader
 from lra.results import runs
 from tests.helpers import two_processes
 from tests.helpers.cli import ROOT, TINY, call, cli, free_port, places, saved_records
-from tests.helpers.hosts import assert_alike, ended, run_of
+from tests.helpers.hosts import QUICK, assert_alike, ended, run_of
 from tests.helpers.training import train
 from tests.helpers.waiting import SECONDS
 
@@ -118,7 +118,7 @@ def test_two_processes_give_the_losses_of_one_and_go_on_from_each_other_s_checkp
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.two_processes", str(tmp_path), port, str(process)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT, env=os.environ | QUICK, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for process in (0, 1)
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from tests.helpers.cli import (
     places,
     saved_records,
 )
-from tests.helpers.held import HELD_FF_ONLY, Hold
+from tests.helpers.held import FF_ONLY, Hold
 from tests.helpers.hosts import assert_alike, ended, run_of
 from tests.helpers.waiting import until
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 # Small steps, so that rounding stays rounding.
 LONG = [
-    *TINY, HELD_FF_ONLY, "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0",
+    *TINY, f"--models={FF_ONLY}", "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0",
     "--set=optimizer.learning_rate=1e-6",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ def wait_for_a_new_checkpoint(folder, before, *runs):
 def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
     port = free_port()
     hold.at(40)
-    with run_of(tmp_path, port, 1, *LONG, env=hold.env) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
+    with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
         wait_for_a_new_checkpoint(tmp_path, [], follower, leader)
         (part,) = children_of(follower.pid)
         os.kill(part, signal.SIGKILL)
@@ -57,7 +57,7 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
     before = checkpoints(tmp_path)
     assert before
     hold.at(80)
-    with run_of(tmp_path, port, 1, *LONG, env=hold.env) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
+    with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
         wait_for_a_new_checkpoint(tmp_path, before, follower, leader)
         follower.kill()
         ended(leader)
@@ -65,7 +65,7 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
 
     before = checkpoints(tmp_path)
     hold.at(100)
-    with run_of(tmp_path, port, 1, *LONG, env=hold.env) as follower:
+    with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower:
         with run_of(tmp_path, port, 0, *LONG) as leader:
             wait_for_a_new_checkpoint(tmp_path, before, follower, leader)
             leader.kill()
@@ -85,7 +85,7 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
 def test_a_follower_that_is_stopped_stops_all_and_one_process_goes_on(tmp_path, hold):
     port = free_port()
     hold.at(40)
-    with run_of(tmp_path, port, 1, *LONG, env=hold.env) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
+    with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
         wait_for_a_new_checkpoint(tmp_path, [], follower, leader)
         follower.terminate()
         assert "Stopped" in ended(follower, 130)

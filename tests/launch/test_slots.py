@@ -12,9 +12,8 @@ from lra.launch import process
 from lra.launch.scheduler import Slot, divide_device, measurement_slots
 from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
-from tests.helpers.cli import TINY, cli, places, record_files
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import TINY, cli, places, saved_records
+from tests.helpers.held import FF_ONLY, HELD, Hold
 
 GPUS = {"platform": "gpu", "count": 4, "host_cores": 8}
 CPU = {"platform": "cpu", "count": 1, "host_cores": 6}
@@ -60,25 +59,28 @@ def test_cores_are_shared_out_among_the_jobs(monkeypatch):
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores to bind to"
 )
+@pytest.mark.process
 def test_two_jobs_run_at_once_with_half_the_cores_each(tmp_path):
     done = cli(*TINY, "--models=ff_only", "--seeds=0,1", "--jobs=2", *places(tmp_path))
     assert done.returncode == 0, done.stderr
-    results = [json.loads(f.read_text()) for f in record_files(tmp_path)]
+    results = saved_records(tmp_path)
     half = len(os.sched_getaffinity(0)) // 2
     assert [(r["status"], r["device"]["host_cores"]) for r in results] == [("ok", half)] * 2
     assert all(r["cell"]["accelerator"].endswith(f" {half} cores") for r in results)
     assert done.stdout.count(": test ") == 2
 
 
+@pytest.mark.process
 def test_the_time_of_a_whole_run_ends_it_and_the_next_goes_on(tmp_path):
-    cells = [*TINY, "--models=ff_only,fnet", *places(tmp_path)]
-    over = cli(*cells, "--total_minutes=0")
+    cells, hold = [*TINY, f"{HELD},{FF_ONLY}", *places(tmp_path)], Hold(tmp_path / "hold")
+    hold.at(3)
+    over = cli(*cells, "--total_minutes=0", env=hold.env)
     assert over.returncode == 0, over.stderr
     assert "the time of this run is over" in over.stdout
-    assert not any(json.loads(file.read_text())["status"] == "ok" for file in record_files(tmp_path))
+    assert not any(record["status"] == "ok" for record in saved_records(tmp_path))
     resumed = cli(*cells, "--total_minutes=60")
     assert resumed.returncode == 0 and "is over" not in resumed.stdout
-    assert [json.loads(file.read_text())["status"] for file in record_files(tmp_path)] == ["ok", "ok"]
+    assert [record["status"] for record in saved_records(tmp_path)] == ["ok", "ok"]
 
 
 @pytest.fixture
@@ -128,6 +130,7 @@ def test_a_copy_without_its_repository_says_its_commit_or_nothing(monkeypatch):
     assert provenance.commit() == "abc"
 
 
+@pytest.mark.process
 def test_measurements_in_turns_are_whole_but_for_the_time_to_compile(tmp_path):
     small = ["--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
     cells = ["--models=transformer,ff_only", "--lengths=16", "--batch=1", "--device=cpu", "--jobs=2"]

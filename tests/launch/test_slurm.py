@@ -1,7 +1,6 @@
 """`--launcher=slurm`: one command per cell, submitted as one array job."""
 
 import importlib.util
-import json
 import os
 import stat
 
@@ -10,9 +9,7 @@ import pytest
 from lra.errors import UsageError
 from lra.grid import expand
 from lra.launch import slurm
-from tests.helpers.cli import TINY, cli, places, record_files
-
-pytestmark = pytest.mark.process
+from tests.helpers.cli import TINY, call, places, record_files, saved_records
 
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"
@@ -43,32 +40,33 @@ def test_parameters_of_slurm_are_names_and_values():
 
 
 @needs_submitit
+@pytest.mark.process
 def test_submitted_commands_leave_records(tmp_path):
     lines = slurm.build_commands(plans(["ff_only"], [0]), False, [*TINY, *places(tmp_path)])
     for job in slurm.submit(lines, tmp_path / "slurm", {"timeout_min": 5}, "local"):
         job.wait()
         assert job.exception() is None
-    assert [json.loads(f.read_text())["status"] for f in record_files(tmp_path)] == ["ok"]
+    assert [record["status"] for record in saved_records(tmp_path)] == ["ok"]
 
 
 @needs_submitit
-def test_a_grid_is_one_array_job(tmp_path):
+def test_a_grid_is_one_array_job(tmp_path, monkeypatch):
     """With stand-ins for Slurm's commands, which keep the script that they get."""
     for name, text in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 42")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(stat.S_IRWXU)
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    monkeypatch.setenv("PATH", str(tmp_path), os.pathsep)
     slurm = ["--launcher=slurm", "--slurm=slurm_partition=gpu", "--slurm=timeout_min=90", "--jobs=2"]
-    done = cli(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path), env=env)
+    done = call(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path))
     assert done.returncode == 0, done.stderr
     script = (tmp_path / "script").read_text()
     assert "--array=0-2%2" in script and "--partition=gpu" in script and "--time=90" in script
     assert "3 jobs: 42_0 to 42_2" in done.stdout and not record_files(tmp_path)
-    wrong = cli(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path), env=env)
+    wrong = call(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path))
     assert wrong.returncode == 2 and "partitoin" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
 @needs_submitit
 def test_a_missing_slurm_is_reported_in_one_line(tmp_path):
-    done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
+    done = call(*TINY, "--launcher=slurm", *places(tmp_path))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1

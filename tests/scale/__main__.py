@@ -28,23 +28,23 @@ SIMULATED = ((1, 1), (8, 1), (64, 1), (8, 2))
 
 def simulate(cells: int) -> list[page.Simulated]:
     """The launcher with so many stand-in cells, in each way."""
-    made = []
+    done = []
     for slots, runs in SIMULATED:
         folder = Path(tempfile.mkdtemp(prefix="scale-"))
-        made.append(page.Simulated(cells, slots, runs, launcher.runs_at_once(folder, cells, slots, runs)))
+        done.append(page.Simulated(cells, slots, runs, launcher.runs_at_once(folder, cells, slots, runs)))
         shutil.rmtree(folder)
-        print(made[-1], flush=True)
-    return made
+        print(done[-1], flush=True)
+    return done
 
 
 def all_work(tasks: list[str], models: list[str]) -> list[Work]:
     """Every cell's work, by task and model."""
-    made = []
+    done = []
     for task in tasks:
         for model in models:
-            made.append(work_of(task, model))
-            print(made[-1], flush=True)
-    return made
+            done.append(work_of(task, model))
+            print(done[-1], flush=True)
+    return done
 
 
 def main() -> int:

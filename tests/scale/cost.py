@@ -53,13 +53,13 @@ def measured(folders: Sequence[Path], accelerator: str = "", protocol: str = "lr
     The accelerator is that of most records among those whose names contain `accelerator`; it is empty where there are
     none. Cells with settings of their own count only for operations a second.
     """
-    found = [r for kind in (records.RESULTS, records.BENCH) for r in load.load_records(folders, kind)[0]]
-    found = [r for r in found if load.solo_speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
-    most = Counter(r["cell"]["accelerator"] for r in found).most_common(1)
+    timed = [r for kind in (records.RESULTS, records.BENCH) for r in load.load_records(folders, kind)[0]]
+    timed = [r for r in timed if load.solo_speed(r) and accelerator.lower() in r["cell"]["accelerator"].lower()]
+    most = Counter(r["cell"]["accelerator"] for r in timed).most_common(1)
     if not most:
         return "", {}, []
     ((name, _),) = most
-    ours = [r for r in found if r["cell"]["accelerator"] == name]
+    ours = [r for r in timed if r["cell"]["accelerator"] == name]
     speeds: Speeds = {}
     for r in ours:
         cell = r["cell"]

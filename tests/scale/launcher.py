@@ -39,14 +39,14 @@ POINTS = 20
 
 def entry(data: Path) -> Path:
     """A data set's cache entry, as far as planning reads it."""
-    made = data / ENTRY
-    made.mkdir(parents=True)
+    folder = data / ENTRY
+    folder.mkdir(parents=True)
     meta = {
         "source": "made up", "fingerprint": "0" * 64, "notes": [],
         "counts": {"train": 64, "validation": 20, "test": 20}, "majority": {"test": 0.2},
     }  # fmt: skip
-    (made / "meta.json").write_text(json.dumps(meta))
-    return made
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
 
 
 def cells_of(count: int, data: Path) -> list[Cell]:
@@ -67,12 +67,12 @@ class StandIn:
         self, cell: Cell, options: spec.RunOptions, context: Any, label: str, leader: Any = None
     ) -> records.Record:
         plan = cell.plan
-        made = record(plan.model.name, plan.task, 0.5, plan.seeds[0], length=plan.length, accelerator=cell.accelerator)
-        made |= {"key": cell.key, "results": [result(0.5, plan.seeds[0], points=POINTS)]}
-        made |= {"recipe": dataclasses.asdict(plan.recipe), "data": cell.data}
-        records.write(record_path(options.results, cell), made)
+        whole = record(plan.model.name, plan.task, 0.5, plan.seeds[0], length=plan.length, accelerator=cell.accelerator)
+        whole |= {"key": cell.key, "results": [result(0.5, plan.seeds[0], points=POINTS)]}
+        whole |= {"recipe": dataclasses.asdict(plan.recipe), "data": cell.data}
+        records.write(record_path(options.results, cell), whole)
         self.ended.append(time.process_time())
-        return made
+        return whole
 
     def slower(self) -> float:
         """CPU time of this process for the last tenth of the cells, divided by that for the first."""
@@ -89,9 +89,9 @@ class Clock:
 
     def __call__(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         started = time.perf_counter()
-        made = function(*args)
+        result = function(*args)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        return made
+        return result
 
 
 def one_run(folder: Path, count: int, slots: int) -> dict[str, float]:
@@ -121,9 +121,9 @@ def runs_at_once(folder: Path, count: int, slots: int, runs: int) -> list[dict[s
     entry(folder / "data")
     command = [sys.executable, "-m", "tests.scale.launcher", str(folder), str(count), str(slots)]
     started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(runs)]
-    told = [process.communicate()[0] for process in started]
+    outputs = [process.communicate()[0] for process in started]
     assert len(list((folder / "results" / "records").glob("*.json"))) == count
-    return [json.loads(text) for text in told]
+    return [json.loads(text) for text in outputs]
 
 
 if __name__ == "__main__":

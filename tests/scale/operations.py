@@ -69,16 +69,16 @@ def work_of(task: str, model: str, protocol: str = "lra") -> Work:
     """A cell's work on one device, in bfloat16 as on accelerators; NaN where the program cannot be counted."""
     recipe, source, make = abstract(task, model, protocol)
     (_, validation, test), batch = EXAMPLES[task], recipe.train.batch
-    found: list[float] = []
+    operations: list[float] = []
 
     def counted() -> None:
         program = make()
-        found.append(program.flops(source))
+        operations.append(program.flops(source))
         some = jnp.int32(0)
-        found.append(flops.count(program.evaluate, program.params, program.other_state, source, some, some))
+        operations.append(flops.count(program.evaluate, program.params, program.other_state, source, some, some))
 
     jax.eval_shape(counted)
-    step, forward = found
+    step, forward = operations
     steps = recipe.train.steps
     validations = math.ceil(steps / recipe.train.eval_every)
     batches = validations * math.ceil(validation / batch) + 2 * math.ceil(test / batch)

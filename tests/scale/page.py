@@ -22,16 +22,16 @@ YEAR = 365.25 * 86400
 
 @dataclass(frozen=True)
 class Simulated:
-    """One way of simulating the launcher, and what each of its runs told (`launcher.one_run`)."""
+    """One way of simulating the launcher, and what each of its runs took (`launcher.one_run`)."""
 
     cells: int
     slots: int
     runs: int
-    told: list[dict[str, float]]
+    seconds: list[dict[str, float]]
 
     def slowest(self, part: str) -> float:
         """Seconds of the slowest run."""
-        return max(told[part] for told in self.told)
+        return max(run[part] for run in self.seconds)
 
 
 def page(
@@ -78,7 +78,7 @@ def _launcher(simulated: Sequence[Simulated]) -> list[str]:
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in simulated:
-        run, slower = one.slowest("schedule"), [t["slower"] for t in one.told if math.isfinite(t["slower"])]
+        run, slower = one.slowest("schedule"), [t["slower"] for t in one.seconds if math.isfinite(t["slower"])]
         lines.append(
             f"| {one.cells:,} | {one.slots} | {one.runs} | {one.slowest('planning'):.1f} | {run:.1f} | "
             f"{1e3 * run / one.cells:.1f} | {1e3 * one.slowest('processor') / one.cells:.1f} | "

@@ -23,10 +23,10 @@ CELL = ["--tasks=listops_short", "--models=fnet", "--set=train.steps=300", "--se
 def peak(pid: int) -> int:
     """The most memory that a process has had, bytes; 0 where it has ended."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        peak_line = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return 0
-    return int(found[1]) * 1024 if found else 0
+    return int(peak_line[1]) * 1024 if peak_line else 0
 
 
 def on_disk(folder: Path) -> int:
@@ -44,10 +44,10 @@ def measure() -> dict[str, int]:
     folder = Path(tempfile.mkdtemp(prefix="sizes-"))
     places = [f"--data={folder}/data", f"--results={folder}/results", f"--out={folder}/out"]
     command = [sys.executable, "run.py", "run", *CELL, *places]
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     def most(name: str, value: int) -> None:
-        found[name] = max(found.get(name, 0), value)
+        sizes[name] = max(sizes.get(name, 0), value)
 
     run = Run(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ, text=True))
     while run.alive:
@@ -59,11 +59,11 @@ def measure() -> dict[str, int]:
     if run.process.returncode:
         raise RuntimeError(f"{command} ended with exit code {run.process.returncode}")
     results, data = folder / "results", folder / "data"
-    found["record"] = on_disk(results / "records")
-    found["log"] = on_disk(results / "logs")
-    found["data, once for all cells of a task and length"] = sum(
+    sizes["record"] = on_disk(results / "records")
+    sizes["log"] = on_disk(results / "logs")
+    sizes["data, once for all cells of a task and length"] = sum(
         on_disk(entry) for entry in data.iterdir() if entry.is_dir() and entry.name != "compiled"
     )
-    found["compiled programs, once for all seeds of a model"] = on_disk(data / "compiled")
+    sizes["compiled programs, once for all seeds of a model"] = on_disk(data / "compiled")
     shutil.rmtree(folder)
-    return found
+    return sizes

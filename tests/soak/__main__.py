@@ -29,7 +29,7 @@ from pathlib import Path
 import lra.train.device
 from tests.helpers.cli import ROOT, TINY
 from tests.soak import checks
-from tests.soak.report import Told, page
+from tests.soak.report import Outcome, page
 from tests.soak.seen import Folder, Run, marked, until
 
 CELL, RUN, BOTH, TERM, INT, CELL_TERM, DISK = (
@@ -56,29 +56,31 @@ class Soak:
         self.folder, self.grid, self.kills, self.rng = folder, grid, kills, random.Random(seed)
         self.until = time.monotonic() + 60 * minutes
         self.mark = f"LRA_SOAK={secrets.token_hex(8)}"
-        self.told, self.runs = Told(), list[Run]()
+        self.outcome, self.runs = Outcome(), list[Run]()
         self.at = folder / "spared"
         self.broken_off: set[tuple[str, str]] = set()
         self.longest: dict[str, float] = {}
         """Most seconds from what a fault waits for to the fault."""
 
-    def run(self) -> Told:
+    def run(self) -> Outcome:
         """The undisturbed run, then grids under fire until enough faults have been injected."""
         began = time.monotonic()
         self.start()
         self.watch()
         undisturbed = checks.results_of(self.at / "results")
         assert undisturbed and {one["status"] for one in undisturbed.values()} == {"ok"}, "the undisturbed run failed"
-        self.told = Told(undisturbed_seconds=time.monotonic() - began)
-        self.told.problems += checks.left_over(self.at)
+        self.outcome = Outcome(undisturbed_seconds=time.monotonic() - began)
+        self.outcome.problems += checks.left_over(self.at)
         began = time.monotonic()
         while not self.enough():
-            self.at = self.folder / f"grid{self.told.grids}"
+            self.at = self.folder / f"grid{self.outcome.grids}"
             self.one_grid(undisturbed)
             minutes = (time.monotonic() - began) / 60
-            print(f"{minutes:.0f} min, {sum(self.told.faults.values())} faults, {self.told.grids} grids", flush=True)
-        self.told.seconds = time.monotonic() - began
-        return self.told
+            print(
+                f"{minutes:.0f} min, {sum(self.outcome.faults.values())} faults, {self.outcome.grids} grids", flush=True
+            )
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
 
     def watch(self) -> None:
         """Looks at the undisturbed run: the time until its first cell's process, its first step, its first record."""
@@ -116,27 +118,27 @@ class Soak:
         deadline = time.monotonic() + _SECONDS_TO_END
         while (rest := marked(self.mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
-        found = [f"process {pid} is left" for pid in rest] + checks.problems(self.at, undisturbed)
-        self.told.problems += [f"{self.at.name}: {line}" for line in found]
-        self.told.grids += 1
+        problems = [f"process {pid} is left" for pid in rest] + checks.problems(self.at, undisturbed)
+        self.outcome.problems += [f"{self.at.name}: {line}" for line in problems]
+        self.outcome.grids += 1
         for record in map(checks.records.read, (self.at / "results" / "records").glob("*.json")):
-            self.told.cells += 1
-            self.told.resumed += record.get("resumed") or 0
-            self.told.steps += sum(result["steps"] for result in record["results"])
-        if not found:
+            self.outcome.cells += 1
+            self.outcome.resumed += record.get("resumed") or 0
+            self.outcome.steps += sum(result["steps"] for result in record["results"])
+        if not problems:
             shutil.rmtree(self.at)
 
     def enough(self) -> bool:
         """Whether no more faults are to be injected."""
-        return sum(self.told.faults.values()) >= self.kills or time.monotonic() > self.until
+        return sum(self.outcome.faults.values()) >= self.kills or time.monotonic() > self.until
 
     def finished(self, cells: int) -> bool:
         """Whether every cell has its result."""
         try:
-            found = checks.results_of(self.at / "results")
+            results = checks.results_of(self.at / "results")
         except ValueError:
             return False
-        return len(found) >= cells and all(one["status"] == "ok" for one in found.values())
+        return len(results) >= cells and all(one["status"] == "ok" for one in results.values())
 
     def start(self) -> None:
         """Starts the grid's command."""
@@ -149,19 +151,19 @@ class Soak:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.runs.append(Run(process))
-        self.told.starts += 1
+        self.outcome.starts += 1
 
     def reap(self) -> int | None:
         """Takes the runs that have ended out of the list, and looks at how; returns the last one's exit code."""
         code = None
         for run in [run for run in self.runs if not run.alive]:
-            told, _ = run.process.communicate()
+            output, _ = run.process.communicate()
             code = run.process.returncode
             explained = set.union({0}, *(EXPLAINED[kind] for kind in run.suffers))
-            raised = "Traceback" in told and not (code == -signal.SIGINT and INT in run.suffers)
+            raised = "Traceback" in output and not (code == -signal.SIGINT and INT in run.suffers)
             if code not in explained or raised:
                 suffered = ", ".join(run.suffers) or "nothing"
-                self.told.problems.append(f"{self.at.name}: exit code {code} after {suffered}: {told[-2000:]}")
+                self.outcome.problems.append(f"{self.at.name}: exit code {code} after {suffered}: {output[-2000:]}")
             self.runs.remove(run)
         return code
 
@@ -178,13 +180,13 @@ class Soak:
         phase, steps = seen.phase(run, self.broken_off), seen.steps(run.pid)
         both = len(self.runs) > 1
         strike(kind, run, cells, self.rng)
-        self.told.faults[kind] += 1
-        self.told.phases[phase] += 1
-        self.told.shared += both
+        self.outcome.faults[kind] += 1
+        self.outcome.phases[phase] += 1
+        self.outcome.shared += both
         run.suffers.add(kind)
         if kind not in (CELL, CELL_TERM, DISK):
             run.process.wait(_SECONDS_TO_END)
-        self.told.lost += sum(max(0, step - seen.saved(cell)) for cell, step in steps.items() if kind != DISK)
+        self.outcome.lost += sum(max(0, step - seen.saved(cell)) for cell, step in steps.items() if kind != DISK)
         self.broken_off = seen.saving()
 
     def wait_for(self, moment: str, run: Run) -> bool:
@@ -249,19 +251,19 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     soak = Soak(folder, grid, args.kills, args.seed, args.minutes)
     try:
-        told = soak.run()
+        outcome = soak.run()
     finally:
         for pid in marked(soak.mark):
             signal_to(pid, signal.SIGKILL)
     shape = f"{args.models.replace(',', ' and ')}, seeds {args.seeds}, {args.steps:,} steps each"
     device = lra.train.device._cpu_name()
     machine = f"{os.cpu_count()} cores of {device}"
-    text = page(told, shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), machine, shape)
+    text = page(outcome, shlex.join(["python", "-m", "tests.soak", *sys.argv[1:]]), machine, shape)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text)
-    print(f"{told}\n\n{text}")
-    if told.problems:
+    print(f"{outcome}\n\n{text}")
+    if outcome.problems:
         print(f"kept: {folder}")
         return 1
     shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from tests.soak.seen import PHASES
 
 
 @dataclass
-class Told:
+class Outcome:
     """The faults that were injected, and their consequences."""
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -27,7 +27,7 @@ class Told:
     resumed: int = 0
     """How often these cells went on from a checkpoint."""
     lost: int = 0
-    """Steps that the last heartbeat before a fault told, and no checkpoint had."""
+    """Steps that the last heartbeat before a fault named, and no checkpoint had."""
     undisturbed_seconds: float = 0.0
     """Of a run of one grid."""
     seconds: float = 0.0
@@ -35,9 +35,9 @@ class Told:
     problems: list[str] = field(default_factory=list)
 
 
-def page(told: Told, command: str, machine: str, grid: str) -> str:
+def page(outcome: Outcome, command: str, machine: str, grid: str) -> str:
     """The page, in Markdown."""
-    whole = sum(told.faults.values())
+    whole = sum(outcome.faults.values())
     lines = [
         "# The soak",
         "",
@@ -48,7 +48,7 @@ def page(told: Told, command: str, machine: str, grid: str) -> str:
         "",
         f"    {command}",
         "",
-        f"on {machine}, which had other work to do: **{whole} faults, {_verdict(told)}**",
+        f"on {machine}, which had other work to do: **{whole} faults, {_verdict(outcome)}**",
         "",
         "After each grid it is checked that every cell has one complete record; that accuracies, learning curves, "
         "losses, recipe and data equal those of an undisturbed run **to the bit**; and that no process, lease, "
@@ -57,29 +57,29 @@ def page(told: Told, command: str, machine: str, grid: str) -> str:
         "",
         "| fault | times |",
         "|---|---:|",
-        *(f"| {kind} | {count} |" for kind, count in sorted(told.faults.items(), key=lambda pair: -pair[1])),
+        *(f"| {kind} | {count} |" for kind, count in sorted(outcome.faults.items(), key=lambda pair: -pair[1])),
         "",
         "| what the run was doing, as seen from outside | times |",
         "|---|---:|",
-        *(f"| {phase} | {told.phases[phase]} |" for phase in PHASES),
+        *(f"| {phase} | {outcome.phases[phase]} |" for phase in PHASES),
         "",
         "| total | |",
         "|---|---:|",
-        f"| faults while two runs shared the folder | {told.shared} |",
-        f"| grids finished | {told.grids} |",
-        f"| cells finished | {told.cells} |",
-        f"| starts of `run.py` | {told.starts} |",
-        f"| times a cell resumed from a checkpoint | {told.resumed} |",
-        f"| steps trained in these cells | {told.steps:,} |",
-        f"| steps done twice, by the heartbeats (five per second) | {told.lost:,} |",
-        f"| wall time of an undisturbed grid | {told.undisturbed_seconds:.0f} s |",
-        f"| wall time of the soak | {told.seconds / 60:.0f} min |",
+        f"| faults while two runs shared the folder | {outcome.shared} |",
+        f"| grids finished | {outcome.grids} |",
+        f"| cells finished | {outcome.cells} |",
+        f"| starts of `run.py` | {outcome.starts} |",
+        f"| times a cell resumed from a checkpoint | {outcome.resumed} |",
+        f"| steps trained in these cells | {outcome.steps:,} |",
+        f"| steps done twice, by the heartbeats (five per second) | {outcome.lost:,} |",
+        f"| wall time of an undisturbed grid | {outcome.undisturbed_seconds:.0f} s |",
+        f"| wall time of the soak | {outcome.seconds / 60:.0f} min |",
         "",
     ]
-    if told.problems:
-        lines += ["Problems:", "", *(f"- {line}" for line in told.problems), ""]
+    if outcome.problems:
+        lines += ["Problems:", "", *(f"- {line}" for line in outcome.problems), ""]
     return "\n".join(lines)
 
 
-def _verdict(told: Told) -> str:
-    return "nothing lost." if not told.problems else f"{len(told.problems)} problems, listed below."
+def _verdict(outcome: Outcome) -> str:
+    return "nothing lost." if not outcome.problems else f"{len(outcome.problems)} problems, listed below."

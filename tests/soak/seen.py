@@ -61,26 +61,26 @@ class Folder:
 
     def records(self) -> dict[str, int]:
         """The files in the folder of records, whole ones and those being written, with the times of their change."""
-        found = {}
+        times = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.path / "records"):
                 with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat().st_mtime_ns
-        return found
+                    times[entry.name] = entry.stat().st_mtime_ns
+        return times
 
     def checkpoints(self) -> dict[str, list[str]]:
         """Contents of each cell's folder of checkpoints."""
-        found = {}
+        contents = {}
         with contextlib.suppress(FileNotFoundError):
             for cell in os.scandir(self.path / "checkpoints"):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    found[cell.name] = os.listdir(cell)
-        return found
+                    contents[cell.name] = os.listdir(cell)
+        return contents
 
     def saving(self) -> set[tuple[str, str]]:
         """Checkpoints that are being written, or were broken off: cells and names."""
-        found = self.checkpoints().items()
-        return {(cell, name) for cell, names in found for name in names if "orbax-checkpoint-tmp" in name}
+        folders = self.checkpoints().items()
+        return {(cell, name) for cell, names in folders for name in names if "orbax-checkpoint-tmp" in name}
 
     def saved(self, cell: str) -> int:
         """The step of a cell's newest checkpoint, 0 without one."""
@@ -90,7 +90,7 @@ class Folder:
         """The step that each cell of a run is at, by its last heartbeat; 0 before the first chunk has ended."""
         leases = lease.all_leases(self.path / "leases")
         mine = {name: seen.contents for name, seen in leases.items() if seen.contents.get("pid") == pid}
-        return {name: int(told["progress"].get("step", 0)) for name, told in mine.items()}
+        return {name: int(held["progress"].get("step", 0)) for name, held in mine.items()}
 
     def phase(self, run: Run, broken_off: set[tuple[str, str]]) -> str:
         """One of `PHASES`; `broken_off` are checkpoints that earlier kills have left."""

@@ -14,9 +14,8 @@ from tests.soak import checks
 from tests.soak.__main__ import Soak
 from tests.soak.seen import Run
 
-pytestmark = pytest.mark.process
 
-
+@pytest.mark.process
 def test_a_few_kills_lose_nothing(tmp_path):
     few = ["--kills=3", "--seed=4", "--models=ff_only", "--seeds=0", "--steps=2000", f"--out={tmp_path}/soak.md"]
     done = subprocess.run([sys.executable, "-m", "tests.soak", *few], cwd=ROOT, capture_output=True, text=True)
@@ -40,19 +39,19 @@ def test_a_grid_that_is_as_the_undisturbed_one_has_no_problems(finished):
     assert checks.problems(*finished) == []
 
 
-def test_a_number_that_differs_in_its_last_bit_is_told(finished):
+def test_a_number_that_differs_in_its_last_bit_is_reported(finished):
     folder, undisturbed = finished
     other = copy.deepcopy(undisturbed)
     other["1.json"]["results"][0]["curve"][0]["train_loss"] *= 1 + 2**-52
     assert checks.problems(folder, other) == ["1.json: results differs from the undisturbed run's"]
 
 
-def test_records_that_are_missing_cut_short_or_too_many_are_told(finished):
+def test_records_that_are_missing_cut_short_or_too_many_are_reported(finished):
     folder, undisturbed = finished
     path = folder / "results" / "records" / "1.json"
     path.rename(path.with_name("2.json"))
-    told = ["1.json: no record", "2.json: a record that the undisturbed run has not"]
-    assert checks.problems(folder, undisturbed) == told
+    expected = ["1.json: no record", "2.json: a record that the undisturbed run has not"]
+    assert checks.problems(folder, undisturbed) == expected
     path.write_text(json.dumps(record())[:-9])
     (line,) = checks.problems(folder, undisturbed)
     assert "not a whole record" in line
@@ -62,7 +61,7 @@ def test_records_that_are_missing_cut_short_or_too_many_are_told(finished):
     "left", ["results/leases/c.1", "results/leases/.half", "results/checkpoints/c/7", "results/records/.0.json.12",
              "tmp/x", "data/.entry.12"],
 )  # fmt: skip
-def test_what_is_left_over_is_told(finished, left):
+def test_what_is_left_over_is_reported(finished, left):
     folder, undisturbed = finished
     (folder / left).parent.mkdir(parents=True, exist_ok=True)
     (folder / left).touch()
@@ -74,10 +73,10 @@ def test_what_is_left_over_is_told(finished, left):
     ("program", "problems"),
     [("raise SystemExit(0)", 0), ("raise SystemExit(3)", 1), ("print('Traceback'); raise SystemExit(0)", 1)],
 )
-def test_a_run_that_ends_otherwise_than_its_faults_explain_is_told(tmp_path, program, problems):
+def test_a_run_that_ends_otherwise_than_its_faults_explain_is_reported(tmp_path, program, problems):
     soak = Soak(tmp_path, [], kills=0, seed=0, minutes=1)
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     soak.runs.append(Run(process))
     process.wait()
     soak.reap()
-    assert len(soak.told.problems) == problems and not soak.runs
+    assert len(soak.outcome.problems) == problems and not soak.runs

@@ -15,11 +15,11 @@ WORKS = [Work("listops", "fnet", 2000, 100, 1e9, 1e11), Work("listops", "local",
 
 @pytest.mark.parametrize(("slots", "runs"), [(1, 1), (8, 1), (3, 2)])
 def test_the_simulated_launcher_does_each_cell_once(tmp_path, slots, runs):
-    told = launcher.runs_at_once(tmp_path, 24, slots, runs)
+    seconds = launcher.runs_at_once(tmp_path, 24, slots, runs)
     files = sorted((tmp_path / "results" / "records").iterdir())
     assert len(files) == 24 and {records.read_checked(file)["status"] for file in files} == {"ok"}
     assert not list((tmp_path / "results" / "leases").iterdir())
-    assert len(told) == runs and all(one["schedule"] > 0 for one in told)
+    assert len(seconds) == runs and all(one["schedule"] > 0 for one in seconds)
 
 
 def test_the_longest_first_and_no_cell_is_split():
@@ -35,13 +35,13 @@ def test_cells_are_estimated_by_operations_and_measured_ones_by_their_speed():
 
 
 def test_speeds_come_from_records_of_one_device_under_the_protocol(tmp_path):
-    found = [
+    measured = [
         record(seed=0, accelerator="H200", flops_per_step=1e9),
         record("local", seed=2, accelerator="H200", flops_per_step=1e9, overrides=["train.steps=1"]),
         record(seed=5, accelerator="CPU", flops_per_step=1e9),
     ]
-    for number, made in enumerate(found):
-        records.write(tmp_path / "records" / f"{number}.json", made)
+    for number, one in enumerate(measured):
+        records.write(tmp_path / "records" / f"{number}.json", one)
     bench = measurement("luna", 4000, 8.0)
     bench["cell"] |= {"protocol": "lra", "accelerator": "H200"}
     records.write(tmp_path / "bench" / "0.json", bench | {"flops_per_step": 1e9})
@@ -60,11 +60,11 @@ def test_a_cell_s_work_is_counted_without_making_the_model():
 
 
 def test_the_page_says_what_is_measured_and_what_is_not():
-    told = dict.fromkeys(("planning", "processor", "slower"), 1.0) | {"schedule": 2.0}
-    told |= {"status": 0.5, "again": 0.5}
-    two = [told, told | {"slower": math.nan}]
+    seconds = dict.fromkeys(("planning", "processor", "slower"), 1.0) | {"schedule": 2.0}
+    seconds |= {"status": 0.5, "again": 0.5}
+    two = [seconds, seconds | {"slower": math.nan}]
     common = {
-        "simulated": [page.Simulated(1000, 1, 1, [told]), page.Simulated(1000, 8, 2, two)],
+        "simulated": [page.Simulated(1000, 1, 1, [seconds]), page.Simulated(1000, 8, 2, two)],
         "works": [*WORKS, Work("listops", "luna", 2000, 100, math.nan, 0.0)], "seeds": 5,
         "device": "NVIDIA H200", "here": ("CPU", {}, [1e9]), "sizes": {"record": 12_345}, "machine": "a machine",
     }  # fmt: skip
