@@ -55,6 +55,6 @@ def with_train(**changes) -> Recipe:
     return dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, **changes))
 
 
-def program_of(recipe=RECIPE, seeds=(3,)) -> tuple[Program, DeviceData]:
-    program = Program([encoder(seed=s) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
+def program_of(recipe=RECIPE, seeds=(3,), model="transformer") -> tuple[Program, DeviceData]:
+    program = Program([encoder(model, s) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
     return program, DeviceData(first_token_splits(), program.sharding)

@@ -58,8 +58,7 @@ def test_the_order_looks_random():
     assert abs(near / draws - 2) < 5 * (2 / draws) ** 0.5
 
 
-@pytest.mark.parametrize("steps_in_a_chunk", [2, 7, 12])
-def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
+def test_a_scan_equals_a_loop_bit_for_bit():
     program, source = program_of()
     examples = source.data["train"]
 
@@ -72,13 +71,14 @@ def test_a_scan_equals_a_loop_bit_for_bit(steps_in_a_chunk):
         return type(state)(params, optimizer, number + 1), metrics
 
     looped, losses = program.init(), []
-    for number in range(steps_in_a_chunk):
+    for number in range(12):
         looped, (loss, _) = step(looped, jnp.int32(number))
         losses.append(loss)
-    chunk = program.compile_chunk(program.init(), examples, steps_in_a_chunk)
-    scanned, metrics = chunk(program.init(), program.fixed, examples)
-    jax.tree.map(np.testing.assert_array_equal, looped, scanned)
-    np.testing.assert_array_equal(losses, metrics[0][:, 0])
+        if number + 1 in (2, 7, 12):
+            chunk = program.compile_chunk(program.init(), examples, number + 1)
+            scanned, metrics = chunk(program.init(), program.fixed, examples)
+            jax.tree.map(np.testing.assert_array_equal, looped, scanned)
+            np.testing.assert_array_equal(losses, metrics[0][:, 0])
 
 
 def test_training_reaches_its_accuracy_from_a_fixed_seed():
@@ -125,15 +125,15 @@ def test_streamed_batches_give_the_same_bits():
 
 
 def test_remat_needs_less_memory():
-    shape = dataclasses.replace(RECIPE.encoder, layers=6, dim=64, qkv=64, mlp=256)
+    shape = dataclasses.replace(RECIPE.encoder, layers=4, dim=64, qkv=64, mlp=256)
 
     def temporaries(remat: bool) -> int:
         recipe = dataclasses.replace(with_train(remat=remat, batch=128), encoder=shape)
         make = mixer_factory("fnet", {})
-        model = Encoder(make, vocab=5, classes=4, length=8, dim=64, layers=6, mlp=256, remat=remat, rngs=nnx.Rngs(0))
+        model = Encoder(make, vocab=5, classes=4, length=8, dim=64, layers=4, mlp=256, remat=remat, rngs=nnx.Rngs(0))
         program = Program([model], recipe, 512, 1, [0], jax.devices()[:1])
         data = DeviceData(first_token_splits(), program.sharding).data["train"]
-        return program.compile_chunk(program.init(), data, 2).memory_analysis().temp_size_in_bytes
+        return program.compile_chunk(program.init(), data, 1).memory_analysis().temp_size_in_bytes
 
     assert temporaries(True) < 0.6 * temporaries(False)
 
@@ -188,7 +188,7 @@ def test_evaluation_counts_every_example_once():
     data = program_of()[1].data
     for name, accuracy in (("validation", outcome.validation_last), ("test", outcome.test_last)):
         batch = gather(data[name], jnp.arange(len(splits.splits[name].labels)))
-        logits, labels = model(*tokens_of(batch)), batch.labels
+        logits, labels = jax.jit(lambda *tokens: model(*tokens))(*tokens_of(batch)), batch.labels
         assert accuracy == pytest.approx(float((logits.argmax(-1) == labels).mean()), abs=1e-6)
         if name == "validation":
             loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
@@ -251,7 +251,7 @@ def test_the_optimizer_is_adam_with_decoupled_decay():
 def test_bfloat16_trains_with_float32_parameters():
     losses = []
     for precision in ("bfloat16", "float32"):
-        program, source = program_of(with_train(precision=precision))
+        program, source = program_of(with_train(precision=precision), model="fnet")
         chunk = program.compile_chunk(program.init(), source.data["train"], 1)
         state, (loss, _) = chunk(program.init(), program.fixed, source.data["train"])
         assert {p.dtype for p in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}

@@ -7,7 +7,7 @@ from tests.helpers.training import program_of
 
 def test_another_seed_is_the_same_program():
     def text(seeds):
-        program, source = program_of(seeds=seeds)
+        program, source = program_of(seeds=seeds, model="fnet")
         chunk = jax.jit(program.chunk, static_argnames="steps")
         return chunk.lower(program.init(), program.fixed, source.data["train"], steps=2).as_text()
 
