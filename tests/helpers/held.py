@@ -2,7 +2,8 @@
 
 A test starts `run.py` with one of these models and the environment of a `Hold`, waits for what it needs (such as a
 checkpoint), acts, and moves the step on or lets the cells go. A cell that waits is between two chunks of its training,
-where it still saves and stops when it is asked to.
+where it still saves and stops when it is asked to. After a run is killed, wait for the end of its cell's process before
+another step is allowed: it ends by itself a moment later, and could use the moment to end its training.
 
     hold = Hold(tmp_path / "hold")
     hold.at(40)

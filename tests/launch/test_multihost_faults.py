@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.cli import (
     TINY,
+    alive,
     checkpoints,
     children_of,
     cli,
@@ -68,7 +69,10 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
     with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower:
         with run_of(tmp_path, port, 0, *LONG) as leader:
             wait_for_a_new_checkpoint(tmp_path, before, follower, leader)
+            parts = children_of(follower.pid) + children_of(leader.pid)
+            assert len(parts) == 2
             leader.kill()
+        until(lambda: not any(map(alive, parts)))
         assert follower.poll() is None
         hold.release()
         with run_of(tmp_path, port, 0, *LONG) as leader:

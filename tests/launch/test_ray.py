@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import ROOT, TINY, cli, free_port, only_record, places, record_files, start
+from tests.helpers.cli import ROOT, TINY, alive, cli, free_port, only_record, places, record_files, start
 from tests.helpers.held import HELD, Hold
 from tests.helpers.waiting import SECONDS, until
 
@@ -186,6 +186,7 @@ def test_a_node_and_a_worker_die_in_the_middle_of_their_cells_and_nothing_is_los
     os.kill(parent_of(cell), signal.SIGKILL)
     for pid in [*second.below(), second.process.pid]:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(cell))  # it ends by itself, and could otherwise be quicker to end its training
     cluster.hold.release()
     assert ends_well(driver).count(": test ") == 2
     saved = [json.loads(file.read_text()) for file in record_files(tmp_path)]
@@ -200,10 +201,10 @@ def test_the_cell_of_a_killed_and_of_a_stopped_driver_goes_on(cluster, tmp_path)
     command = [*LONG, "--seeds=0"]
     cluster.hold.at(40)
     driver = cluster.start(tmp_path, *command)
-    _, folder = cluster.head.cell_with_checkpoint(driver)
+    cell, folder = cluster.head.cell_with_checkpoint(driver)
     driver.kill()
     driver.communicate()
-    until(lambda: not cluster.head.cells(), cluster.head.below)
+    until(lambda: not alive(cell) and not cluster.head.cells(), cluster.head.below)
     assert not record_files(tmp_path)
 
     cluster.hold.at(80)
