@@ -9,7 +9,7 @@ from flax import nnx
 from models.core import reversible
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tests.helpers.mixers import QUICK
+from tests.helpers.mixing import QUICK
 
 
 def gradient(name, layers, length, dropping=False, mixed=False, **shape):
