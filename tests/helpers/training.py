@@ -1,9 +1,15 @@
 """A model and data so small that training them takes a second, trained in this process."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from configs.recipe import Encoder as Shape
@@ -49,6 +55,34 @@ def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
     hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
     models = [encoder(model, seed) for seed in seeds]
     return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
+
+
+@functools.cache
+def trained(recipe=RECIPE, seeds=(0,), model="fnet") -> TrainResult:
+    """`train`, once in this process for the same arguments."""
+    return train(recipe, seeds, model)
+
+
+@contextlib.contextmanager
+def shared_programs() -> Iterator[None]:
+    """Compiles the programs of a recipe once for all trainings within, as tracing them takes longest."""
+    programs: dict[str, Any] = {}
+
+    def shared(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Program, *arguments: Any) -> Any:
+            shapes = jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), arguments)
+            steps = [a for a in arguments if isinstance(a, int)]
+            key = repr((method.__name__, self.graph, self.recipe, self.seeds, shapes, steps))
+            if key not in programs:
+                programs[key] = method(self, *arguments)
+            return programs[key]
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("compile_chunk", "compile_evaluate", "flops"):
+            patch.setattr(Program, name, shared(getattr(Program, name)))
+        yield
 
 
 def with_train(**changes) -> Recipe:

@@ -7,9 +7,7 @@ from flax import nnx
 
 from configs.quick import recipe
 from models import attention
-from models.core.encoder import Encoder
-from models.core.factory import mixer_factory
-from tests.helpers.mixers import QUICK
+from tests.helpers.mixing import build_encoder, jit
 
 LENGTH = 77
 BY_BACKEND = (
@@ -21,10 +19,9 @@ BY_BACKEND = (
 
 @pytest.mark.parametrize("name", BY_BACKEND)
 def test_an_accelerator_s_way_gives_a_cpu_s_numbers(name, monkeypatch):
-    make = mixer_factory(name, dict(recipe("listops_short", name).mixer), heads=2, qkv=16, dropout=0.1, layers=1)
-    module = Encoder(make, vocab=12, classes=3, length=LENGTH, dim=16, layers=1, mlp=16, rngs=nnx.Rngs(0))
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
-    tokens = np.random.default_rng(0).integers(1, 12, (3, 1, LENGTH), np.int32)
+    options = dict(recipe("listops_short", name).mixer)
+    graph, params, rest = nnx.split(build_encoder(name, LENGTH, 16, mixer=options), nnx.Param, ...)
+    tokens = np.random.default_rng(0).integers(1, 11, (3, 1, LENGTH), np.int32)
     tokens *= np.arange(LENGTH) < np.array([LENGTH, 40, 3])[:, None, None]
 
     def loss(params, tokens):
@@ -32,11 +29,10 @@ def test_an_accelerator_s_way_gives_a_cpu_s_numbers(name, monkeypatch):
         return (logits * logits).sum(), logits
 
     def compute():
-        both = jax.jit(jax.value_and_grad(lambda *a: loss(*a), has_aux=True), compiler_options=QUICK)
-        return jax.tree.leaves(both(params, tokens))
+        return jax.tree.leaves(jit(jax.value_and_grad(lambda *a: loss(*a), has_aux=True))(params, tokens))
 
-    want = compute()
+    expected = compute()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "capability", lambda: 0.0)  # no NVIDIA GPU: no kernel of its own
-    for a, b in zip(compute(), want, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()))
+    for a, e in zip(compute(), expected, strict=True):
+        np.testing.assert_allclose(a, e, atol=2e-5 * max(1, np.abs(e).max()))

@@ -9,24 +9,31 @@ from flax import nnx
 from models import attention
 from models.attention import attend, attend_naive, choose_kernel, tile_rows
 from models.core import flash_attention
-from tests.helpers.mixers import QUICK, agree, build, dense, inputs, normal, padding_changes, parameter_count
-
-
-def equation(mixer, x, mask):
-    return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))
+from tests.helpers.mixing import (
+    QUICK,
+    assert_equals,
+    build,
+    full_attention,
+    inputs,
+    jit,
+    normal,
+    padding_changes,
+    parameter_count,
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "heads", "padded"),
-    [("transformer", 37, 4, 23), ("transformer", 16, 2, 16), ("transformer_naive", 37, 1, 37)],
+    ("name", "lengths", "dim", "heads", "rounded"),
+    [
+        ("transformer", (37, 14), 16, 4, None),
+        ("transformer", (16, 0), 16, 2, None),
+        ("transformer", (75, 55), 32, 2, 4e-2),
+        ("transformer_naive", (37, 0), 16, 1, None),
+    ],
 )
-def test_equals_the_equation(name, length, heads, padded):
-    agree(build(name, 16, length, heads=heads), equation, *inputs(length, 16, padded=padded))
-
-
-def test_equals_the_equation_in_bfloat16():
-    mixer = build("transformer", 32, 75, heads=2)
-    agree(mixer, equation, *inputs(75, 32, padded=20), dtype=jnp.bfloat16, tolerance=4e-2)
+def test_equals_the_equation(name, lengths, dim, heads, rounded):
+    mixer, (x, mask) = build(name, lengths[0], dim, heads), inputs(lengths[0], dim, lengths)
+    assert_equals(mixer, full_attention, x, mask, rounded=rounded, rounded_gradients=rounded, at_padding=True)
 
 
 @pytest.fixture
@@ -42,8 +49,8 @@ def test_any_number_of_lanes_agrees(monkeypatch, in_tiles, lanes):
     monkeypatch.setattr(flash_attention, "plan_tiles", lambda backend, problems, blocks, tile: (lanes, 1))
     q, k, v = normal(3, 3, 40, 2, 8)
     mask = np.arange(40) < np.array([[40], [17], [0]])
-    got, want = (jax.jit(f, compiler_options=QUICK)(q, k, v, mask) for f in (attend, attend_naive))
-    np.testing.assert_allclose(got, want, atol=1e-6)
+    actual, expected = (jit(f)(q, k, v, mask) for f in (attend, attend_naive))
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -58,7 +65,7 @@ def test_dropout_is_the_same_in_both_passes_and_both_forms(whole, request):
         def loss(q, k, v):
             return (f(q, k, v, mask, 0.4, rngs and nnx.Rngs(dropout=7)) * weight).sum()
 
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), compiler_options=QUICK)(q, k, v)
+        return jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
     got, want = gradients(attend, True), gradients(attend_naive, True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
@@ -98,13 +105,12 @@ def test_choice_of_kernel():
 
 def test_a_kernel_that_does_not_apply_is_refused():
     with pytest.raises(ValueError, match="cudnn does not apply to float32 heads of width 8 on cpu"):
-        build("transformer", 16, 8, heads=2, kernel="cudnn")(*inputs(8, 16))
+        build("transformer", dim=16, kernel="cudnn")(*inputs(dim=16))
 
 
 def test_a_gpu_s_record_says_that_attention_was_not_the_fused_kernel(monkeypatch):
     monkeypatch.setattr(attention, "_used_kernels", set())
-    mixer = build("transformer", 16, 8, heads=2)
-    mixer(*inputs(8, 16))
+    jax.eval_shape(build("transformer"), *inputs())
     assert attention.used_kernels() == ["blocks"]
     assert "16-bit floats" in attention.fallback_notice("gpu", 9.0)
     assert not attention.fallback_notice("cpu", 0.0) and not attention.fallback_notice(
@@ -127,11 +133,11 @@ def test_plans():
 
 
 def test_padding_changes_nothing():
-    assert padding_changes("transformer", 29, 53) < 1e-5
+    assert padding_changes("transformer", 53, (29, 12), rebuilt=True, pool="mean") < 1e-5
 
 
 def test_parameters_and_options():
     assert parameter_count("transformer") == parameter_count("transformer_naive") == 3_487_490
     for wrong in ({"heads": 3}, {"dropout": 1.0}, {"kernel": "fast"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            build("transformer", 16, 8, **wrong)
+            build("transformer", **({"dim": 16} | wrong))

@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from models.core import chunked
-from tests.helpers.mixers_b import HEADS, QUICK, call_itself, differentiated, error, inputs, make, outputs
+from tests.helpers.mixing import HEADS, build, call_itself, differentiated, error, inputs, jit, run
 
 OPTIONS = {
     "performer": {"features": 10},
@@ -18,33 +18,33 @@ OPTIONS = {
 def test_chunks_change_nothing(name, monkeypatch):
     """Thirteen positions in chunks of four, one or two of the six problems at once: outputs and gradients."""
     x, mask = inputs()
-    mixer = make(name.split(":")[0], **OPTIONS[name])
-    found = []
+    mixer = build(name.split(":")[0], **OPTIONS[name])
+    results = []
     for plan in (None, (1, 4), (2, 4)):
         if plan:
             monkeypatch.setattr(chunked, "plan_tiles", lambda *_, plan=plan: plan)
-        found.append(differentiated(mixer, call_itself)(x, nnx.state(mixer, nnx.Param), mask, mask))
-    (want, want_gradients), *rest = found
-    scale = max(np.abs(g).max() for g in want_gradients)
-    for got, gradients in rest:
-        assert error(got, want) < 1e-5
-        for g, w in zip(gradients, want_gradients, strict=True):
-            assert np.abs(g - w).max() < 1e-5 * scale
+        results.append(differentiated(mixer, call_itself)(x, nnx.state(mixer, nnx.Param), mask, mask))
+    (expected, expected_gradients), *others = results
+    scale = max(np.abs(g).max() for g in expected_gradients)
+    for actual, gradients in others:
+        assert error(actual, expected) < 1e-5
+        for g, e in zip(gradients, expected_gradients, strict=True):
+            assert np.abs(g - e).max() < 1e-5 * scale
 
 
 def test_chunks_under_vmap(monkeypatch):
     monkeypatch.setattr(chunked, "plan_tiles", lambda *_: (1, 4))
     x, mask = inputs()
-    mixer = make("performer", features=10)
-    each = jax.jit(jax.vmap(lambda x, mask: mixer(x[None], mask[None])[0]), compiler_options=QUICK)
-    assert error(each(x, mask), outputs(mixer, x, mask)) < 1e-6
+    mixer = build("performer", features=10)
+    each = jit(jax.vmap(lambda x, mask: mixer(x[None], mask[None])[0]))
+    assert error(each(x, mask), run(mixer, x, mask)) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["performer", "nystromformer", "skyformer"])
 def test_no_array_of_all_features(name):
     # Not even the backward pass keeps one float32 array of all positions' features.
     length, features = 16384, 64
-    mixer = make(name, length=length, **{"features" if name == "performer" else "landmarks": features})
+    mixer = build(name, length=length, **{"features" if name == "performer" else "landmarks": features})
     x, mask = inputs(length, lengths=(length,))
     step = jax.jit(jax.grad(lambda x: (mixer(x, mask) ** 2).sum())).lower(x).compile()
     assert step.memory_analysis().temp_size_in_bytes < length * HEADS * features * 4

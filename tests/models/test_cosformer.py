@@ -4,13 +4,13 @@ import numpy as np
 
 from models.cosformer import cos_features
 from models.linear_transformer import kernel_attend
-from tests.helpers.mixers_b import (
-    check,
+from tests.helpers.mixing import (
+    assert_equals,
+    build,
     error,
     heads_of,
     inputs,
     joined,
-    make,
     normal,
     padding_changes,
     parameter_count,
@@ -30,8 +30,8 @@ def naive(mixer, x, mask):
 
 def test_equals_the_quadratic_form():
     x, mask = inputs(dim=16)
-    mixer = make("cosformer", dim=16)
-    check(mixer, naive, x, mask, rounded=0.05)  # a row with few positive products divides by a small sum
+    mixer = build("cosformer", dim=16)
+    assert_equals(mixer, naive, x, mask, rounded=0.05)  # a row with few positive products divides by a small sum
 
 
 def test_weights_fall_with_distance():

@@ -7,7 +7,7 @@ from flax import nnx
 from models.attention import Attention
 from models.fnet import FNet, choose_method, fourier_fft, fourier_matmul
 from models.fnet_hybrid import FNetHybrid
-from tests.helpers.mixers_b import DIM, error, inputs, make, normal, padding_is_mixed_in, parameter_count
+from tests.helpers.mixing import DIM, build, error, inputs, normal, padding_is_mixed_in, parameter_count
 
 
 def naive(x):
@@ -49,7 +49,7 @@ def test_bfloat16(method, tolerance):
     # The FFT runs in float32 and rounds once; the matrices and the product between them are bfloat16.
     x, mask = inputs()
     x = x.astype(jnp.bfloat16)
-    y = make("fnet", method=method)(x, mask)
+    y = build("fnet", method=method)(x, mask)
     assert y.dtype == jnp.bfloat16
     assert error(y, naive(x)) < tolerance
 
@@ -58,7 +58,7 @@ def test_method_is_chosen_by_length_and_checked():
     assert choose_method(8192, "tpu") == "matmul" and choose_method(8193, "tpu") == "fft"
     assert choose_method(512, "cpu") == choose_method(512, "gpu") == "fft"
     with pytest.raises(ValueError, match="method must be"):
-        make("fnet", method="dct")
+        build("fnet", method="dct")
 
 
 def test_hybrid_has_attention_in_its_last_layers():
@@ -67,15 +67,15 @@ def test_hybrid_has_attention_in_its_last_layers():
     one = FNetHybrid(DIM, 5, layer=3, layers=5, attention=1, rngs=nnx.Rngs(0))
     assert isinstance(one.mixer, FNet)
     with pytest.raises(ValueError, match="attention must be at least 0"):
-        make("fnet_hybrid", attention=-1)
+        build("fnet_hybrid", attention=-1)
 
 
 def test_hybrid_equals_its_parts():
     x, mask = inputs()
-    last = make("fnet_hybrid", layer=3, layers=4)
-    same = make("transformer")
+    last = build("fnet_hybrid", layer=3, layers=4)
+    same = build("transformer")
     assert error(last(x, mask), same(x, mask)) < 1e-6
-    first = make("fnet_hybrid", layer=1, layers=4)
+    first = build("fnet_hybrid", layer=1, layers=4)
     assert error(first(x, mask), naive(x)) < 2e-6
 
 

@@ -12,7 +12,7 @@ from models.attention import attend, attend_naive
 from models.core import fused_attention
 from models.core.flash_attention import draw_dropout_seeds, dropout_mask
 from models.core.fused_attention import Blocks, applies, attend_fused, tile_sizes
-from tests.helpers.mixers import QUICK, normal, on_a_gpu
+from tests.helpers.mixing import QUICK, normal, on_a_gpu
 
 
 @pytest.fixture

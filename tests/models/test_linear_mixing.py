@@ -4,17 +4,16 @@ from flax import nnx
 
 from models.core.layers import Constant
 from models.random_mixing import RandomMixing
-from tests.helpers.mixers_b import (
-    check,
-    encoder,
+from tests.helpers.mixing import (
+    assert_equals,
+    build,
+    build_encoder,
     error,
     inputs,
-    logits,
-    make,
-    outputs,
     padding_changes,
     padding_is_mixed_in,
     parameter_count,
+    run,
 )
 
 
@@ -27,29 +26,29 @@ def naive(mixer, x, mask):
 
 def test_linear_equals_the_double_sum():
     x, mask = inputs(length=7, lengths=(7, 4))
-    mixer = make("linear_mixing", length=7)
-    check(mixer, naive, x, mask)
+    mixer = build("linear_mixing", length=7)
+    assert_equals(mixer, naive, x, mask)
 
 
 def test_random_equals_the_double_sum_and_is_never_trained():
     x, mask = inputs(length=7, lengths=(7, 4))
-    mixer = make("random_mixing", length=7)
-    check(mixer, naive, x, mask)
+    mixer = build("random_mixing", length=7)
+    assert_equals(mixer, naive, x, mask)
     assert not jax.tree.leaves(nnx.state(mixer, nnx.Param))
     assert len(jax.tree.leaves(nnx.state(mixer, Constant))) == 2
-    assert error(make("random_mixing", seed=1, length=7)(x, mask), mixer(x, mask)) > 0.1
+    assert error(build("random_mixing", seed=1, length=7)(x, mask), mixer(x, mask)) > 0.1
 
 
 def test_scale_is_kept():
     x, mask = inputs(length=400, dim=64, lengths=(400,))
-    assert 0.8 < float(outputs(RandomMixing(64, 400, rngs=nnx.Rngs(0)), x, mask).std()) < 1.25
+    assert 0.8 < float(run(RandomMixing(64, 400, rngs=nnx.Rngs(0)), x, mask).std()) < 1.25
 
 
 def test_ff_only_mixes_nothing():
     x, mask = inputs()
-    np.testing.assert_array_equal(make("ff_only")(x, mask), np.zeros_like(x))
+    np.testing.assert_array_equal(build("ff_only")(x, mask), np.zeros_like(x))
     tokens = np.array([[[1, 2, 3]], [[4, 5, 6]]])
-    seen = logits(encoder("ff_only", 3), tokens, np.ones(tokens.shape, bool))
+    seen = run(build_encoder("ff_only", 3), tokens, np.ones(tokens.shape, bool))
     np.testing.assert_array_equal(seen[0], seen[1])  # CLS pooling: the document is not seen
 
 

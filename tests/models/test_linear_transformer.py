@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from tests.helpers.mixers_b import check, heads_of, inputs, joined, make, padding_changes, parameter_count
+from tests.helpers.mixing import assert_equals, build, heads_of, inputs, joined, padding_changes, parameter_count
 
 
 def naive(mixer, x, mask):
@@ -14,14 +14,14 @@ def naive(mixer, x, mask):
 
 def test_equals_the_quadratic_form():
     x, mask = inputs()
-    mixer = make("linear_transformer")
-    check(mixer, naive, x, mask)
+    mixer = build("linear_transformer")
+    assert_equals(mixer, naive, x, mask)
 
 
 def test_a_hole_in_the_mask_is_honoured():
     x, _ = inputs(lengths=(13,))
     mask = jnp.ones((1, 13), bool).at[0, 4].set(False)
-    mixer = make("linear_transformer")
+    mixer = build("linear_transformer")
     changed = mixer(x.at[0, 4].set(100.0), mask)
     kept = jnp.where(mask[..., None], mixer(x, mask) - changed, 0)
     assert float(jnp.abs(kept).max()) < 1e-6
@@ -37,7 +37,7 @@ def test_padding_changes_nothing():
 
 def test_no_square_array():
     # The compiled program's temporary memory stays far below one L×L array.
-    mixer = make("linear_transformer", length=2048)
+    mixer = build("linear_transformer", length=2048)
     x, mask = inputs(2048, lengths=(2048,))
     temporary = jax.jit(mixer.__call__).lower(x, mask).compile().memory_analysis().temp_size_in_bytes
     assert temporary < 2048 * 2048 * 4 / 8

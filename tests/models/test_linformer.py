@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers.mixers_b import (
-    QUICK,
+from tests.helpers.mixing import (
+    assert_equals,
+    assert_limit,
     attention,
-    check,
-    check_limit,
+    build,
     error,
     heads_of,
     inputs,
+    jit,
     joined,
-    make,
-    outputs,
     padding_changes,
     parameter_count,
+    run,
 )
 
 
@@ -30,24 +30,24 @@ def naive(mixer, x, mask):
 
 def test_equals_its_equation():
     x, mask = inputs()
-    mixer = make("linformer", rank=5)
-    check(mixer, naive, x, mask)
+    mixer = build("linformer", rank=5)
+    assert_equals(mixer, naive, x, mask)
 
 
 def test_rank_of_the_length_and_identity_is_attention():
     x, mask = inputs(lengths=(13, 13))
-    mixer = make("linformer", rank=13)
+    mixer = build("linformer", rank=13)
     mixer.shortening[...] = jnp.eye(13)
-    check_limit(mixer, lambda m, x, mask: joined(m, attention(*heads_of(m, x), mask)), x, mask)
+    assert_limit(mixer, lambda m, x, mask: joined(m, attention(*heads_of(m, x), mask)), x, mask)
 
 
 def test_dropout_is_of_the_weights():
     x, mask = inputs()
-    mixer = make("linformer", dropout=0.5)
-    dropped = jax.jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)), compiler_options=QUICK)
+    mixer = build("linformer", dropout=0.5)
+    dropped = jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)))
     many = np.stack([dropped(jax.random.key(seed)) for seed in range(64)])
     np.testing.assert_array_equal(many[0], dropped(jax.random.key(0)))
-    exact = outputs(mixer, x, mask)
+    exact = run(mixer, x, mask)
     assert error(many[0], exact) > 0.1
     assert error(many.mean(0), exact) < 0.4 * error(many[0], exact)
 
@@ -56,9 +56,9 @@ def test_parameters_and_options():
     assert parameter_count("linformer") == 3_551_554
     assert parameter_count("linformer", rank=32) == 3_551_554 + 4 * 16 * 1001
     with pytest.raises(ValueError, match="rank must be"):
-        make("linformer", rank=0)
+        build("linformer", rank=0)
     with pytest.raises(ValueError, match="multiple of heads"):
-        make("linformer", heads=3)
+        build("linformer", heads=3)
 
 
 def test_padding_changes_nothing():

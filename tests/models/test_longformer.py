@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from models.core.layers import split_heads
-from tests.helpers.mixers import agree, build, dense, inputs, padding_changes, pairs, parameter_count, run
+from tests.helpers.mixing import (
+    assert_equals,
+    build,
+    dense,
+    full_attention,
+    inputs,
+    padding_changes,
+    pairs,
+    parameter_count,
+    run,
+)
 
 
 def reference(window, tokens):
@@ -22,33 +32,29 @@ def reference(window, tokens):
 
 
 @pytest.mark.parametrize(
-    ("length", "window", "tokens", "padded"),
-    [(75, 10, 1, 41), (133, 70, 0, 9), (17, 2, 17, 5)],
+    ("lengths", "window", "tokens", "rounded"),
+    [((75, 34), 10, 1, 4e-2), ((133, 124), 70, 0, None), ((17, 12), 2, 17, None)],
 )
-def test_equals_the_pattern(length, window, tokens, padded):
-    mixer = build("longformer", 16, length, heads=2, window=window, tokens=tokens)
-    agree(mixer, reference(window, tokens), *inputs(length, 16, padded=padded))
-
-
-def test_equals_the_pattern_in_bfloat16():
-    mixer = build("longformer", 16, 75, heads=2, window=20)
-    agree(mixer, reference(20, 1), *inputs(75, 16), dtype=jnp.bfloat16, tolerance=4e-2)
+def test_equals_the_pattern(lengths, window, tokens, rounded):
+    mixer = build("longformer", lengths[0], 16, window=window, tokens=tokens)
+    x, mask = inputs(lengths[0], 16, lengths)
+    assert_equals(
+        mixer, reference(window, tokens), x, mask, rounded=rounded, rounded_gradients=rounded, at_padding=True
+    )
 
 
 def test_wide_window_is_full_attention():
-    def full(mixer, x, mask):
-        return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))
-
-    agree(build("longformer", 16, 37, heads=2, window=74, tokens=0), full, *inputs(37, 16, padded=4))
+    mixer, (x, mask) = build("longformer", 37, 16, window=74, tokens=0), inputs(37, 16, (37, 33))
+    assert_equals(mixer, full_attention, x, mask, rounded=None, at_padding=True)
 
 
 def test_padding_changes_nothing():
-    assert padding_changes("longformer", 29, 53, window=8) < 1e-5
+    assert padding_changes("longformer", 53, (29, 12), rebuilt=True, pool="mean", window=8) < 1e-5
 
 
 def test_parameters_and_options():
     assert parameter_count("longformer") == 4_273_922
     for wrong in ({"window": 7}, {"window": 0}, {"tokens": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            build("longformer", 16, 8, **wrong)
-    assert np.isfinite(run(build("longformer", 16, 1), *inputs(1, 16))).all()
+            build("longformer", **wrong)
+    assert np.isfinite(run(build("longformer", 1), *inputs(1, lengths=(1,)))).all()

@@ -16,7 +16,7 @@ from models import MIXERS, attention
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from models.core.layers import BatchRngs
-from tests.helpers.mixers import on_a_gpu
+from tests.helpers.mixing import on_a_gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")  # JAX 0.11 and later
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from models.nystromformer import convolve, initial_inverse, pseudo_inverse, segment_means
-from tests.helpers.mixers_b import (
+from tests.helpers.mixing import (
+    assert_equals,
+    assert_limit,
     attention,
-    check,
-    check_limit,
+    build,
     error,
     heads_of,
     inputs,
     joined,
-    make,
     normal,
     padding_changes,
     parameter_count,
@@ -53,7 +53,7 @@ def naive(mixer, x, mask):
 def test_equals_its_equation():
     x, mask = inputs(lengths=LENGTHS)
     # Landmarks of near-equal rows make A near-singular, and its inverse enlarges rounding: hence 1e-4.
-    check(make("nystromformer", landmarks=4, kernel=5), naive, x, mask, tolerance=1e-4, rounded=0.05)
+    assert_equals(build("nystromformer", landmarks=4, kernel=5), naive, x, mask, tolerance=1e-4, rounded=0.05)
 
 
 def exact(mixer, x, mask):
@@ -63,13 +63,13 @@ def exact(mixer, x, mask):
 def test_landmarks_of_every_position_are_attention():
     # A A⁺ A = A, up to rounding enlarged by A's condition; equal queries and keys keep that below 20.
     x, mask = inputs(dim=32, lengths=(13, 9))
-    mixer = make("nystromformer", dim=32, landmarks=13, kernel=0)
+    mixer = build("nystromformer", dim=32, landmarks=13, kernel=0)
     p = mixer.projections
     p.key.kernel[...] = p.query.kernel[...]
     q, k, _ = heads_of(mixer, x)
     weights = jax.nn.softmax(q @ k.swapaxes(-1, -2) / 4)
     assert 3 < np.linalg.cond(np.asarray(weights)).max() < 20
-    check_limit(mixer, exact, x, mask)
+    assert_limit(mixer, exact, x, mask)
 
 
 def test_pseudo_inverse_converges():
@@ -108,7 +108,7 @@ def test_parameters_and_options():
     assert parameter_count("nystromformer", kernel=0) == 3_487_490
     for wrong in ({"kernel": 4}, {"landmarks": 0}, {"iterations": 0}):
         with pytest.raises(ValueError, match="must be"):
-            make("nystromformer", **wrong)
+            build("nystromformer", **wrong)
 
 
 def test_padding_changes_nothing():

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from models.performer import attend, orthogonal_features, softmax_features
-from tests.helpers.mixers_b import (
-    QUICK,
+from tests.helpers.mixing import (
+    assert_equals,
     attention,
-    check,
+    build,
     error,
     heads_of,
     inputs,
+    jit,
     joined,
-    make,
     normal,
-    outputs,
     padding_changes,
     parameter_count,
+    run,
 )
 
 
@@ -45,9 +45,9 @@ def naive(mixer, x, mask):
 @pytest.mark.parametrize("kernel", ["softmax", "relu", "plain_relu"])
 def test_equals_the_quadratic_form(kernel):
     x, mask = inputs()
-    mixer = make("performer", kernel=kernel, features=10)
+    mixer = build("performer", kernel=kernel, features=10)
     # With ε = 0.001 under the ReLU some rows are quotients of small sums, so rounding weighs more there.
-    check(mixer, naive, x, mask, rounded=0.03 if kernel == "softmax" else 0.06)
+    assert_equals(mixer, naive, x, mask, rounded=0.03 if kernel == "softmax" else 0.06)
 
 
 def test_estimate_converges_to_softmax_attention_with_the_root_of_the_features():
@@ -61,7 +61,7 @@ def test_estimate_converges_to_softmax_attention_with_the_root_of_the_features()
     def squared_error(directions):
         return jnp.square(estimate(q * 8**-0.25, k * 8**-0.25, v, mask, directions) - want).mean()
 
-    each = jax.jit(lambda directions: jax.lax.map(squared_error, directions), compiler_options=QUICK)
+    each = jit(lambda directions: jax.lax.map(squared_error, directions))
     errors = [np.sqrt(each(directions[:, :count]).mean()) for count in counts]
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert -0.6 < slope < -0.4
@@ -80,7 +80,7 @@ def test_directions_are_orthogonal_normal_vectors():
 
 def test_large_inputs_are_stable():
     x, mask = inputs()
-    assert np.isfinite(outputs(make("performer", features=10), 300 * x, mask)).all()
+    assert np.isfinite(run(build("performer", features=10), 300 * x, mask)).all()
     # Features far beyond what exp can hold in float32: the weights are still their quotients, as in float64.
     q = jnp.full((1, 2, 1, 4), 30.0)
     k = jnp.stack([q[:, 0], q[:, 0] * 0.9], axis=1)
@@ -94,22 +94,22 @@ def test_large_inputs_are_stable():
 
 def test_redrawing():
     x, mask = inputs()
-    mixer, plain = make("performer", features=8, redraw=True), make("performer", features=8)
-    first, same, other = (outputs(mixer, x, mask, seed) for seed in (0, 0, 1))
+    mixer, plain = build("performer", features=8, redraw=True), build("performer", features=8)
+    first, same, other = (run(mixer, x, mask, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, same)
     assert error(first, other) > 1e-3
-    stored = outputs(mixer, x, mask)
-    np.testing.assert_array_equal(stored, outputs(plain, x, mask, 0))
+    stored = run(mixer, x, mask)
+    np.testing.assert_array_equal(stored, run(plain, x, mask, 0))
     mixer.redraw_directions(jax.random.key(5))
-    assert error(outputs(mixer, x, mask), stored) > 1e-3
+    assert error(run(mixer, x, mask), stored) > 1e-3
 
 
 def test_parameters_and_options():
     assert parameter_count("performer") == parameter_count("performer", kernel="plain_relu") == 3_487_490
     with pytest.raises(ValueError, match="kernel must be"):
-        make("performer", kernel="elu")
+        build("performer", kernel="elu")
     with pytest.raises(ValueError, match="features must be"):
-        make("performer", features=0)
+        build("performer", features=0)
 
 
 def test_padding_changes_nothing():

@@ -9,7 +9,7 @@ from flax import nnx
 from models.core import reversible
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tests.helpers.mixers import QUICK
+from tests.helpers.mixing import QUICK, randomised
 
 
 def gradient(name, layers, length, dropping=False, mixed=False, **shape):
@@ -20,8 +20,9 @@ def gradient(name, layers, length, dropping=False, mixed=False, **shape):
         return (last if mixed and layer == layers - 1 else first)(layer, *rest)
 
     sizes = {"vocab": 20, "classes": 3, "dim": 16, "mlp": 32, "layers": layers, "length": length} | shape
-    graph, params, rest = nnx.split(Encoder(make, **sizes, rngs=nnx.Rngs(0)), nnx.Param, ...)
-    tokens = np.random.default_rng(0).integers(1, 20, (2, 1, length)) * (np.arange(length) < length - 3)
+    model = randomised(lambda: Encoder(make, **sizes, rngs=nnx.Rngs(0)))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    tokens = np.random.default_rng(0).integers(1, 20, (2, 1, length), np.int32) * (np.arange(length) < length - 3)
 
     def loss(params, tokens):
         rngs = nnx.Rngs(dropout=3) if dropping else None
@@ -34,12 +35,12 @@ def gradient(name, layers, length, dropping=False, mixed=False, **shape):
 @pytest.mark.parametrize(("name", "dropping"), [("transformer", False), ("reformer", True)])
 def test_gradients_are_those_of_automatic_differentiation(monkeypatch, name, dropping):
     """Also where the last block has another mixer than the others."""
-    got, _ = gradient(name, 3, 24, dropping, mixed=True, reversible=True)
+    actual, _ = gradient(name, 3, 24, dropping, mixed=True, reversible=True)
     monkeypatch.setattr(reversible, "_run", reversible._run.fun)  # the same streams, without the custom rule
-    want, _ = gradient(name, 3, 24, dropping, mixed=True, reversible=True)
-    assert got[0] == pytest.approx(float(want[0]), rel=1e-6)
-    for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * max(1, float(jnp.abs(b).max())))
+    expected, _ = gradient(name, 3, 24, dropping, mixed=True, reversible=True)
+    assert actual[0] == pytest.approx(float(expected[0]), rel=1e-6)
+    for a, e in zip(jax.tree.leaves(actual[1]), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-4 * max(1, float(jnp.abs(e).max())))
 
 
 def test_activations_do_not_grow_with_depth():

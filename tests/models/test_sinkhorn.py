@@ -1,5 +1,7 @@
 """Sinkhorn attention against its equations, block by block; the normalisation; and what sorting does."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,14 @@ import pytest
 
 from models.core.layers import split_heads
 from models.sinkhorn import normalise, sorted_attention
-from tests.helpers.mixers import QUICK, agree, build, dense, inputs, normal, parameter_count, run
+from tests.helpers.mixing import assert_equals, build, dense, full_attention, inputs, jit, normal, parameter_count, run
 
 
-def reference(mixer, x, mask):
+def reference(mixer, x, mask, lengths):
     """One example, head and block after the other; empty blocks are cut out of the sort."""
     block, (batch, length, _) = mixer.block, x.shape
     size = -(-length // block) * block
-    real = np.pad(KNOWN, ((0, 0), (0, size - length)))
+    real = np.arange(size) < np.array(lengths)[:, None]
     x, q, k, v = (jnp.pad(y, ((0, 0), (0, size - length)) + ((0, 0),) * (y.ndim - 2)) for y in (x, *mixer.project(x)))
     out = jnp.zeros_like(q)
     for b, h in np.ndindex(batch, mixer.heads):
@@ -43,57 +45,53 @@ def reference(mixer, x, mask):
     return mixer.join(out[:, :length])
 
 
-@pytest.mark.parametrize(("length", "padded", "dtype"), [(12, 6, "float32"), (7, 2, "bfloat16")])
-def test_equals_the_equations(length, padded, dtype):
-    global KNOWN
-    x, mask = inputs(length, 8, padded=padded)
-    KNOWN = np.asarray(mask)
-    mixer = build("sinkhorn", 8, length, heads=2, block=4, iterations=3)
-    agree(mixer, reference, x, mask, dtype=jnp.dtype(dtype), tolerance=1e-5 if dtype == "float32" else 6e-2)
+@pytest.mark.parametrize(("lengths", "rounded"), [((12, 6), None), ((7, 5), 6e-2)])
+def test_equals_the_equations(lengths, rounded):
+    x, mask = inputs(lengths[0], lengths=lengths)
+    mixer = build("sinkhorn", lengths[0], block=4, iterations=3)
+    expected = partial(reference, lengths=lengths)
+    assert_equals(mixer, expected, x, mask, rounded=rounded, rounded_gradients=rounded, at_padding=True)
 
 
 def test_one_block_is_full_attention():
     """The only block sorts to itself: every key counts twice, which no softmax notices."""
-
-    def full(mixer, x, mask):
-        return mixer.join(dense(*mixer.project(x), mask[:, None, None, :]))
-
-    agree(build("sinkhorn", 16, 21, heads=2, block=50), full, *inputs(21, 16, padded=4))
+    mixer, (x, mask) = build("sinkhorn", 21, 16, block=50), inputs(21, 16, (21, 17))
+    assert_equals(mixer, full_attention, x, mask, rounded=None, at_padding=True)
 
 
 def test_normalisation_is_doubly_stochastic_and_sharp_logits_permute():
     real = np.arange(6) < np.array([[6], [4]])
-    quick = jax.jit(normalise, static_argnums=2, compiler_options=QUICK)
+    quick = jit(normalise, static_argnums=2)
     out = np.asarray(quick(normal(2, 3, 6, 6), real, 30))
     for axis in (-1, -2):
         np.testing.assert_allclose(out.sum(axis), np.broadcast_to(real[:, None], (2, 3, 6)), atol=1e-4)
     wanted = np.eye(6)[[3, 1, 0, 5, 4, 2]]
-    np.testing.assert_allclose(quick(30 * wanted[None, None], real[:1], 5)[0, 0], wanted, atol=1e-5)
+    np.testing.assert_allclose(quick(30 * wanted[None, None].astype(np.float32), real[:1], 5)[0, 0], wanted, atol=1e-5)
 
 
 def test_a_permutation_brings_exactly_that_block():
     q, k, v = jax.random.normal(jax.random.key(1), (3, 1, 3, 4, 1, 8))
     real = jnp.arange(12).reshape(1, 3, 4) < 10
     order = jnp.eye(3)[jnp.array([2, 0, 1])][None, None]
-    got = sorted_attention(q, k, v, real, order)
+    actual = jit(sorted_attention)(q, k, v, real, order)
     for block, other in enumerate([2, 0, 1]):
         keys, values = (jnp.concatenate([y[:, block], y[:, other]], 1) for y in (k, v))
         seen = jnp.concatenate([real[:, block], real[:, other]], 1)
-        np.testing.assert_allclose(got[:, block], dense(q[:, block], keys, values, seen[:, None, None]), atol=1e-6)
+        np.testing.assert_allclose(actual[:, block], dense(q[:, block], keys, values, seen[:, None, None]), atol=1e-6)
 
 
 def test_what_is_padded_does_not_matter():
-    mixer = build("sinkhorn", 16, 30, heads=2, block=7)
-    x, mask = inputs(30, 16, padded=11)
+    mixer = build("sinkhorn", 30, 16, block=7)
+    x, mask = inputs(30, 16, (30, 19))
     other = jnp.where(mask[..., None], x, 5.0)
     real = np.asarray(mask)[..., None]
     np.testing.assert_allclose(run(mixer, x, mask) * real, run(mixer, other, mask) * real, atol=1e-6)
 
 
 def test_noise_in_training_only():
-    x, mask = inputs(20, 8)
-    quiet = build("sinkhorn", 8, 20, heads=1, block=5, noise=False)
-    noisy = build("sinkhorn", 8, 20, heads=1, block=5)
+    x, mask = inputs(20, lengths=(20, 20))
+    quiet = build("sinkhorn", 20, heads=1, block=5, noise=False)
+    noisy = build("sinkhorn", 20, heads=1, block=5)
     evaluated = run(noisy, x, mask)
     np.testing.assert_allclose(run(quiet, x, mask, seed=1), evaluated, atol=1e-6)
     assert np.abs(run(noisy, x, mask, seed=1) - evaluated).max() > 1e-3
@@ -103,4 +101,4 @@ def test_parameters_and_options():
     assert parameter_count("sinkhorn") == 3_772_498 < 1.1 * 3_487_490
     for wrong in ({"block": 0}, {"iterations": 0}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            build("sinkhorn", 16, 8, **wrong)
+            build("sinkhorn", **wrong)

@@ -3,18 +3,18 @@ import numpy as np
 import pytest
 
 from models.skyformer import inverse, sample
-from tests.helpers.mixers_b import (
-    check,
-    check_limit,
+from tests.helpers.mixing import (
+    assert_equals,
+    assert_limit,
+    build,
     error,
     heads_of,
     inputs,
     joined,
-    make,
     normal,
-    outputs,
     padding_changes,
     parameter_count,
+    run,
 )
 
 LENGTHS = (13, 5)
@@ -43,13 +43,13 @@ def naive(mixer, x, mask):
 def test_equals_its_equation():
     x, mask = inputs(lengths=LENGTHS)
     # Against the exact inverse: six steps of the iteration have converged.
-    check(make("skyformer", landmarks=6), naive, x, mask, tolerance=2e-5, rounded=0.05)
+    assert_equals(build("skyformer", landmarks=6), naive, x, mask, tolerance=2e-5, rounded=0.05)
 
 
 def test_landmarks_of_every_position_are_the_exact_gaussian_kernel():
     # Z holds all 2L rows of Q and K. Rows far apart keep the Gram matrix's condition, so the rounding, small.
     x, mask = inputs(dim=16, lengths=(13, 13))
-    mixer = make("skyformer", dim=16, landmarks=26, gamma=1e-5, iterations=25)
+    mixer = build("skyformer", dim=16, landmarks=26, gamma=1e-5, iterations=25)
     p = mixer.projections
     p.query.kernel[...], p.key.kernel[...] = 2 * p.query.kernel[...], 2 * p.key.kernel[...]
 
@@ -57,7 +57,7 @@ def test_landmarks_of_every_position_are_the_exact_gaussian_kernel():
         q, k, v = heads_of(mixer, x)
         return joined(mixer, kernel(q, k) @ v)
 
-    check_limit(mixer, exact, x, mask, tolerance=1e-3)
+    assert_limit(mixer, exact, x, mask, tolerance=1e-3)
 
 
 def test_inverse_converges_in_six_steps_at_the_default_gamma():
@@ -78,8 +78,8 @@ def test_samples_are_real_positions_spread_evenly():
 
 def test_training_draws_landmarks_anew():
     x, mask = inputs()
-    mixer = make("skyformer", landmarks=4)
-    first, same, other = (outputs(mixer, x, mask, seed) for seed in (0, 0, 1))
+    mixer = build("skyformer", landmarks=4)
+    first, same, other = (run(mixer, x, mask, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, same)
     assert error(first[0], other[0]) > 1e-3
 
@@ -88,7 +88,7 @@ def test_parameters_and_options():
     assert parameter_count("skyformer") == 3_487_490
     for wrong in ({"landmarks": 5}, {"gamma": 0.0}, {"iterations": 0}):
         with pytest.raises(ValueError, match="must be"):
-            make("skyformer", **wrong)
+            build("skyformer", **wrong)
 
 
 def test_padding_changes_nothing():

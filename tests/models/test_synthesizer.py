@@ -5,18 +5,18 @@ import pytest
 from flax import nnx
 
 from models.core.layers import Constant
-from tests.helpers.mixers_b import (
+from tests.helpers.mixing import (
     HEADS,
-    QUICK,
+    assert_equals,
+    assert_limit,
     attention,
-    check,
-    check_limit,
+    build,
     error,
     inputs,
-    make,
-    outputs,
+    jit,
     padding_changes,
     parameter_count,
+    run,
 )
 
 
@@ -58,10 +58,10 @@ def naive(mixer, x, mask):
 @pytest.mark.parametrize("kind", ["random", "dense+factorised_random", "fixed+factorised_dense+dot"])
 def test_equals_its_equation(kind):
     x, mask = inputs()
-    mixer = make("synthesizer", kind=kind, rank=3)
+    mixer = build("synthesizer", kind=kind, rank=3)
     if mixer.alpha is not None:
-        mixer.alpha[...] = jnp.arange(len(mixer.kinds)) / 2.0
-    check(mixer, naive, x, mask)
+        mixer.alpha[...] = jnp.arange(len(mixer.kinds), dtype=jnp.float32) / 2.0
+    assert_equals(mixer, naive, x, mask)
 
 
 def test_dot_alone_is_attention():
@@ -71,17 +71,17 @@ def test_dot_alone_is_attention():
         y = attention(*(heads(x @ m.kernel[...]) for m in (mixer.query, mixer.key, mixer.value)), mask)
         return y.swapaxes(1, 2).reshape(x.shape) @ mixer.out.kernel[...]
 
-    check_limit(make("synthesizer", kind="dot"), limit, x, mask)
+    assert_limit(build("synthesizer", kind="dot"), limit, x, mask)
 
 
 def test_fixed_is_not_trained_and_dropout_is_unbiased():
     x, mask = inputs()
-    mixer = make("synthesizer", kind="fixed", dropout=0.5)
+    mixer = build("synthesizer", kind="fixed", dropout=0.5)
     assert len(jax.tree.leaves(nnx.state(mixer, nnx.Param))) == 2
     assert len(jax.tree.leaves(nnx.state(mixer, Constant))) == 1
-    dropped = jax.jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)), compiler_options=QUICK)
+    dropped = jit(lambda key: mixer(x, mask, nnx.Rngs(dropout=key)))
     many = np.stack([dropped(jax.random.key(seed)) for seed in range(64)])
-    exact = outputs(mixer, x, mask)
+    exact = run(mixer, x, mask)
     assert error(many[0], exact) > 0.1
     assert error(many.mean(0), exact) < 0.4 * error(many[0], exact)
 
@@ -94,9 +94,9 @@ def test_parameters_and_options():
     assert parameter_count("synthesizer", kind="factorised_dense") < 1.1 * 3_487_490
     for wrong in ("", "random+random", "vanilla"):
         with pytest.raises(ValueError, match="kind must be"):
-            make("synthesizer", kind=wrong)
+            build("synthesizer", kind=wrong)
     with pytest.raises(ValueError, match="rank must be"):
-        make("synthesizer", rank=0)
+        build("synthesizer", rank=0)
 
 
 def test_padding_changes_nothing():

@@ -3,30 +3,20 @@
 import random
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from lra.train.checkpoint import Checkpoints, checksums
-from tests.helpers.training import train, with_train
+from tests.helpers.training import shared_programs, train, with_train
 
 RECIPE_60 = with_train(steps=60, eval_every=20)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Shares compiled programs: every session compiles the same ones."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def compiled_once():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,10 @@ from lra.train.optimizer import learning_rate, make_optimizer
 from lra.train.step import Program, chunk_length
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
-from tests.helpers.training import RECIPE, encoder, first_token_splits, program_of, train, with_train
+from tests.helpers.mixing import run
+from tests.helpers.training import RECIPE, encoder, first_token_splits, program_of, train, trained, with_train
+
+SHORT = with_train(steps=10, eval_every=5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 100, 997, 1024])
@@ -89,16 +92,14 @@ def test_training_reaches_its_accuracy_from_a_fixed_seed():
     assert result.test_best > 0.95
     assert result.curve[-1]["train_loss"] < result.curve[0]["train_loss"]
     assert train(model="transformer").results == outcome.results
-    short = with_train(steps=10, eval_every=5)
-    assert train(short, seeds=(1,)).results[0].curve != train(short, seeds=(0,)).results[0].curve
+    assert trained(SHORT, (1,)).results[0].curve != trained(SHORT, (0,)).results[0].curve
 
 
 def test_seeds_together_learn_as_each_alone():
     """Not bit for bit: a mapped product is summed in another order. Ten steps, so that it stays rounding."""
-    recipe = with_train(steps=10, eval_every=5)
-    both = train(recipe, (4, 9)).results
-    for result, seed in zip(both, (4, 9), strict=True):
-        alone = train(recipe, (seed,)).results[0]
+    both = trained(SHORT, (0, 1)).results
+    for result, seed in zip(both, (0, 1), strict=True):
+        alone = trained(SHORT, (seed,)).results[0]
         assert_same_curves(result, alone)
         assert (result.seed, result.best_step) == (seed, alone.best_step)
     assert both[0].curve != both[1].curve
@@ -113,13 +114,12 @@ def assert_same_curves(one, other, rel=1e-4):
 
 @pytest.mark.parametrize("changes", [{"accumulate": 4}, {"remat": True}, {"accumulate": 8, "remat": True}])
 def test_accumulation_and_recomputation_give_the_same_numbers(changes):
-    short = {"steps": 10, "eval_every": 5}
-    assert_same_curves(train(with_train(**short, **changes)).results[0], train(with_train(**short)).results[0])
+    recipe = dataclasses.replace(SHORT, train=dataclasses.replace(SHORT.train, **changes))
+    assert_same_curves(train(recipe).results[0], trained(SHORT).results[0])
 
 
 def test_streamed_batches_give_the_same_bits():
-    recipe = with_train(steps=30, eval_every=15)
-    sent, kept = (train(recipe, (2, 5), stream=stream) for stream in ("on", "off"))
+    sent, kept = train(SHORT, (0, 1), stream="on"), trained(SHORT, (0, 1))
     assert sent.streamed and not kept.streamed
     assert sent.results == kept.results
 
@@ -139,8 +139,7 @@ def test_remat_needs_less_memory():
 
 
 def test_a_trace_of_one_chunk_is_written_and_changes_nothing(tmp_path):
-    recipe = with_train(steps=20, eval_every=10)
-    assert train(recipe, profile=tmp_path).results == train(recipe).results
+    assert train(SHORT, profile=tmp_path).results == trained(SHORT).results
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 
 
@@ -153,15 +152,14 @@ def test_the_time_between_chunks_is_counted(monkeypatch):
 
 
 def test_a_seed_that_diverges_leaves_the_others_alone():
-    recipe = with_train(steps=20, eval_every=10)
     models = [encoder("fnet", seed=0), encoder("fnet", seed=1)]
     models[1].classifier.kernel[...] = jnp.full_like(models[1].classifier.kernel[...], jnp.nan)
-    outcome = fit(models, first_token_splits(), recipe, (0, 1))
+    outcome = fit(models, first_token_splits(), SHORT, (0, 1))
     fine, broken = outcome.results
     assert (outcome.status, fine.status, broken.status) == ("ok", "ok", "diverged")
-    assert fine.steps == 20 and broken.steps == 1 and broken.error == "the loss was nan at step 0"
+    assert fine.steps == 10 and broken.steps == 1 and broken.error == "the loss was nan at step 0"
     assert math.isnan(broken.test_best) and not broken.curve
-    assert_same_curves(fine, train(recipe).results[0])
+    assert_same_curves(fine, trained(SHORT).results[0])
 
 
 def test_the_best_step_is_tested_and_so_is_the_last():
@@ -188,7 +186,7 @@ def test_evaluation_counts_every_example_once():
     data = program_of()[1].data
     for name, accuracy in (("validation", outcome.validation_last), ("test", outcome.test_last)):
         batch = gather(data[name], jnp.arange(len(splits.splits[name].labels)))
-        logits, labels = jax.jit(lambda *tokens: model(*tokens))(*tokens_of(batch)), batch.labels
+        logits, labels = run(model, *tokens_of(batch)), batch.labels
         assert accuracy == pytest.approx(float((logits.argmax(-1) == labels).mean()), abs=1e-6)
         if name == "validation":
             loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
