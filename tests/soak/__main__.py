@@ -146,8 +146,8 @@ class Soak:
         (self.at / "tmp").mkdir(parents=True, exist_ok=True)
         name, _, value = self.mark.partition("=")
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.soak.start", *self.grid, *places],
-            cwd=ROOT, env=os.environ | {name: value, "TMPDIR": str(self.at / "tmp")},
+            [sys.executable, str(ROOT / "tests" / "soak" / "start.py"), *self.grid, *places],
+            cwd=ROOT, env=os.environ | {name: value, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.at / "tmp")},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.runs.append(Run(process))

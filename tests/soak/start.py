@@ -1,5 +1,7 @@
-"""`run.py` as a terminal's foreground starts it: `python -m tests.soak.start ARGUMENTS`.
+"""`run.py` as a terminal's foreground starts it: `PYTHONPATH=. python tests/soak/start.py ARGUMENTS`.
 
+It is a script, as `run.py` is: `python -m` would turn some exit codes 130 into an end by SIGINT, since Python notes a
+KeyboardInterrupt that has come through C code, even if it was caught, and looks at the note where it ends a module.
 Its heartbeats are so quick that the soak sees the step that each cell is at.
 """
 
