@@ -1,6 +1,7 @@
 """Every mixer of the zoo in the encoder, on every kind of task: padded text, a pair, pictures."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -37,7 +38,7 @@ def test_a_training_step_is_finite_and_reaches_every_parameter_s_loss(model, kin
     tokens = np.random.default_rng(0).integers(1, 12, (4, documents, length), np.int32)
     real = np.array([21, 5, 1, 13])[:, None, None] if kind != "picture" else length
     mask = np.broadcast_to(np.arange(length) < real, tokens.shape)
-    tokens, labels = np.where(mask, tokens, 0), np.array([0, 1, 2, 0])
+    tokens, mask, labels = map(jnp.asarray, (np.where(mask, tokens, 0), mask, [0, 1, 2, 0]))
 
     def step(params):
         def loss(params):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs.recipe import Optimizer, Schedule
 from lra.train import data
@@ -16,9 +15,7 @@ from lra.train.data import DeviceData, gather, tokens_of
 from lra.train.loop import fit
 from lra.train.optimizer import learning_rate, make_optimizer
 from lra.train.step import Program, chunk_length
-from models.core.encoder import Encoder
-from models.core.factory import mixer_factory
-from tests.helpers.mixing import run
+from tests.helpers.mixing import QUICK, build_encoder, run
 from tests.helpers.training import RECIPE, encoder, first_token_splits, program_of, train, trained, with_train
 
 SHORT = with_train(steps=10, eval_every=5)
@@ -129,11 +126,13 @@ def test_remat_needs_less_memory():
 
     def temporaries(remat: bool) -> int:
         recipe = dataclasses.replace(with_train(remat=remat, batch=128), encoder=shape)
-        make = mixer_factory("fnet", {})
-        model = Encoder(make, vocab=5, classes=4, length=8, dim=64, layers=4, mlp=256, remat=remat, rngs=nnx.Rngs(0))
+        model = build_encoder("fnet", 8, 64, layers=4, vocab=5, classes=4, mlp=256, remat=remat)
         program = Program([model], recipe, 512, 1, [0], jax.devices()[:1])
         data = DeviceData(first_token_splits(), program.sharding).data["train"]
-        return program.compile_chunk(program.init(), data, 1).memory_analysis().temp_size_in_bytes
+        lowered = jax.jit(program.chunk, static_argnames="steps", donate_argnames="state").lower(
+            program.init(), program.fixed, data, steps=1
+        )
+        return lowered.compile(QUICK).memory_analysis().temp_size_in_bytes
 
     assert temporaries(True) < 0.6 * temporaries(False)
 
