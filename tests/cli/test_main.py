@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lra.cli.main import main
 from tests.helpers.cli import (
     ROOT,
     TINY,
@@ -52,6 +53,15 @@ def test_what_is_wrong_gets_one_line_and_exit_code_2(arguments, words, tmp_path)
     assert done.returncode == 2
     assert words in done.stderr and done.stderr.count("\n") == 1
     assert not any(tmp_path.rglob("*.json"))
+
+
+def test_an_error_of_the_system_gets_one_line_and_exit_code_2(monkeypatch, capsys):
+    def fail(options):
+        raise OSError(24, "Too many open files", "/a/file")
+
+    monkeypatch.setattr("lra.cli.report.status", fail)
+    assert main(["status"], "") == 2
+    assert capsys.readouterr().err == "run.py status: Too many open files: /a/file\n"
 
 
 def test_help_and_lists_come_without_jax():

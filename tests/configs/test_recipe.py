@@ -29,6 +29,12 @@ def test_fields_of_every_type_can_be_set():
     assert BASE.train.steps == 5000
 
 
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("1", True), ("False", False), ("0", False)])
+def test_a_switch_can_be_set_either_way(word, value):
+    before = dataclasses.replace(BASE, train=dataclasses.replace(BASE.train, remat=not value))
+    assert override(before, [f"train.remat={word}"]).train.remat is value
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

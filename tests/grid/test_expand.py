@@ -7,7 +7,7 @@ import pytest
 from configs import PROTOCOLS
 from lra.errors import UsageError
 from lra.grid import expand
-from lra.grid.cell import ModelSpec, split_seeds
+from lra.grid.cell import ModelSpec, cell_key, split_seeds
 from models import MIXERS
 
 FNET = ("fnet",)
@@ -103,6 +103,28 @@ def test_the_key_changes_with_everything_that_decides_the_result(monkeypatch):
     keys.add(expand.make_cell(plan, None, device, device_count=2).key)
     keys.add(expand.make_cell(plan, None, device, limits={"max_batch": True}).key)
     assert len(keys) == 8
+
+
+@pytest.mark.parametrize("change", ["fingerprint", "task_version"])
+def test_the_key_changes_with_the_data(change):
+    plan = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
+    data = {"task_version": "1", "fingerprint": "a", "source": "here"}
+    key = cell_key(plan, data, "CPU", {})
+    assert cell_key(plan, data | {"source": "there"}, "CPU", {}) == key
+    assert cell_key(plan, data | {change: "b"}, "CPU", {}) != key
+
+
+def test_the_key_changes_with_every_field_of_the_recipe():
+    plan = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])[0]
+    data, recipe = {"task_version": "1", "fingerprint": "a"}, plan.recipe
+    keys, count = {cell_key(plan, data, "CPU", {})}, 1
+    for section in ("encoder", "optimizer", "schedule", "train", "data"):
+        part = getattr(recipe, section)
+        for field in dataclasses.fields(part):
+            changed = dataclasses.replace(recipe, **{section: dataclasses.replace(part, **{field.name: "another"})})
+            keys.add(cell_key(dataclasses.replace(plan, recipe=changed), data, "CPU", {}))
+            count += 1
+    assert len(keys) == count > 30
 
 
 def test_seeds_train_together_where_asked_or_where_steps_are_small():

@@ -49,6 +49,21 @@ def test_another_protocol_accelerator_or_task_is_no_baseline(field):
     assert efficiency.to_frame(measurements)["training speed-up vs transformer"].dropna().tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": {"train": {"batch": 4, "precision": "bfloat16"}}},
+        {"overrides": ["encoder.layers=1"]},
+        {"device": {"used": 2}},
+        {"memory_limit_bytes": 2**30},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_precision_or_limit_or_number_of_devices_is_no_baseline(changes):
+    frame = efficiency.to_frame([measurement("transformer", **changes), measurement("fnet")])
+    assert frame["training speed-up vs transformer"].dropna().tolist() == [1]
+
+
 def test_every_figure_of_a_record_is_in_its_row(tmp_path):
     measured = measurement(
         mfu=0.25, energy_per_step_joules=3.5, flops_per_step=2e9, flops_compiler=1e9, compile_seconds=4.0,

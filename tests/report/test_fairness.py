@@ -46,6 +46,8 @@ def test_the_protocol_s_own_recipe_is_unchanged():
     ("section", "field", "value", "expected"),
     [
         ("train", "steps", 9, ["train.steps=9"]),
+        ("train", "batch", 64, ["train.batch=64"]),
+        ("train", "eval_every", 9, ["train.eval_every=9"]),
         ("encoder", "dropout", 0.2, ["encoder.dropout=0.2"]),
         ("data", "max_depth", 5, ["data.max_depth=5"]),
         ("train", "precision", "bfloat16", []),

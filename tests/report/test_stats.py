@@ -75,6 +75,12 @@ def test_a_single_seed_borrows_the_other_side_s_larger_spread():
     alone = estimate([0.58], 2000)
     assert difference(alone, estimate([0.50], 2000)).significant
     assert not difference(alone, several).significant
+    # The spread of one seed, 10² / 1, beside that of a mean of three, 10² / 3; degrees of freedom by Satterthwaite.
+    variance, df = 100 + 100 / 3, (100 + 100 / 3) ** 2 / (100**2 / 2 + (100 / 3) ** 2 / 2)
+    compared = difference(alone, several)
+    assert compared.p == pytest.approx(2 * stats.t.sf(8 / math.sqrt(variance), df))
+    margin = stats.t.ppf(0.975, df) * math.sqrt(variance)
+    assert compared.interval == pytest.approx((8 - margin, 8 + margin))
 
 
 def test_an_average_adds_variances():

@@ -105,6 +105,13 @@ def test_latex_is_a_booktabs_table_with_everything_escaped():
             assert line.replace(r"\&", "").count("&") == 2, line
 
 
+def test_latex_escapes_the_columns_that_tell_rows_apart():
+    one, other = record(accelerator="A & B_1"), record(accelerator="C", overrides=["train.steps=9 & 50%"])
+    text = to_latex(leaderboard.build([one, other | {"recipe": one["recipe"]}]))
+    assert r"& A \& B\_1 &" in text and r"& train.steps=9 \& 50\% &" in text
+    assert "A & B" not in text and "9 & 50%" not in text
+
+
 def test_several_folders_are_merged_and_a_cell_in_two_of_them_counts_once(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     again = record("transformer", status="failed", key="same")

@@ -47,6 +47,30 @@ def test_a_lease_is_dead_when_it_has_not_changed_for_long_by_the_observer_s_own_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_heartbeat_changes_the_file_even_if_the_wall_clock_stands_still(tmp_path, monkeypatch):
+    monkeypatch.setattr("lra.results.lease.time.time", lambda: 86400.0)
+    ours = Leases(tmp_path).take("cell")
+    seen = {newest_lease(tmp_path, "cell").raw}
+    for _ in range(3):
+        assert ours.renew()
+        seen.add(newest_lease(tmp_path, "cell").raw)
+    assert len(seen) == 4
+
+
+def test_a_lease_in_use_is_renewed_again_and_again_until_it_is_released(tmp_path, monkeypatch):
+    monkeypatch.setattr("lra.results.lease.HEARTBEAT_SECONDS", 0.001)
+    ours, beats, real = Leases(tmp_path).take("cell"), threading.Semaphore(0), lease.Lease.renew
+
+    def renew(self):
+        beats.release()
+        return real(self)
+
+    monkeypatch.setattr(lease.Lease, "renew", renew)
+    with ours:
+        assert all(beats.acquire(timeout=30) for _ in range(3))
+    assert not ours.lost.is_set() and newest_lease(tmp_path, "cell") is None
+
+
 def test_a_dead_process_of_this_machine_is_seen_at_once(tmp_path):
     program = (
         "import sys, pathlib; from lra.results.lease import Leases; assert Leases(pathlib.Path(sys.argv[1])).take('c')"

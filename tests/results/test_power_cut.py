@@ -141,6 +141,11 @@ def test_prepared_data_are_there_once_they_are_told_and_else_are_made_anew(tmp_p
         if told:
             assert open_entry(folder / "data" / told[0]).fingerprint == good
         assert open_entry(prepared(folder / "data")).fingerprint == good
+    # Of the many states a sample is enough, but not of those in which the data have been promised.
+    promised = [(tree, names) for tree, names in disk.crashes() if names]
+    assert promised
+    for number, (tree, names) in enumerate(promised):
+        assert open_entry(lay(tree, tmp_path / f"promised{number}") / "data" / names[0]).fingerprint == good
 
 
 # --- checkpoints --------------------------------------------------------------------------------------

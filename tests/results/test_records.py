@@ -57,6 +57,12 @@ def test_a_record_that_cannot_be_read_now_is_not_run_over(tmp_path, monkeypatch)
     assert unfinished([cell], tmp_path) == []
 
 
+def test_a_record_of_another_cell_under_this_one_s_name_does_not_count(tmp_path):
+    cell = quick_cell()
+    records.write(record_path(tmp_path, cell), record(key=cell.key[:10] + "another"))
+    assert unfinished([cell], tmp_path) == [cell]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

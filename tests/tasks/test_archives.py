@@ -1,5 +1,6 @@
 """Archives: read as a stream, nothing outside the folder, damage named, published checksums kept."""
 
+import dataclasses
 import gzip
 import io
 import os
@@ -133,6 +134,20 @@ def test_the_published_checksum_is_kept(tmp_path):
         verify(file, ACLIMDB, False)
     assert "unverified copy" in verify(file, ACLIMDB, True)
     assert verify(file, archives.published(ACLIMDB, file), False) == ""
+
+
+def test_an_archive_with_another_checksum_is_not_unpacked_unless_the_user_says_so(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "readme").write_text("text")
+    archive = archives.pack(tmp_path / "other", tmp_path / "aclImdb_v1.tar.gz")
+    strict, lenient = (
+        dataclasses.replace(archives.request(TEXT, archive), allow_unverified=allowed) for allowed in (False, True)
+    )
+    with pytest.raises(DataError, match="should be c40f74a1"), open_source(strict, ACLIMDB, everything, 100_000):
+        pass
+    with open_source(lenient, ACLIMDB, everything, 100_000) as (folder, notes):
+        assert files_below(folder) == {"other/readme"}
+        assert len(notes) == 1 and notes[0].startswith("an unverified copy of aclImdb_v1.tar.gz")
 
 
 def test_errors_name_the_archive_and_leave_nothing(tmp_path):

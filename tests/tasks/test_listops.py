@@ -169,6 +169,12 @@ def test_the_reader_agrees_with_the_release(release):
     assert checked == 700
 
 
+def test_the_answer_is_the_file_s_own(tmp_path):
+    """Whatever the expression's value is: results on a release are results on its labels."""
+    (tmp_path / "a.tsv").write_text("Source\tTarget\n( ( ( [MAX 1 ) 2 ) ] )\t7\n( ( ( [MIN 3 ) 4 ) ] )\t3\n")
+    assert [answer for _, answer in read_tsv(tmp_path / "a.tsv")] == [7, 3]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

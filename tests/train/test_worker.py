@@ -1,0 +1,37 @@
+"""What the worker hands to training, and the fields that it works out from the outcome."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lra.grid.spec import TrainOptions
+from lra.train import benchmark, worker
+from lra.train.loop import SeedResult, TrainResult
+from tests.helpers.training import with_train
+
+
+@pytest.mark.parametrize(("task", "documents"), [("listops", 1), ("retrieval", 2)])
+def test_each_seed_has_its_own_model_and_every_document_s_tokens_count(monkeypatch, task, documents):
+    seeds, built, trained = [4, 9], [], []
+
+    def fit(models, dataset, recipe, seeds, options, hooks):
+        trained.append((models, seeds))
+        return TrainResult([SeedResult(seed) for seed in seeds], blocks=[(10, 1.0)], first_blocks=[(10, 100.0)])
+
+    def build(mixer, recipe, vocab, classes, pair, length, seed):
+        built.append((mixer, pair, length, seed))
+        return f"model {seed}"
+
+    data = benchmark.random_splits(5, 2, documents == 2, 8, 32)
+    for name, stand_in in (("open_entry", lambda entry: data), ("build", build), ("fit", fit)):
+        monkeypatch.setattr(worker, name, stand_in)
+    monkeypatch.setattr(worker, "Stop", lambda minutes: lambda: "")
+    record = {"cell": {"task": task, "mixer": "fnet", "seeds": seeds}, "recipe": {}}
+    spec = SimpleNamespace(entry="entry", record=record, train=TrainOptions(), started=0.0)
+    fields = worker.train(spec, with_train(batch=32), lambda progress: None)
+    assert built == [("fnet", documents == 2, 8, seed) for seed in seeds]
+    assert trained == [(["model 4", "model 9"], seeds)]
+    speed = fields["train_speed"]
+    # The first block, which warms up, is left out.
+    assert (speed["steps_per_second"], speed["examples_per_second"]) == (10, 320)
+    assert speed["tokens_per_second"] == 320 * documents * 8
