@@ -11,7 +11,7 @@ from flax import nnx
 from models.core import encoder as module
 from models.core.encoder import Encoder
 from models.core.layers import BatchRngs
-from tests.helpers.mixers import QUICK
+from tests.helpers.mixing import QUICK
 
 LENGTH, DIM, HIDDEN, CLASSES = 5, 6, 8, 3
 
