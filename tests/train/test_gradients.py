@@ -15,7 +15,7 @@ from configs.recipe import Optimizer
 from lra.train.data import Batch, SplitArrays
 from lra.train.step import Program
 from models.core.layers import batch_bits
-from tests.helpers.mixers import QUICK
+from tests.helpers.mixing import QUICK
 from tests.helpers.training import with_train
 
 BATCH, CLASSES = 16, 4
