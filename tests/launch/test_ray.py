@@ -29,6 +29,14 @@ needs_ray = pytest.mark.skipif(
 )
 LONG = [*TINY, HELD, "--set=train.steps=120", "--set=train.eval_every=20", "--checkpoint_minutes=0"]
 MARK = "LRA_TEST_OF_RAY"
+START = """
+import signal
+from ray.scripts.scripts import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""`ray start` that does not ignore SIGINT, as all does that a script starts in the background: tasks would not stop."""
 
 
 def processes(mark):
@@ -64,7 +72,7 @@ class Node:
     def __init__(self, name, env, *arguments):
         self.env, self.log = env, Path(env["TMPDIR"]) / f"{name}.log"
         few = ["--num-cpus=1", "--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
-        ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", *few]
+        ray = [sys.executable, "-c", START, "start", "--block", *few]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen([*ray, *arguments], cwd=ROOT, env=env, stdout=log, stderr=log)
 
