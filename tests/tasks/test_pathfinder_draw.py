@@ -310,7 +310,8 @@ def convolutional(images, positive, epochs=8, batch=64):
 
     @jax.jit
     def step(params, state, x, y):
-        updates, state = optimizer.update(jax.grad(loss)(params, x, y), state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer count of steps
+            updates, state = optimizer.update(jax.grad(loss)(params, x, y), state, params)
         return optax.apply_updates(params, updates), state
 
     state, rng = optimizer.init(params), np.random.default_rng(0)
