@@ -9,7 +9,7 @@ import pytest
 from lra.errors import UsageError
 from lra.grid import expand
 from lra.launch import slurm
-from tests.helpers.cli import TINY, call, places, record_files, saved_records
+from tests.helpers.cli import TINY, cli, places, record_files, saved_records
 
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="submitit is not installed: see the extra 'cluster'"
@@ -50,6 +50,7 @@ def test_submitted_commands_leave_records(tmp_path):
 
 
 @needs_submitit
+@pytest.mark.process
 def test_a_grid_is_one_array_job(tmp_path, monkeypatch):
     """With stand-ins for Slurm's commands, which keep the script that they get."""
     for name, text in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 42")):
@@ -57,16 +58,17 @@ def test_a_grid_is_one_array_job(tmp_path, monkeypatch):
         (tmp_path / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", str(tmp_path), os.pathsep)
     slurm = ["--launcher=slurm", "--slurm=slurm_partition=gpu", "--slurm=timeout_min=90", "--jobs=2"]
-    done = call(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path))
+    done = cli(*TINY, *slurm, "--models=ff_only", "--seeds=0,1,2", *places(tmp_path))
     assert done.returncode == 0, done.stderr
     script = (tmp_path / "script").read_text()
     assert "--array=0-2%2" in script and "--partition=gpu" in script and "--time=90" in script
     assert "3 jobs: 42_0 to 42_2" in done.stdout and not record_files(tmp_path)
-    wrong = call(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path))
+    wrong = cli(*TINY, "--launcher=slurm", "--slurm=partitoin=gpu", *places(tmp_path))
     assert wrong.returncode == 2 and "partitoin" in wrong.stderr and wrong.stderr.count("\n") == 1
 
 
 @needs_submitit
+@pytest.mark.process
 def test_a_missing_slurm_is_reported_in_one_line(tmp_path):
-    done = call(*TINY, "--launcher=slurm", *places(tmp_path))
+    done = cli(*TINY, "--launcher=slurm", *places(tmp_path))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
