@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.cli import (
     ROOT,
     TINY,
+    alive,
     call,
     checkpoints,
     children_of,
@@ -44,8 +45,10 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_ends_with_the_same_bit
     assert only_record(tmp_path)["status"] == "failed" and "SIGKILL" in only_record(tmp_path)["error"]
 
     parent = start_and_wait_at(60)
+    (child,) = children_of(parent.pid)
     parent.kill()
     parent.communicate()
+    until(lambda: not alive(child))  # which would go on otherwise, beside its successor
 
     parent = start_and_wait_at(90)
     parent.terminate()

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.helpers.cli import TINY, call, checkpoints, only_record, places, saved_records, start
+from tests.helpers.cli import TINY, alive, call, checkpoints, children_of, only_record, places, saved_records, start
 from tests.helpers.held import HELD, Hold
 from tests.helpers.waiting import until
 
@@ -34,8 +34,10 @@ def test_the_cell_of_a_killed_run_is_taken_over_from_its_checkpoint(tmp_path):
     while (line := second.stdout.readline()) and "waiting for cells that other runs are at: 1" not in line:
         pass
     assert first.poll() is None
+    (child,) = children_of(first.pid)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
+    until(lambda: not alive(child))  # which would go on otherwise, beside its successor
     hold.release()
     output, errors = second.communicate()
     assert second.returncode == 0, errors
