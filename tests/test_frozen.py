@@ -105,6 +105,7 @@ def test_keys_and_names_of_cells(frozen, protocol):
     assert digest(cells_of(protocol)) == frozen["cells"][protocol]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MIXERS)
 def test_losses_and_checkpoints(frozen, model):
     result, arrays, progress = trained(model)

@@ -17,6 +17,7 @@ BY_BACKEND = (
 """Mixers that ask which backend they are on: for their tiles, sums over blocks, chunks or transforms."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_BACKEND)
 def test_an_accelerator_s_way_gives_a_cpu_s_numbers(name, monkeypatch):
     options = dict(recipe("listops_short", name).mixer)

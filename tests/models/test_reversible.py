@@ -32,6 +32,7 @@ def gradient(name, layers, length, dropping=False, mixed=False, **shape):
     return compiled(params, tokens), compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dropping"), [("transformer", False), ("reformer", True)])
 def test_gradients_are_those_of_automatic_differentiation(monkeypatch, name, dropping):
     """Also where the last block has another mixer than the others."""
@@ -43,6 +44,7 @@ def test_gradients_are_those_of_automatic_differentiation(monkeypatch, name, dro
         np.testing.assert_allclose(a, e, atol=1e-4 * max(1, float(jnp.abs(e).max())))
 
 
+@pytest.mark.slow
 def test_activations_do_not_grow_with_depth():
     def temporaries(layers, reversible):
         _, compiled = gradient("local", layers, 512, reversible=reversible)

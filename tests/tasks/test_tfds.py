@@ -54,6 +54,7 @@ def part_of_cifar(folder: Path) -> Path:
     [(TEXT, part_of_imdb, "imdb_reviews/plain_text/1.0.0"), (IMAGE, part_of_cifar, "cifar10/3.0.2")],
     ids=["text", "image"],
 )
+@pytest.mark.slow
 def test_tfds_gives_what_our_own_reader_gives(tmp_path, task, part, version):
     archive = part(tmp_path / "data")
     settings = {"cache": tmp_path / "cache", "source_dir": archive.parent}
@@ -76,6 +77,7 @@ def test_tfds_gives_what_our_own_reader_gives(tmp_path, task, part, version):
     assert tfds.find_prepared(task.tfds, tfds.search_folders(tmp_path / "cache", True)) is not None
 
 
+@pytest.mark.slow
 def test_a_copy_that_tfds_has_prepared_is_found_by_auto(tmp_path, monkeypatch):
     archive = part_of_cifar(tmp_path / "data")
     built = prepare(IMAGE, 1024, 0, "tfds", cache=tmp_path / "a", source_dir=archive.parent, allow_unverified=True)

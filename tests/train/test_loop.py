@@ -58,6 +58,7 @@ def test_the_order_looks_random():
     assert abs(near / draws - 2) < 5 * (2 / draws) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_scan_equals_a_loop_bit_for_bit():
     program, source = program_of()
     examples = source.data["train"]
@@ -81,6 +82,7 @@ def test_a_scan_equals_a_loop_bit_for_bit():
             np.testing.assert_array_equal(losses, metrics[0][:, 0])
 
 
+@pytest.mark.slow
 def test_training_reaches_its_accuracy_from_a_fixed_seed():
     outcome = train(model="transformer")
     result = outcome.results[0]
@@ -109,6 +111,7 @@ def assert_same_curves(one, other, rel=1e-4):
     assert (one.test_best, one.test_last) == pytest.approx((other.test_best, other.test_last))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"accumulate": 4}, {"remat": True}, {"accumulate": 8, "remat": True}])
 def test_accumulation_and_recomputation_give_the_same_numbers(changes):
     recipe = dataclasses.replace(SHORT, train=dataclasses.replace(SHORT.train, **changes))
@@ -175,6 +178,7 @@ def test_the_best_step_is_tested_and_so_is_the_last():
     assert outcome.best_step < 400 and outcome.test_best > outcome.test_last
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_example_once():
     """Against accuracy and loss computed over the whole split at once; 103 examples in batches of 32."""
     splits = first_token_splits()

@@ -23,6 +23,7 @@ RECIPE = Recipe(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "image", "listops", "retrieval", "pathfinder"])
 def test_a_task_trains_from_the_real_data(name, tmp_path):
     task = TASKS[name]
