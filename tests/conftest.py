@@ -30,14 +30,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(Path(os.environ[cli.SHARED]), ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes long first, so that the workers end together; quick tests of a file stay together."""
+    """Puts the files with what takes long first, so that the workers end together."""
     order = ("ray", "process", "slow")
+    ranks: dict[Path, int] = {}
     for item in items:
-        if not any(item.get_closest_marker(name) for name in (*order, "xdist_group")):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: min((order.index(m.name) for m in item.iter_markers() if m.name in order), default=9))
+        marked = [order.index(mark.name) for mark in item.iter_markers() if mark.name in order]
+        ranks[item.path] = min([ranks.get(item.path, len(order)), *marked])
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)

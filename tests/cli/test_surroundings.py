@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.cli import TINY, cli, only_record, outputs
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("surroundings")]
+pytestmark = pytest.mark.process
 
 RUN = [*TINY, "--models=fnet", "--set=train.steps=40", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
 

@@ -21,7 +21,7 @@ from tests.helpers.cli import ROOT, TINY, alive, cli, free_port, only_record, pl
 from tests.helpers.held import HELD, Hold
 from tests.helpers.waiting import SECONDS, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or not Path("/proc/self/environ").exists(),
