@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lra.grid.spec import DataOptions, RunOptions
+from lra.report.selection import ALL, Selection
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,6 @@ class ReportArguments:
     """Options of `leaderboard`, `show` and `compare`: folders of records, and which records count."""
 
     folders: tuple[Path, ...]
-    tasks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    protocols: tuple[str, ...] = ()
-    accelerator: str = ""
-    metric: str = "test_best"
-    sort: str = "average"
+    selection: Selection = ALL
     out: Path = Path("leaderboard")
     plots: bool = True

@@ -22,6 +22,7 @@ from lra.cli.arguments import (
 )
 from lra.errors import UsageError
 from lra.grid.spec import DataOptions, RunOptions
+from lra.report.selection import METRICS, Selection
 
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -206,8 +207,6 @@ def define_show(values: flags.FlagValues) -> None:
 
 def define_compare(values: flags.FlagValues) -> None:
     """Flags of `compare`."""
-    from lra.report.selection import METRICS
-
     define_show(values)
     flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=values)
     flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=values)
@@ -235,19 +234,20 @@ def show_arguments(values: flags.FlagValues) -> ReportArguments:
 
 def compare_arguments(values: flags.FlagValues) -> ReportArguments:
     """The options of `compare`."""
-    return ReportArguments(
-        _folders(values), tasks=tuple(values.tasks), protocols=tuple(values.protocol),
-        accelerator=values.accelerator, metric=values.metric,
+    selection = Selection(
+        tasks=tuple(values.tasks), protocols=tuple(values.protocol), accelerator=values.accelerator,
+        metric=values.metric,
     )  # fmt: skip
+    return ReportArguments(_folders(values), selection)
 
 
 def leaderboard_arguments(values: flags.FlagValues) -> ReportArguments:
     """The options of `leaderboard`."""
-    return ReportArguments(
-        _folders(values), tasks=tuple(values.tasks), models=tuple(values.models), protocols=tuple(values.protocol),
-        accelerator=values.accelerator, metric=values.metric, sort=values.sort, out=Path(values.out),
-        plots=values.plots,
+    selection = Selection(
+        tasks=tuple(values.tasks), models=tuple(values.models), protocols=tuple(values.protocol),
+        accelerator=values.accelerator, metric=values.metric, sort=values.sort,
     )  # fmt: skip
+    return ReportArguments(_folders(values), selection, Path(values.out), values.plots)
 
 
 def _folders(values: flags.FlagValues) -> tuple[Path, ...]:

@@ -73,7 +73,7 @@ def main(arguments: list[str], overview: str) -> int:
         return 2
     except OSError as error:  # of the system, such as too many open files
         where = f": {error.filename}" if error.filename else ""
-        print(f"run.py {one_line(name)}: {error.strerror or error}{one_line(where)}", file=sys.stderr)
+        print_problem(one_line(name), f"{error.strerror or error}{where}")
         return 2
 
 

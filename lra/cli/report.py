@@ -24,12 +24,11 @@ def status(results: Path) -> int:
 
 def leaderboard(args: ReportArguments) -> int:
     """Writes the tables, the page and the figures of results folders, and prints the leaderboard."""
-    from lra.report import selection, write
+    from lra.report import write  # pandas takes a second to import
 
     _require_folders(args.folders)
-    selected = selection.Selection(args.tasks, args.models, args.protocols, args.accelerator, args.metric, args.sort)
     try:
-        text, lines = write.write_leaderboard(args.folders, args.out, selected, args.plots)
+        text, lines = write.write_leaderboard(args.folders, args.out, args.selection, args.plots)
     except OSError as error:
         raise write_error(f"--out={args.out}", error) from None
     _print_problems("leaderboard", lines)
@@ -57,13 +56,10 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
     if len(names) != 2 or names[0] == names[1]:
         raise UsageError("compare takes two models: compare fnet transformer")
     _require_folders(args.folders)
-    selected = selection.Selection(
-        args.tasks, protocols=args.protocols, accelerator=args.accelerator, metric=args.metric
-    )  # fmt: skip
     records, lines = load.load_records(args.folders)
-    selection.check(selected, records)
+    selection.check(args.selection, records)
     _print_problems("compare", lines)
-    print(show_text.comparison_text(records, names[0], names[1], selected))
+    print(show_text.comparison_text(records, names[0], names[1], args.selection))
     return 0
 
 
