@@ -21,8 +21,8 @@ from lra.train.loop import Hooks, TrainResult, fit
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from tasks.task import Dataset, Split
+from tests.helpers.cli import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FROZEN = Path(__file__).with_name("frozen.json")
 BEFORE = "2026-11-27"
 """Records of results/cpu that are younger are left out."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers.cli import ROOT
+
 LEAVES = {"tasks", "models", "configs", "lra.errors"}
 MAY_IMPORT = {
     "tasks": set(),

@@ -1,13 +1,13 @@
 """A run that has ended, for tests of what happens next."""
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import SHARED, TINY, call, places
+from tasks.io.files import locked
+from tests.helpers.cli import SHARED, TINY, call, places, record_files
 
 FINISHED = [*TINY, "--models=ff_only", "--checkpoint_minutes=0"]
 
@@ -16,9 +16,8 @@ FINISHED = [*TINY, "--models=ff_only", "--checkpoint_minutes=0"]
 def finished_once() -> Path:
     """The folder of a run of one cell, made by the first worker that asks for it."""
     folder = Path(os.environ[SHARED]) / "finished"
-    with open(f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
+    with locked(folder.parent, folder.name, print):
+        if not record_files(folder):
             done = call(*FINISHED, *places(folder))
             assert done.returncode == 0, done.stderr
     return folder

@@ -19,7 +19,7 @@ from tests.helpers.cli import (
     start,
 )
 from tests.helpers.held import HELD, Hold
-from tests.helpers.waiting import until
+from tests.helpers.waiting import until, wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.process
 
@@ -34,7 +34,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_ends_with_the_same_bit
         before = checkpoints(tmp_path)
         hold.at(step)
         parent = start(*LONG, *places(tmp_path), env=hold.env)
-        until(lambda: checkpoints(tmp_path)[-1:] > before[-1:] or parent.poll() is not None)
+        wait_for_a_new_checkpoint(tmp_path, before, parent)
         return parent
 
     parent = start_and_wait_at(30)

@@ -5,15 +5,13 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import fuzz_targets
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.cli import ROOT
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from tests.helpers.cli import TINY, alive, call, checkpoints, children_of, only_record, places, saved_records, start
+from tests.helpers.cli import TINY, alive, call, children_of, only_record, places, saved_records, start
 from tests.helpers.held import HELD, Hold
-from tests.helpers.waiting import until
+from tests.helpers.waiting import until, wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +29,7 @@ def test_the_cell_of_a_killed_run_is_taken_over_from_its_checkpoint(tmp_path):
     hold.at(40)
     long = [*TINY, HELD, "--set=train.steps=80", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
     first = start(*long, *places(tmp_path), env=hold.env)
-    until(lambda: checkpoints(tmp_path) or first.poll() is not None)
+    wait_for_a_new_checkpoint(tmp_path, [], first)
     second = start(*long, *places(tmp_path), env=hold.env)
     while (line := second.stdout.readline()) and "waiting for cells that other runs are at: 1" not in line:
         pass

@@ -4,7 +4,6 @@ import ast
 import html
 import json
 import re
-from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -12,9 +11,9 @@ from markdown_it import MarkdownIt
 from lra.cli import arguments, report
 from lra.report import figures, leaderboard, show, tables, write
 from lra.report.latex import escape, to_latex
+from tests.helpers.cli import ROOT
 from tests.helpers.records import measurement, record
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = [file for part in ("lra", "tasks", "models", "configs") for file in sorted((ROOT / part).rglob("*.py"))]
 FORBIDDEN = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml", "zipfile"}
 

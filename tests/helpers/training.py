@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from flax import nnx
 from configs.recipe import Encoder as Shape
 from configs.recipe import Optimizer, Recipe, Schedule, Train
 from lra.grid.spec import TrainOptions
+from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData
 from lra.train.loop import Hooks, TrainResult, fit
 from lra.train.step import Program
@@ -55,6 +57,32 @@ def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
     hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
     models = [encoder(model, seed) for seed in seeds]
     return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
+
+
+def session(
+    folder: Path | None,
+    chunks: int | None = None,
+    key: str = "k",
+    recipe: Recipe = RECIPE,
+    seeds=(0, 3),
+    **options: Any,
+) -> tuple[TrainResult, list[str]]:
+    """Trains for some chunks, or to the end; with a checkpoint after each where there is a folder for them.
+
+    Returns:
+        The outcome, and the warnings about checkpoints.
+    """
+    warnings: list[str] = []
+    checkpoints = Checkpoints(folder, key, 0, warnings.append) if folder else None
+    calls = iter(range(10**6))
+
+    def stop() -> str:
+        return "enough" if chunks is not None and next(calls) >= chunks else ""
+
+    outcome = train(recipe, seeds, checkpoints=checkpoints, stop=stop, **options)
+    if checkpoints:
+        checkpoints.close()
+    return outcome, warnings
 
 
 @functools.cache

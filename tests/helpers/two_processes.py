@@ -10,12 +10,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import lra.train.loop
 from lra.train import distributed
-from lra.train.checkpoint import Checkpoints
+from tests.helpers import training
 from tests.helpers.training import train, with_train
 
 STEPS_OF_A_CHUNK = 2
@@ -24,15 +23,8 @@ RECIPE = with_train(steps=12, eval_every=4)
 
 def session(folder, chunks=None):
     """Trains to the end, or for some chunks; with checkpoints where there is a folder for them."""
-    kept = Checkpoints(folder, "k", 0, pytest.fail) if folder else None
-    calls = iter(range(10**6))
-
-    def stop():
-        return "enough" if chunks is not None and next(calls) >= chunks else ""
-
-    outcome = train(RECIPE, (0, 5), checkpoints=kept, stop=stop)
-    if kept:
-        kept.close()
+    outcome, warnings = training.session(folder, chunks, recipe=RECIPE, seeds=(0, 5))
+    assert not warnings
     return outcome
 
 

@@ -19,7 +19,7 @@ from tests.helpers.cli import (
 )
 from tests.helpers.held import FF_ONLY, Hold
 from tests.helpers.hosts import assert_alike, ended, run_of
-from tests.helpers.waiting import until
+from tests.helpers.waiting import until, wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.process
 
@@ -34,14 +34,6 @@ LONG = [
 def hold(tmp_path):
     """For the follower's cells: the leader's wait for them in the next program that both run."""
     return Hold(tmp_path / "hold")
-
-
-def wait_for_a_new_checkpoint(folder, before, *runs):
-    def saved():
-        assert all(run.poll() is None for run in runs), [run.communicate() for run in runs]
-        return checkpoints(folder)[-1:] > before[-1:]
-
-    until(saved)
 
 
 def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):

@@ -12,7 +12,7 @@ from models.attention import attend, attend_naive
 from models.core import fused_attention
 from models.core.flash_attention import draw_dropout_seeds, dropout_mask
 from models.core.fused_attention import Blocks, applies, attend_fused, tile_sizes
-from tests.helpers.mixing import QUICK, normal, on_a_gpu
+from tests.helpers.mixing import jit, normal, on_a_gpu
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def both_passes(f, arrays, mask, rate, **options):
         o, back = jax.vjp(lambda *x: f(*x, mask, rate, rngs(), **options), q, k, v)
         return o, *back(g.astype(o.dtype))
 
-    return jax.jit(run, compiler_options=QUICK)(*arrays)
+    return jit(run)(*arrays)
 
 
 def near(got, want, tolerance=1e-5):
@@ -95,7 +95,7 @@ def test_drops_the_same_weights(small_blocks):
     """Values that are one-hot show the weights themselves."""
     (q, k, *_), _ = case(50, 64, 2, 64)
     v, mask = jnp.broadcast_to(jnp.eye(64)[:, None], k.shape), jnp.ones((3, 64), bool)
-    run = jax.jit(lambda *x: attend_fused(*x, mask, 0.3, rngs(), interpret=True), compiler_options=QUICK)
+    run = jit(lambda *x: attend_fused(*x, mask, 0.3, rngs(), interpret=True))
     weights = run(q, k, v)
     kept = factors(q, k, 0.3).swapaxes(1, 2) > 0
     np.testing.assert_array_equal(np.asarray(weights) > 0, kept)
@@ -116,8 +116,8 @@ def test_under_vmap_scan_and_checkpoint(small_blocks):
         o, back = jax.vjp(lambda q: jax.lax.scan(layer, q, length=2)[0], q)
         return o, *back(g)
 
-    each = jax.jit(one, compiler_options=QUICK)
-    together = jax.jit(jax.vmap(one), compiler_options=QUICK)(seeds, *stacked)
+    each = jit(one)
+    together = jit(jax.vmap(one))(seeds, *stacked)
     for i in range(2):
         near([x[i] for x in together], each(seeds[i], *(x[i] for x in stacked)), 1e-6)
 

@@ -57,7 +57,7 @@ def test_dropout_trains():
 
 
 def test_padding_changes_nothing():
-    assert padding_changes("sparse", 53, (29, 12), rebuilt=True, pool="mean", block=8, c=2) < 1e-5
+    assert padding_changes("sparse", 53, (29, 12), rebuilt=True, pool="mean", layers=2, block=8, c=2) < 1e-5
 
 
 def test_parameters_and_options():

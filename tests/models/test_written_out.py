@@ -11,7 +11,7 @@ from flax import nnx
 from models.core import encoder as module
 from models.core.encoder import Encoder
 from models.core.layers import BatchRngs
-from tests.helpers.mixing import QUICK
+from tests.helpers.mixing import jit
 
 LENGTH, DIM, HIDDEN, CLASSES = 5, 6, 8, 3
 
@@ -97,7 +97,7 @@ def encode(model, tokens, real):
 def test_the_logits_are_those_of_the_equations(shape):
     model, pair = encoder(**shape), shape.get("pair", False)
     tokens, mask = examples(1 + pair)
-    logits = jax.jit(lambda tokens, mask: model(tokens, mask), compiler_options=QUICK)(tokens, mask)
+    logits = jit(lambda tokens, mask: model(tokens, mask))(tokens, mask)
     for ids, real, got in zip(tokens, mask, logits, strict=True):
         e = [encode(model, *document) for document in zip(ids, real, strict=True)]
         if model.nli:
@@ -124,7 +124,7 @@ def test_every_site_drops_and_each_with_a_key_of_its_own(monkeypatch):
         model(tokens, mask, BatchRngs(key))
         return [drawn for _, _, drawn in sites]
 
-    keys = jax.jit(run, compiler_options=QUICK)(jax.random.key(0))
+    keys = jit(run)(jax.random.key(0))
     wide, narrow = (2, LENGTH + 1, HIDDEN), (2, LENGTH + 1, DIM)
     assert [shape for shape, _, _ in sites] == [narrow, *2 * (narrow, wide, narrow)]
     assert {rate for _, rate, _ in sites} == {0.3} and len({tuple(key.tolist()) for key in keys}) == 7

@@ -23,9 +23,9 @@ from tasks.io.npy_writer import Table
 from tasks.pathfinder.task import PathfinderConfig
 from tasks.task import BuildRequest, DataError
 from tests.helpers import archives
+from tests.helpers.cli import ROOT
 from tests.helpers.noise import NOISE, Rules, prepared
 
-ROOT = Path(__file__).resolve().parents[2]
 FEW = PathfinderConfig(train=80, validation=10, test=10)
 
 

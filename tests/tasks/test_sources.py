@@ -15,9 +15,9 @@ from tasks.io.cache import describe, open_entry, prepare
 from tasks.io.sources import resolve
 from tasks.task import Archive, DataError, SourceNotFound
 from tests.helpers import archives
+from tests.helpers.cli import ROOT
 from tests.helpers.waiting import SECONDS
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT, IMAGE, SHORT = TASKS["text"], TASKS["image"], TASKS["listops_short"]
 
 
@@ -122,11 +122,6 @@ def test_the_newest_version_of_a_prepared_copy_is_taken(tmp_path):
 
 
 # --- without network ----------------------------------------------------------------------------------
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_without_network_the_answer_comes_soon_and_says_what_to_do(tmp_path, monkeypatch):

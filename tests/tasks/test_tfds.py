@@ -15,10 +15,10 @@ from tasks.io.cache import describe, open_entry, prepare
 from tasks.io.sources import ACLIMDB, CIFAR10
 from tasks.task import DataError
 from tests.helpers import archives, real_data
+from tests.helpers.cli import ROOT
 
 pytest.importorskip("tensorflow_datasets")
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT, IMAGE = TASKS["text"], TASKS["image"]
 
 

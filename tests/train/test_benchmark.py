@@ -1,6 +1,7 @@
 """The rules of timing, with a clock that the test moves; memory is checked before anything runs."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +77,28 @@ def test_a_program_is_refused_before_it_runs_and_a_trial_runs_each_once(monkeypa
         measured = benchmark.measure(prepared, lambda progress: None, trial=True)
         assert ran == [1] and measured.train_blocks == [] and measured.compiled_bytes > 1_000
         assert measured.flops_per_step > 0 and measured.parameters > 0
+
+
+def test_a_timed_block_of_training_or_inference_waits_for_its_results(monkeypatch):
+    events = []
+
+    def chunk(state, fixed, data):
+        events.append("queued")
+        return state, "metrics"
+
+    def evaluate(*arguments):
+        events.append("queued")
+        return "sums"
+
+    def device_get(results):
+        events.append(results)
+        return results
+
+    monkeypatch.setattr(benchmark.jax, "device_get", device_get)
+    monkeypatch.setattr(benchmark, "timed", lambda run, *rest: (run(2), events.append("timed"), [(2, 1.0)])[-1])
+    prepared = SimpleNamespace(
+        program=SimpleNamespace(fixed=None, other_state=None), data=SimpleNamespace(labels=SimpleNamespace(shape=(4,))),
+        state=SimpleNamespace(params=None), chunk=chunk, evaluate=evaluate, length=1, measured=benchmark.Measured(),
+    )  # fmt: skip
+    benchmark.measure(prepared, lambda progress: None)
+    assert events == ["queued", "queued", "metrics", "timed", "queued", "queued", ["sums", "sums"], "timed"]

@@ -1,5 +1,6 @@
 """A run that is stopped, killed or damaged resumes from its checkpoint and ends with the same bits."""
 
+import functools
 import random
 import shutil
 
@@ -7,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lra.train.checkpoint import Checkpoints, checksums
+from lra.train.checkpoint import checksums
+from tests.helpers import training
 from tests.helpers.training import shared_programs, train, with_train
 
 RECIPE_60 = with_train(steps=60, eval_every=20)
+session = functools.partial(training.session, recipe=RECIPE_60)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,20 +33,6 @@ def uninterrupted(compiled_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lra.train.loop.chunk_length", lambda steps_between, flops, backend: 5)
         return train(RECIPE_60, (0, 3)).results
-
-
-def session(folder, chunks=None, key="k", recipe=RECIPE_60, seeds=(0, 3), **options):
-    """One session: trains for some chunks, or to the end, with a checkpoint after each chunk."""
-    warnings = []
-    checkpoints = Checkpoints(folder, key, 0, warnings.append)
-    calls = iter(range(10**6))
-
-    def stop():
-        return "enough" if chunks is not None and next(calls) >= chunks else ""
-
-    outcome = train(recipe, seeds, checkpoints=checkpoints, stop=stop, **options)
-    checkpoints.close()
-    return outcome, warnings
 
 
 def steps_kept(folder):

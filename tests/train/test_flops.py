@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -13,10 +14,11 @@ from configs.quick import recipe
 from configs.recipe import Recipe
 from lra.train import flops
 from lra.train.benchmark import random_splits
-from lra.train.data import DeviceData
+from lra.train.data import DeviceData, SplitArrays
 from lra.train.step import Program
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
+from tests.helpers.training import with_train
 
 
 def arrays(*shapes, dtype=jnp.float32):
@@ -163,3 +165,27 @@ def test_the_fused_kernel_s_attention_counts_two_products_forwards_and_seven_bac
     assert both == pytest.approx(9 * product, rel=0.01)
     three = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in (q, q, q, mask)]
     assert flops.count(jax.vmap(loss), *three) == pytest.approx(3 * forward, rel=0.01)
+
+
+BATCH, WIDTH = 1024, 64
+
+
+class TwoProducts(nnx.Module):
+    """Two square linear maps of the first token."""
+
+    def __init__(self) -> None:
+        self.maps = nnx.List([nnx.Linear(WIDTH, WIDTH, use_bias=False, rngs=nnx.Rngs(i)) for i in range(2)])
+
+    def __call__(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = jnp.broadcast_to(tokens[:, 0, :1].astype(jnp.float32), (tokens.shape[0], WIDTH))
+        return self.maps[1](self.maps[0](x))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_step_has_two_products_forwards_and_three_backwards(seeds):
+    """Both maps forwards, the gradients of both weights, and that of what is between them."""
+    program = Program([TwoProducts() for _ in seeds], with_train(batch=BATCH), BATCH, 1, seeds, jax.devices()[:1])
+    shapes = (BATCH, 3), (BATCH,), (BATCH, 1), (BATCH,)
+    kinds = np.uint8, np.int32, np.int32, np.int32
+    source = SplitArrays(*(jnp.zeros(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
+    assert program.flops(source) == pytest.approx(len(seeds) * 5 * 2 * BATCH * WIDTH**2, rel=0.05)

@@ -11,7 +11,7 @@ import pytest
 
 from configs.recipe import Optimizer, Schedule
 from lra.train import data
-from lra.train.data import DeviceData, gather, tokens_of
+from lra.train.data import DeviceData, batch_indices, gather, tokens_of
 from lra.train.loop import fit
 from lra.train.optimizer import learning_rate, make_optimizer
 from lra.train.step import Program, chunk_length
@@ -119,7 +119,8 @@ def test_accumulation_and_recomputation_give_the_same_numbers(changes):
 
 
 def test_streamed_batches_give_the_same_bits():
-    sent, kept = train(SHORT, (0, 1), stream="on"), trained(SHORT, (0, 1))
+    recipe = with_train(steps=30, eval_every=15)  # nearly two epochs
+    sent, kept = (train(recipe, (2, 5), stream=stream) for stream in ("on", "off"))
     assert sent.streamed and not kept.streamed
     assert sent.results == kept.results
 
@@ -264,3 +265,13 @@ def test_chunks_divide_the_steps_between_validations():
     assert chunk_length(50, 1e3, "cpu") == 50
     assert chunk_length(50, 1e13, "cpu") == 1
     assert chunk_length(175, 1e9, "cpu") == 25
+
+
+def test_no_epoch_of_a_seed_is_an_epoch_of_another():
+    """A seed that were added to the number of the epoch would give seed 1 the order of seed 0, an epoch later."""
+    orders = {
+        (seed, epoch): batch_indices(np.int32(epoch), 100, 100, seed, np).tobytes()
+        for seed in range(6)
+        for epoch in range(6)
+    }
+    assert len(set(orders.values())) == 36
