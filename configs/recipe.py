@@ -17,6 +17,11 @@ class RecipeError(ValueError):
     """An invalid setting; the message is one line for the user."""
 
 
+def added(default: Any) -> Any:
+    """A field that the first records did not have: left at its default, it is no part of a recipe's `identity`."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True)
 class Encoder:
     """The shape of the encoder (see `models.core.encoder.Encoder`)."""
@@ -85,6 +90,10 @@ class Recipe:
     """Settings of the task (its `rules`); None: the task's defaults."""
     mixer: tuple[tuple[str, Any], ...] = ()
     """Options of the mixer that differ from its defaults, sorted by name."""
+
+
+SECTIONS: dict[str, Any] = {"encoder": Encoder, "optimizer": Optimizer, "schedule": Schedule, "train": Train}
+"""The sections of a recipe that are the same for all tasks and mixers, by name."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,29 @@ def validate_recipe(recipe: Recipe) -> None:
         raise RecipeError("optimizer.b1 and optimizer.b2 must be at least 0 and less than 1")
     if t.steps * t.batch >= 2**32:
         raise RecipeError("train.steps × train.batch must be below 2³²")
+
+
+def identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a recipe, given as `dataclasses.asdict` or as a record holds it.
+
+    Fields made by `added` count only where they differ from their defaults, so that adding one leaves the keys of
+    cells, and the recipes of older records, as they are.
+    """
+    return {
+        name: {field: value for field, value in part.items() if _ADDED.get(f"{name}.{field}", _ADDED) != value}
+        if isinstance(part, Mapping)
+        else part
+        for name, part in recipe.items()
+    }
+
+
+_ADDED = {
+    f"{section}.{field.name}": field.default
+    for section, kind in SECTIONS.items()
+    for field in dataclasses.fields(kind)
+    if "added" in field.metadata
+}
+"""Defaults of the fields made by `added`, by 'section.field'."""
 
 
 def suggest(kind: str, name: str, known: Iterable[str]) -> str:

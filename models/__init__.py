@@ -5,6 +5,9 @@ JAX. To add a mixer, write its module and add its line here. A mixer elsewhere n
 `--models=their_package.module:Class`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 MIXERS: dict[str, str] = {
     "transformer": "models.attention:Attention",
     "transformer_naive": "models.attention:NaiveAttention",
@@ -28,3 +31,22 @@ MIXERS: dict[str, str] = {
     "cosformer": "models.cosformer:Cosformer",
     "skyformer": "models.skyformer:Skyformer",
 }
+
+VERSIONS: dict[str, int] = {}
+"""A mixer's version, where it is above 1. It goes up when the same recipe and seed give other numbers; what rounds
+otherwise is no reason. It is part of a cell's key, so finished cells of other versions run again."""
+
+ENCODER_VERSIONS: dict[str, dict[str, int]] = {}
+"""Versions of the encoder's parts, where they are above 1, by field and value: {"positions": {"sinusoidal": 2}}."""
+
+
+def code_versions(mixer: str, encoder: Mapping[str, Any]) -> dict[str, int]:
+    """Versions above 1 of the code that a cell's numbers come from: of the mixer, and of parts of the encoder.
+
+    Args:
+        mixer: its name in `MIXERS`, or 'package.module:Class', which has no version.
+        encoder: the recipe's encoder, by field.
+    """
+    parts = {"mixer": VERSIONS.get(mixer, 1)}
+    parts |= {f"encoder.{name}": ENCODER_VERSIONS[name].get(str(encoder.get(name)), 1) for name in ENCODER_VERSIONS}
+    return {name: version for name, version in parts.items() if version > 1}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe
+from configs.recipe import Recipe, identity
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,14 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Code:
+    """The code that a plan's numbers come from."""
+
+    versions: tuple[tuple[str, int], ...] = ()
+    """Versions above 1 of our mixer and of parts of the encoder (`models.code_versions`)."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """A requested cell, before its data and device are known."""
 
@@ -39,6 +47,7 @@ class Plan:
     """One seed, or several that train as one program."""
     recipe: Recipe
     overrides: tuple[str, ...]
+    code: Code = Code()
 
 
 @dataclass(frozen=True)
@@ -102,8 +111,10 @@ def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, limits: Mapp
         "length": plan.length,
         "protocol": plan.protocol,
         "seeds": plan.seeds,
-        "recipe": dataclasses.asdict(plan.recipe),
+        "recipe": identity(dataclasses.asdict(plan.recipe)),
         "accelerator": accelerator,
         **limits,
     }
+    if plan.code.versions:
+        content["versions"] = dict(plan.code.versions)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

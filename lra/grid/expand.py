@@ -11,9 +11,9 @@ from typing import Any, Literal
 from configs import PROTOCOLS
 from configs.recipe import Protocol, RecipeError, override, suggest
 from lra.errors import UsageError
-from lra.grid.cell import Cell, ModelSpec, Plan, cell_key
+from lra.grid.cell import Cell, Code, ModelSpec, Plan, cell_key
 from lra.grid.spec import DataOptions, RunOptions
-from models import MIXERS
+from models import MIXERS, code_versions
 from tasks import TASKS, Task
 from tasks.io.cache import describe, prepare
 
@@ -115,9 +115,10 @@ def make_plans(
                 recipe = override(recipe, settings)
             except RecipeError as error:
                 raise UsageError(f"{name}, {model}: {error}") from None
+            code = Code(tuple(code_versions(model.name, dataclasses.asdict(recipe.encoder)).items()))
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 for seed in dict.fromkeys(seeds or protocol.seeds):
-                    plans.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings)))
+                    plans.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings), code))
     return plans
 
 
