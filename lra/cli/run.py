@@ -22,7 +22,7 @@ from lra.launch.multihost import host_group
 from lra.launch.multihost_follower import Follower
 from lra.launch.multihost_leader import Leader
 from lra.results import provenance, runs
-from lra.results.folder import cannot_write, clean_up, is_finished, unfinished
+from lra.results.folder import cannot_write, clean_up, is_finished, is_of_other_code, unfinished
 from tasks.io.files import make_folder
 
 
@@ -81,10 +81,10 @@ def _run_here(
 ) -> int:
     """Trains a grid on this machine, together with the processes that follow `leader`."""
     options = args.options
-    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
+    device, mixers = process.probe(options.device, [plan.model for plan in plans])
     slots, device = scheduler.divide_device(device, options.devices, 1 if leader else args.jobs)
     processes = leader.group.processes if leader else 1
-    cells = expand.make_cells(plans, device, mixer_options, options, print_line, processes)
+    cells = expand.make_cells(plans, device, mixers, options, print_line, processes)
     # Saved as flags, since they may have come from Slurm's environment.
     group_flags = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
     cells = _save_run(args, cells, keys, group_flags)
@@ -124,8 +124,10 @@ def _run_cells(
     """Runs the unfinished cells, cleans up and prints the leaderboard."""
     console = Console()
     pending = cells if options.reruns_finished else unfinished(cells, options.results)
-    done = 0 if pending is cells else sum(is_finished(options.results, cell) for cell in cells)
-    note = f", {done} already done (--rerun repeats them)" if done else ""
+    done = [] if pending is cells else [cell for cell in cells if is_finished(options.results, cell)]
+    other = sum(is_of_other_code(options.results, cell) for cell in done)
+    other_note = f", {other} of them before their mixer's code was changed" if other else ""
+    note = f", {len(done)} already done{other_note} (--rerun repeats them)" if done else ""
     accelerator = cells[0].accelerator if cells else "this machine"
     console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False)
     counts = scheduler.run_cells(pending, options, console, slots, run_cell)
@@ -162,8 +164,8 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     options = args.options
     plans = _plans(args.grid)
     _make_results(options.results)
-    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
-    cells = _save_run(args, expand.make_cells(plans, device, mixer_options, options, print_line), keys)
+    device, mixers = process.probe(options.device, [plan.model for plan in plans])
+    cells = _save_run(args, expand.make_cells(plans, device, mixers, options, print_line), keys)
     pending = cells
     if not options.reruns_finished:
         pending = [cell for cell in cells if not is_finished(options.results, cell, options.timeout_minutes)]

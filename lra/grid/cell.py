@@ -28,11 +28,29 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class ProbedMixer:
+    """A model's mixer as the processes find it that run its cells."""
+
+    options: Mapping[str, Any]
+    """The model's options, with their types."""
+    fingerprint: str
+    """Of the mixer's source (`lra.grid.source`); empty if it is not found."""
+
+
+@dataclass(frozen=True)
 class Code:
     """The code that a plan's numbers come from."""
 
     versions: tuple[tuple[str, int], ...] = ()
     """Versions above 1 of our mixer and of parts of the encoder (`models.code_versions`)."""
+    fingerprint: str = ""
+    """Of the mixer's source (`lra.grid.source`)."""
+    foreign: bool = False
+    """Whether the mixer is none of ours: then its fingerprint is part of the cell's key, as it has no version."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a record holds it."""
+        return {"fingerprint": self.fingerprint, "versions": dict(self.versions)}
 
 
 @dataclass(frozen=True)
@@ -117,4 +135,6 @@ def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, limits: Mapp
     }
     if plan.code.versions:
         content["versions"] = dict(plan.code.versions)
+    if plan.code.foreign and plan.code.fingerprint:
+        content["source"] = plan.code.fingerprint
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

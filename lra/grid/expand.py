@@ -11,7 +11,7 @@ from typing import Any, Literal
 from configs import PROTOCOLS
 from configs.recipe import Protocol, RecipeError, override, suggest
 from lra.errors import UsageError
-from lra.grid.cell import Cell, Code, ModelSpec, Plan, cell_key
+from lra.grid.cell import Cell, Code, ModelSpec, Plan, ProbedMixer, cell_key
 from lra.grid.spec import DataOptions, RunOptions
 from models import MIXERS, code_versions
 from tasks import TASKS, Task
@@ -115,7 +115,8 @@ def make_plans(
                 recipe = override(recipe, settings)
             except RecipeError as error:
                 raise UsageError(f"{name}, {model}: {error}") from None
-            code = Code(tuple(code_versions(model.name, dataclasses.asdict(recipe.encoder)).items()))
+            versions = code_versions(model.name, dataclasses.asdict(recipe.encoder))
+            code = Code(tuple(versions.items()), foreign=model.name not in MIXERS)
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 for seed in dict.fromkeys(seeds or protocol.seeds):
                     plans.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings), code))
@@ -125,7 +126,7 @@ def make_plans(
 def make_cells(
     plans: Sequence[Plan],
     device: dict[str, Any],
-    mixer_options: Mapping[ModelSpec, Mapping[str, Any]],
+    mixers: Mapping[ModelSpec, ProbedMixer],
     options: RunOptions,
     report: Callable[[str], None],
     processes: int = 1,
@@ -135,7 +136,7 @@ def make_cells(
     Args:
         plans: cells to make runnable.
         device: description of the device (`launch.process.probe`).
-        mixer_options: each model's options with their types, from the same probe.
+        mixers: each model's mixer, from the same probe.
         options: of the run.
         report: receives a line for each step of the preparation.
         processes: how many train each cell together.
@@ -144,7 +145,7 @@ def make_cells(
         UsageError: as `make_cell`.
         tasks.DataError: no source has the data, or it is damaged.
     """
-    plans = apply_options(plans, mixer_options)
+    plans = apply_mixers(plans, mixers)
     if options.sources is None:
         return [make_cell(plan, None, device, options.devices, options.limits, processes) for plan in plans]
     plans = group_seeds(plans, options.vmap_seeds, device)
@@ -152,13 +153,15 @@ def make_cells(
     return [make_cell(plan, entries[plan], device, options.devices, processes=processes) for plan in plans]
 
 
-def apply_options(plans: Sequence[Plan], mixer_options: Mapping[ModelSpec, Mapping[str, Any]]) -> list[Plan]:
-    """The plans with their models' options in the recipe, overriding the protocol's."""
+def apply_mixers(plans: Sequence[Plan], mixers: Mapping[ModelSpec, ProbedMixer]) -> list[Plan]:
+    """The plans with their models' options in the recipe, overriding the protocol's, and their mixers' source."""
     applied = []
     for plan in plans:
-        mixer = dict(plan.recipe.mixer) | dict(mixer_options[plan.model])
+        probed = mixers[plan.model]
+        mixer = dict(plan.recipe.mixer) | dict(probed.options)
         recipe = dataclasses.replace(plan.recipe, mixer=tuple(sorted(mixer.items())))
-        applied.append(dataclasses.replace(plan, recipe=recipe))
+        code = dataclasses.replace(plan.code, fingerprint=probed.fingerprint)
+        applied.append(dataclasses.replace(plan, recipe=recipe, code=code))
     return applied
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lra.errors import UsageError
-from lra.grid.cell import ModelSpec
+from lra.grid.cell import ModelSpec, ProbedMixer
 from lra.launch.progress import Display
 from lra.results.lease import Lease
 from lra.results.provenance import ROOT
@@ -205,8 +205,8 @@ def environment(device: str) -> dict[str, str]:
     return env
 
 
-def probe(device: str, models: Sequence[ModelSpec]) -> tuple[dict[str, Any], dict[ModelSpec, dict[str, Any]]]:
-    """Asks a separate process, which imports JAX, for the device's description and each model's typed options.
+def probe(device: str, models: Sequence[ModelSpec]) -> tuple[dict[str, Any], dict[ModelSpec, ProbedMixer]]:
+    """Asks a separate process, which imports JAX, for the device's description and each model's mixer.
 
     Raises:
         UsageError: there is no such device, a mixer cannot be imported, or an option is wrong.
@@ -214,7 +214,8 @@ def probe(device: str, models: Sequence[ModelSpec]) -> tuple[dict[str, Any], dic
     models = list(dict.fromkeys(models))
     request = json.dumps([[model.name, dict(model.options)] for model in models])
     answer = _describe(request, device)
-    return answer["device"], dict(zip(models, answer["options"], strict=True))
+    mixers = (ProbedMixer(**mixer) for mixer in answer["mixers"])
+    return answer["device"], dict(zip(models, mixers, strict=True))
 
 
 def mixer_details() -> list[dict[str, Any]]:

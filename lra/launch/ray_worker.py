@@ -55,8 +55,8 @@ def cells(plans: Sequence[Plan], options: RunOptions) -> list[Cell]:
         UsageError: this machine does not have the devices; or as `expand.make_cell`.
         tasks.DataError: no source has the data, or they are damaged.
     """
-    device, mixer_options = process.probe(options.device, [plan.model for plan in plans])
-    return expand.make_cells(plans, device, mixer_options, options, _print_nothing)
+    device, mixers = process.probe(options.device, [plan.model for plan in plans])
+    return expand.make_cells(plans, device, mixers, options, _print_nothing)
 
 
 def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_actor: Any) -> tuple[Cell, Files]:

@@ -4,7 +4,8 @@
   a task and length were run on several data sets, the one with most results has that name and the names of the rest
   include their fingerprint. So results on different data are never averaged or ranked together.
 - A *row* is a model with its options × protocol × overrides × accelerator. Within a row and column, seeds of another
-  recipe (an older version of the protocol) are not averaged in: they form a separate row, with a `variant`.
+  recipe (an older version of the protocol) or another version of the code are not averaged in: they form a separate
+  row, with a `variant`.
 - A *group* is a protocol and whether its rows are apples to apples (`fairness`). Ranks, bold figures and averages
   are computed within a group. Accuracies may be compared across accelerators; speed and memory never are.
 """
@@ -19,14 +20,24 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from lra.report import averages, fairness, selection
+from configs.recipe import identity
+from lra.report import averages, fairness, mixer_code, selection
 from lra.report.rows import Column, Group, Row, Score, column_key, has_score, make_columns
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import difference, estimate
 from lra.results import load
 from lra.results.records import Record
+
+
+class _Variant(NamedTuple):
+    """What may differ between the seeds of a row."""
+
+    recipe: str
+    """Hash of the recipe."""
+    versions: str
+    """Versions of the code, in words; empty if all are 1."""
 
 
 @dataclass
@@ -37,7 +48,7 @@ class Leaderboard:
     columns: dict[str, Column]
     metric: str
     conflicts: list[str]
-    """One line for each task run on several data sets and each seed with several scores."""
+    """One line for each task run on several data sets, each seed with several scores and each row by several codes."""
 
     @property
     def rows(self) -> list[Row]:
@@ -50,7 +61,7 @@ class _Seed:
     seed: int
     status: str
     score: float | None
-    recipe_hash: str
+    variant: _Variant
 
 
 def build(records: Sequence[Record], choice: selection.Selection = selection.ALL) -> Leaderboard:
@@ -58,24 +69,26 @@ def build(records: Sequence[Record], choice: selection.Selection = selection.ALL
     records = [record for record in records if choice.includes(record)]
     by_key, conflicts = make_columns(records, choice.metric)
     columns = {column.name: column for column in by_key.values()}
-    hash_of = once_per_object(_short_hash)
+    hash_of = once_per_object(lambda recipe: _short_hash(identity(recipe)))
     seeds_of: dict[tuple[str, ...], dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         cell = record["cell"]
         base: tuple[str, ...] = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
-        recipe_hash, column = hash_of(record["recipe"]), by_key[column_key(record)].name
+        variant, column = _Variant(hash_of(record["recipe"]), _versions_text(record)), by_key[column_key(record)].name
         for result in load.seed_results(record):
-            seed = _Seed(record, result["seed"], result["status"], result.get(choice.metric), recipe_hash)
+            seed = _Seed(record, result["seed"], result["status"], result.get(choice.metric), variant)
             seeds_of[base][column].append(seed)
     rows = []
     for base, cells in seeds_of.items():
         variants: dict[str, dict[str, Score]] = defaultdict(dict)
         for column, seeds in cells.items():
-            for variant, members in _variants(seeds).items():
+            for name, members in _variants(seeds).items():
                 unique, duplicates = _deduplicate(members)
                 conflicts += [f"duplicate: {base[0]}, {column}, {duplicate}" for duplicate in duplicates]
-                variants[variant][column] = _score(unique, columns[column].examples)
-        rows += [_row(base, variant, scores) for variant, scores in variants.items()]
+                if different := mixer_code.differences((s.seed, s.record) for s in unique if s.status == "ok"):
+                    conflicts.append(f"code: {base[0]}, {column}: {different}")
+                variants[name][column] = _score(unique, columns[column].examples)
+        rows += [_row(base, name, scores) for name, scores in variants.items()]
     return Leaderboard(group_rows(rows, list(columns), choice.sort), columns, choice.metric, sorted(conflicts))
 
 
@@ -89,26 +102,38 @@ def _short_hash(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def _versions_text(record: Record) -> str:
+    return ", ".join(f"{part} version {number}" for part, number in sorted(mixer_code.versions(record).items()))
+
+
 def _variants(seeds: list[_Seed]) -> dict[str, list[_Seed]]:
-    """The seeds of a row and column by recipe: '' for the recipe with the latest score, else 'recipe' and its hash."""
-    latest: dict[str, str] = {}
+    """The seeds of a row and column by recipe and code: '' for those with the latest score, else how they differ."""
+    latest: dict[_Variant, str] = {}
     for seed in seeds:
         if seed.status == "ok":
-            latest[seed.recipe_hash] = max(latest.get(seed.recipe_hash, ""), str(seed.record.get("created")))
-    main = max(latest, key=lambda recipe_hash: (latest[recipe_hash], recipe_hash), default=None)
+            latest[seed.variant] = max(latest.get(seed.variant, ""), str(seed.record.get("created")))
+    main = max(latest, key=lambda variant: (latest[variant], variant), default=None)
     variants: dict[str, list[_Seed]] = defaultdict(list)
     for seed in seeds:
-        variants["" if main in (None, seed.recipe_hash) else f"recipe {seed.recipe_hash}"].append(seed)
+        variants["" if main is None else _difference(seed.variant, main)].append(seed)
     return variants
 
 
+def _difference(variant: _Variant, main: _Variant) -> str:
+    parts = [f"recipe {variant.recipe}"] if variant.recipe != main.recipe else []
+    parts += [variant.versions or "version 1"] if variant.versions != main.versions else []
+    return ", ".join(parts)
+
+
 def _deduplicate(seeds: list[_Seed]) -> tuple[list[_Seed], list[str]]:
-    """Each seed once, and one line for each with two scores (trained alone and together with other seeds)."""
+    """Each seed once, and one line for each with two scores: trained alone and together, or by different code."""
     kept: dict[int, _Seed] = {}
     duplicates = []
     for seed in sorted(seeds, key=lambda s: (s.status == "ok", str(s.record.get("created")), s.record["key"])):
         if seed.seed in kept and kept[seed.seed].status == "ok":
-            duplicates.append(f"seed {seed.seed}: two records have a score, the later counts")
+            different = mixer_code.differences([(0, seed.record), (1, kept[seed.seed].record)])
+            scored = "have a score by different code of the mixer" if different else "have a score"
+            duplicates.append(f"seed {seed.seed}: two records {scored}, the later counts")
         kept[seed.seed] = seed
     return sorted(kept.values(), key=lambda s: s.seed), duplicates
 

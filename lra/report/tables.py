@@ -138,7 +138,7 @@ def group_title(group: Group) -> str:
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
-    """leaderboard.md: one table per group, the data sets, and our accuracies beside published ones."""
+    """leaderboard.md: one table per group, the data sets, our accuracies beside published ones, and the conflicts."""
     if not leaderboard.groups:
         return "No records yet.\n"
     parts = []
@@ -159,6 +159,8 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         ]  # fmt: skip
         header = ["model", "protocol", "task", "ours (%)", "published (%)", "difference", "their row", "source"]
         parts.append(f"## Beside published results\n\n{markdown.make_table(header, lines)}")
+    if leaderboard.conflicts:
+        parts.append("".join(f"- {markdown.escape(line)}\n" for line in leaderboard.conflicts))
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lra.report import efficiency, html_page, leaderboard, selection, tables
+from lra.report import efficiency, html_page, leaderboard, mixer_code, selection, tables
 from lra.report.latex import to_latex
 from lra.results import load, records
 from tasks.io.files import write_whole
@@ -51,6 +51,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     loaded, lines = load.load_records(folders)
     selection.check(choice, loaded)
     built = leaderboard.build(loaded, choice)
+    built.conflicts += mixer_code.outdated([record for record in loaded if choice.includes(record)])
     text = tables.to_markdown(built)
     files = {
         "cells.csv": tables.cells_csv([record for record in loaded if choice.includes(record)]),

@@ -36,6 +36,13 @@ def is_finished(results: Path, cell: Cell, minutes: float | None = None) -> bool
     return too_slow or (record["status"] in records.FINAL and not shared_device)
 
 
+def is_of_other_code(results: Path, cell: Cell) -> bool:
+    """Whether the cell's record says that other code of its mixer made it than the code that is there now."""
+    record = _read_record(results, cell) or {}
+    made_by = (record.get("code") or {}).get("fingerprint")
+    return bool(made_by and cell.plan.code.fingerprint not in ("", made_by))
+
+
 def _read_record(results: Path, cell: Cell) -> records.Record | None:
     """The cell's record; None if there is no whole one.
 

@@ -66,6 +66,7 @@ def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
+        "code": plan.code.to_json(),
         **origin,
         "results": [],
         **cell.limits,

@@ -32,7 +32,7 @@ _FIELDS: dict[str, set[str]] = {
         "results", "device", "versions", "parameters", "flops_per_step", "flops_compiler", "mfu", "compile_seconds",
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
-        "warnings", "sharing", "attention_kernels",
+        "warnings", "sharing", "attention_kernels", "code",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {
@@ -134,7 +134,7 @@ def check(record: Record) -> None:
             _require(pairs, "recipe.mixer")
         else:
             _require(part is None or isinstance(part, dict), f"recipe.{name}")
-    for name in ("inference_speed", "versions", "device"):
+    for name in ("inference_speed", "versions", "device", "code"):
         _require(isinstance(record.get(name) or {}, dict), name)
     for part, name in [(record, "train_speed"), (record, "memory"), (data, "counts"), (data, "majority")]:
         values = part.get(name) or {}
@@ -146,6 +146,10 @@ def check(record: Record) -> None:
         _require(_are_numbers(map(result.get, (*_SCORES, "steps", "best_step"))), "results")
         _require(all(0 <= score <= 1 for score in _not_none(map(result.get, _SCORES))), "results")
         _require(_is_list_of(result.get("curve") or [], dict), "results.curve")
+    code = record.get("code") or {}
+    _require(isinstance(code.get("fingerprint", ""), str), "code.fingerprint")
+    versions = code.get("versions", {})
+    _require(isinstance(versions, dict) and _is_list_of([*versions.values()], int), "code.versions")
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
     if unknown:

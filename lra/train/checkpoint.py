@@ -11,7 +11,7 @@ import importlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,19 @@ class Checkpoints:
         key: the cell's key; checkpoints with another key are not used.
         minutes: time between checkpoints; 0 saves as often as possible.
         warn: receives one line about each failure. Training continues if a checkpoint cannot be written.
+        code: the mixer's code, as a record holds it; a checkpoint that other code has made is used, with a warning.
     """
 
-    def __init__(self, folder: Path, key: str, minutes: float, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        minutes: float,
+        warn: Callable[[str], None],
+        code: Mapping[str, Any] | None = None,
+    ):
         self.folder, self.key, self.seconds, self.warn = folder.resolve(), key, 60 * minutes, warn
+        self.code = dict(code or {})
         self.last = time.monotonic()
         self.manager: Any = None
         # Not Orbax's background writers: when a disk is full, they wait for each other for minutes.
@@ -131,6 +140,7 @@ class Checkpoints:
             "progress": text,
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
             "checksums": sums,
+            "code": self.code,
         }
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(contents))
         manager.save(step, args=args, force=True)
@@ -189,6 +199,8 @@ class Checkpoints:
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         names = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths]
         tree = jax.tree.unflatten(structure, [arrays.get(name, leaf) for name, leaf in names])
+        if contents.get("code", self.code) != self.code:
+            self.warn(f"the steps up to {step:,} were trained by other code of the mixer")
         return tree, json.loads(contents["progress"])
 
     def close(self, delete: bool = False) -> None:

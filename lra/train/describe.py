@@ -1,7 +1,8 @@
 """Describes the device and the requested mixers in a process of its own, since its parent does not import JAX.
 
 `python -m lra.train.describe '[["performer", {"features": "64"}], …]'` prints JSON: the device (`device.describe`) and
-each mixer's options as typed values, or `error` with a one-line message. The argument `details` describes all mixers.
+for each mixer its options as typed values and its source's fingerprint, or `error` with a one-line message. The
+argument `details` describes all mixers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from flax import nnx
 from configs.lra import TASKS as RECIPES
 from configs.recipe import RecipeError, parse_value, suggest
 from lra.errors import UsageError
+from lra.grid.source import fingerprint
 from lra.train import device
 from models import MIXERS
 from models.core.encoder import Encoder
@@ -88,8 +90,11 @@ def main() -> None:
         if sys.argv[1] == "details":
             answer: dict[str, Any] = {"models": details()}
         else:
-            options = [typed_options(name, options) for name, options in json.loads(sys.argv[1])]
-            answer = {"options": options, "device": device.describe()}
+            mixers = [
+                {"options": typed_options(name, options), "fingerprint": fingerprint(MIXERS.get(name, name))}
+                for name, options in json.loads(sys.argv[1])
+            ]
+            answer = {"mixers": mixers, "device": device.describe()}
     except (UsageError, RecipeError) as error:
         answer = {"error": str(error)}
     json.dump(answer, sys.stdout)

@@ -26,6 +26,7 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs.recipe import Recipe, from_dict
+from lra.grid.source import fingerprint
 from lra.grid.spec import WorkerSpec
 from lra.results import provenance, records
 from lra.train import device, distributed, trackers
@@ -35,7 +36,7 @@ from lra.train.flops import mfu
 from lra.train.loop import Hooks, TrainResult, fit
 from lra.train.trackers import Listener
 from lra.train.turns import Turns
-from models import attention
+from models import MIXERS, attention
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from tasks import TASKS
@@ -75,6 +76,7 @@ def run(spec: WorkerSpec, tell: Listener) -> records.Record:
         if spec.group:
             distributed.join(**dataclasses.asdict(spec.group))
         recipe = from_dict(Recipe, spec.record["recipe"])
+        record["code"] = current_code(spec)
         record |= (train if spec.entry else bench)(spec, recipe, tell)
         record |= attention_fields(record)
     except Exception as error:
@@ -83,6 +85,19 @@ def run(spec: WorkerSpec, tell: Listener) -> records.Record:
         record["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         record |= {"device": record.get("device") or device.describe(), "memory": device.memory(None)}
     return record | {"wall_seconds": time.perf_counter() - started}
+
+
+def current_code(spec: WorkerSpec) -> dict[str, Any]:
+    """The code of the cell's mixer as this process imports it, in a record's form.
+
+    Raises:
+        ValueError: another mixer than ours has changed since the run began. It is part of the cell's key.
+    """
+    mixer, code = spec.record["cell"]["mixer"], spec.record["code"]
+    current = fingerprint(MIXERS.get(mixer, mixer))
+    if mixer not in MIXERS and current != code["fingerprint"]:
+        raise ValueError(f"the code of {mixer} has changed since this run began: start it again")
+    return {**code, "fingerprint": current}
 
 
 def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
@@ -132,7 +147,9 @@ def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     checkpoints = None
     if options.checkpoints:
         folder = Path(options.checkpoints)
-        checkpoints = Checkpoints(folder, options.checkpoint_key, options.checkpoint_minutes, progress.warn)
+        checkpoints = Checkpoints(
+            folder, options.checkpoint_key, options.checkpoint_minutes, progress.warn, spec.record["code"]
+        )
     progress.listeners += open_trackers(spec)
     if checkpoints and options.fresh:
         checkpoints.close(delete=True)

@@ -177,3 +177,26 @@ def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"cannot write {results}: Permission denied" in done.stderr
+
+
+EDITED = """
+from flax import nnx
+
+
+class Mix(nnx.Module):
+    def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):
+        self.out = nnx.Linear(dim, dim, rngs=rngs)
+
+    def __call__(self, x, mask, rngs=None):
+        return self.out(x)
+"""
+
+
+@pytest.mark.process
+def test_an_edited_mixer_is_run_again_and_one_with_another_comment_is_not(tmp_path):
+    command = [*TINY, "--models=edited:Mix", *places(tmp_path)]
+    for text, made in ((EDITED, 1), (EDITED + "# the end", 1), (EDITED.replace("(x)\n", "(-x)\n"), 2)):
+        (tmp_path / "edited.py").write_text(text)
+        done = call(*command, cwd=tmp_path)
+        assert done.returncode == 0 and [r["status"] for r in saved_records(tmp_path)] == ["ok"] * made, done.stderr
+    assert "two records have a score by different code of the mixer" in done.stderr

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+import configs.recipe as recipes
+import models
 from configs import PROTOCOLS
 from lra.errors import UsageError
 from lra.grid import expand
@@ -152,3 +154,31 @@ def test_devices_must_be_there_and_divide_the_batch():
             expand.make_cell(plan, None, device, device_count=used)
     with pytest.raises(UsageError, match=r"multiple of train\.accumulate"):
         expand.make_plans(PROTOCOLS["quick"], [], FNET, [], [0], ["train.accumulate=5"])
+
+
+def key_of(plan, **code):
+    changed = dataclasses.replace(plan, code=dataclasses.replace(plan.code, **code))
+    return cell_key(changed, {"task_version": "1", "fingerprint": "a"}, "CPU", {})
+
+
+def test_versions_count_in_the_key_and_so_does_the_source_of_a_mixer_that_is_none_of_ours(monkeypatch):
+    ours, theirs = expand.make_plans(PROTOCOLS["lra"], ["listops"], ["fnet", "a.b:C"], [], [0], [])
+    assert not ours.code.foreign and theirs.code.foreign
+    assert key_of(ours, fingerprint="x") == key_of(ours, fingerprint="y") == key_of(ours)
+    assert len({key_of(theirs, fingerprint=source) for source in ("", "x", "y")}) == 3
+    monkeypatch.setitem(models.VERSIONS, "fnet", 2)
+    (raised,) = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])
+    assert raised.code.versions == (("mixer", 2),) and key_of(raised) != key_of(ours)
+    monkeypatch.setitem(models.ENCODER_VERSIONS, "positions", {"sinusoidal": 3})
+    (again,) = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], [])
+    assert again.code.versions == (("mixer", 2), ("encoder.positions", 3))
+    (learned,) = expand.make_plans(PROTOCOLS["lra"], ["listops"], FNET, [], [0], ["encoder.positions=learned"])
+    assert learned.code.versions == (("mixer", 2),)
+
+
+def test_a_field_that_was_added_counts_only_where_it_differs_from_its_default(monkeypatch):
+    recipe = {"encoder": {"dim": 3, "new": "a"}, "mixer": [["new", "a"]], "data": None}
+    monkeypatch.setitem(recipes._ADDED, "encoder.new", "a")
+    assert recipes.identity(recipe) == recipe | {"encoder": {"dim": 3}}
+    recipe["encoder"]["new"] = "b"
+    assert recipes.identity(recipe) == recipe

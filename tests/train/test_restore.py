@@ -101,3 +101,13 @@ def test_a_checkpoint_that_does_not_fit_now_is_kept_for_a_later_run(saved, monke
     with pytest.raises(type(error)):
         checkpoints.restore(ARRAYS)
     assert sorted(store.all_steps()) == [5, 10] and not warnings
+
+
+def test_training_on_from_other_code_s_checkpoint_is_told(tmp_path):
+    tree, told = {"x": jnp.arange(3.0)}, []
+    for code in ({"fingerprint": "a"}, {"fingerprint": "a"}, {"fingerprint": "b"}):
+        checkpoints = Checkpoints(tmp_path, "key", 0, told.append, code)
+        restored = checkpoints.restore(tree)
+        checkpoints.save(4, tree, {}, wait=True)
+        checkpoints.close()
+    assert restored is not None and told == ["the steps up to 4 were trained by other code of the mixer"]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lra.grid.source import fingerprint
 from lra.grid.spec import TrainOptions
 from lra.train import benchmark, worker
 from lra.train.loop import SeedResult, TrainResult
@@ -35,3 +36,17 @@ def test_each_seed_has_its_own_model_and_every_document_s_tokens_count(monkeypat
     # The first block, which warms up, is left out.
     assert (speed["steps_per_second"], speed["examples_per_second"]) == (10, 320)
     assert speed["tokens_per_second"] == 320 * documents * 8
+
+
+def test_a_mixer_that_changes_after_the_run_began_is_not_trained_under_the_old_code_s_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changed_since.py").write_text("class Mix:\n    pass\n")
+    record = {"cell": {"mixer": "changed_since:Mix"}, "code": {"fingerprint": fingerprint("changed_since:Mix")}}
+    spec = SimpleNamespace(record=record)
+    assert worker.current_code(spec) == record["code"]
+    (tmp_path / "changed_since.py").write_text("class Mix:\n    new = 1\n")
+    with pytest.raises(ValueError, match="changed_since:Mix has changed since this run began"):
+        worker.current_code(spec)
+    # Ours has a version for that; the record says which code it was.
+    record["cell"]["mixer"] = "fnet"
+    assert worker.current_code(spec) == {"fingerprint": fingerprint("models.fnet:FNet")}
