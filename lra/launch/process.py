@@ -185,6 +185,11 @@ def pump_log(pipe: int, log: BinaryIO) -> None:
 
 
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+_CHANGE_NUMBERS = (
+    "JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL",
+    "JAX_THREEFRY_PARTITIONABLE", "JAX_RANDOM_SEED_OFFSET", "JAX_DISABLE_JIT", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+"""Variables that would change a cell's numbers, but not its key."""
 _REPEATABLE = "xla_gpu_exclude_nondeterministic_ops"
 """XLA's flag for GPU programs that give the same bits each time: no sums by atomic additions in arbitrary order.
 
@@ -194,8 +199,10 @@ that is resumed makes the same one.
 
 
 def environment(device: str) -> dict[str, str]:
-    """The environment of a process that uses `device` ('auto', 'cpu', 'gpu' or 'tpu')."""
-    env = dict(os.environ)
+    """The environment of a process that uses `device` ('auto', 'cpu', 'gpu' or 'tpu'), without `_CHANGE_NUMBERS`."""
+    env = {name: value for name, value in os.environ.items() if name not in _CHANGE_NUMBERS}
+    # A log takes any character, in whatever locale.
+    env["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     if device != "auto":
         env["JAX_PLATFORMS"] = PLATFORMS[device]
     if device != "cpu" and _REPEATABLE not in env.get("XLA_FLAGS", ""):

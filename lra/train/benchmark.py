@@ -19,6 +19,7 @@ from configs.recipe import Recipe
 from lra.train import device
 from lra.train.data import DeviceData, SplitArrays
 from lra.train.device import EnergyMeter
+from lra.train.optimizer import count_parameters
 from lra.train.step import Program, State, expected_steps, program_bytes
 from tasks.task import Dataset, Split
 
@@ -100,7 +101,7 @@ def prepare(model: nnx.Module, dataset: Dataset, recipe: Recipe, memory_limit: i
     batch = recipe.train.batch
     program = Program([model], recipe, batch, dataset.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
     data, state = DeviceData(dataset, program.sharding).data["train"], program.init()
-    measured = Measured(parameters=sum(p.size for p in jax.tree.leaves(state.params)))
+    measured = Measured(parameters=count_parameters(state.params))
     measured.flops_per_step, measured.flops_compiler = program.flops(data), program.flops_compiler(data)
     length = _steps_in_chunk(measured.flops_per_step)
 

@@ -32,9 +32,13 @@ def checksums(leaves: list[jax.Array]) -> jax.Array:
     """Computes one uint32 per array: the sum of its words, each multiplied by an odd number that its place gives."""
 
     def checksum(x: jax.Array) -> jax.Array:
-        narrow = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        words = jax.lax.bitcast_convert_type(x, narrow) if x.dtype != jnp.bool_ else x
-        words = words.reshape(-1).astype(jnp.uint32)
+        if jnp.iscomplexobj(x):
+            x = jnp.stack([x.real, x.imag], -1)
+        if x.dtype == jnp.bool_ or jax.dtypes.itemsize_bits(x.dtype) < 8:
+            x = x.astype(jnp.int8)
+        # Wider types become several words.
+        word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+        words = jax.lax.bitcast_convert_type(x, word).reshape(-1).astype(jnp.uint32)
         place = jax.lax.iota(jnp.uint32, words.size)
         return jnp.sum(words * (place * jnp.uint32(0x9E3779B2) + jnp.uint32(1)), dtype=jnp.uint32)
 

@@ -15,7 +15,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 
 from configs.lra import TASKS as RECIPES
@@ -23,6 +22,7 @@ from configs.recipe import RecipeError, parse_value, suggest
 from lra.errors import UsageError
 from lra.grid.source import fingerprint
 from lra.train import device
+from lra.train.optimizer import count_parameters
 from models import MIXERS
 from models.core.encoder import Encoder
 from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parameters
@@ -61,7 +61,7 @@ def text_parameters(name: str) -> int:
     make = mixer_factory(name, {}, heads=e.heads, qkv=e.qkv, dropout=e.attention_dropout, layers=e.layers)
     shape: dict[str, Any] = {"vocab": 260, "classes": 2, "length": 1000, "dim": e.dim, "layers": e.layers, "mlp": e.mlp}
     module = nnx.eval_shape(lambda: Encoder(make, **shape, rngs=nnx.Rngs(0)))
-    return int(sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param))))
+    return count_parameters(nnx.state(module, nnx.Param))
 
 
 def details() -> list[dict[str, Any]]:

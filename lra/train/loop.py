@@ -23,6 +23,7 @@ from lra.grid.spec import TrainOptions
 from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits
+from lra.train.optimizer import count_parameters
 from lra.train.step import Program, State, chunk_length, program_bytes
 from tasks.task import Dataset
 
@@ -143,10 +144,9 @@ class Trainer:
         self.best = jax.tree.map(jnp.copy, self.state.params)
         self.recent: list[np.ndarray] = []
         """Losses and accuracies since the last validation, [steps, seeds, 2] per chunk."""
-        leaves = jax.tree.leaves(self.state.params)
         self.outcome = TrainResult(
             [SeedResult(seed) for seed in seeds],
-            parameters=sum(p.size for p in leaves) // len(seeds),
+            parameters=count_parameters(self.state.params) // len(seeds),
             devices=len(devices),
             processes=jax.process_count(),
             streamed=streamed,

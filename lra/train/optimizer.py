@@ -43,14 +43,37 @@ def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> Calla
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Makes a recipe's optimizer: Adam with decoupled weight decay, after gradient clipping if the recipe has any."""
+    """Makes a recipe's optimizer: Adam with decoupled weight decay, after gradient clipping if the recipe has any.
+
+    It takes a complex parameter as its real and imaginary parts, two real parameters, as PyTorch's Adam does.
+    """
     o = recipe.optimizer
     rate = learning_rate(o, recipe.schedule, recipe.train.steps)
     adam = optax.adamw(rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
     chain = optax.chain(optax.clip_by_global_norm(o.clip), adam) if o.clip else adam
 
-    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer count of steps
-            return chain.update(gradient, state, params)
+    def init(params: Any) -> Any:
+        return chain.init(_as_real(params))
 
-    return optax.GradientTransformation(chain.init, update)
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # JAX's gradient of a real loss by z = x + iy is ∂/∂x − i ∂/∂y; descent goes along its conjugate.
+        gradient, pairs = _as_real(jax.tree.map(jnp.conj, gradient)), _as_real(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer count of steps
+            updates, state = chain.update(gradient, state, pairs)
+        return jax.tree.map(_from_real, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _as_real(tree: Any) -> Any:
+    """The tree with complex arrays as real ones, with a last axis for real and imaginary part."""
+    return jax.tree.map(lambda x: jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x, tree)
+
+
+def _from_real(x: jax.Array, like: jax.Array) -> jax.Array:
+    return jax.lax.complex(x[..., 0], x[..., 1]) if jnp.iscomplexobj(like) else x
+
+
+def count_parameters(params: Any) -> int:
+    """Counts real numbers: a complex parameter counts as two."""
+    return sum(p.size * (2 if jnp.iscomplexobj(p) else 1) for p in jax.tree.leaves(params))

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from configs.recipe import Recipe
 from lra.train import data, distributed, flops
 from lra.train.data import Batch, SplitArrays, gather, tokens_of
+from lra.train.flax_layers import has_random_keys, reseed, set_mode
 from lra.train.optimizer import make_optimizer
 from models.core.layers import BatchRngs
 
@@ -133,10 +134,14 @@ class Program:
     def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> jax.Array:
         """Computes logits float32 [B, classes], without dropout if `rngs` is None.
 
-        Parameters are cast to the compute type here and nowhere else.
+        Parameters are cast to the compute type here and nowhere else; complex ones stay complex64.
         """
-        cast = jax.tree.map(lambda p: p.astype(self.dtype), params)
-        logits: jax.Array = nnx.merge(self.graph, cast, other_state)(*tokens_of(batch), rngs)
+        cast = jax.tree.map(lambda p: p.astype(self.dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
+        if rngs is not None and has_random_keys(other_state):
+            other_state = reseed(other_state, rngs)
+        model = nnx.merge(self.graph, cast, other_state)
+        set_mode(model, training=rngs is not None)
+        logits: jax.Array = model(*tokens_of(batch), rngs)
         return logits
 
     def step(

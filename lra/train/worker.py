@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import errors as flax_errors
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -38,7 +39,7 @@ from lra.train.trackers import Listener
 from lra.train.turns import Turns
 from models import MIXERS, attention
 from models.core.encoder import Encoder
-from models.core.factory import mixer_factory
+from models.core.factory import load_mixer, mixer_factory
 from tasks import TASKS
 from tasks.io.cache import open_entry
 
@@ -77,12 +78,16 @@ def run(spec: WorkerSpec, tell: Listener) -> records.Record:
             distributed.join(**dataclasses.asdict(spec.group))
         recipe = from_dict(Recipe, spec.record["recipe"])
         record["code"] = current_code(spec)
+        load_mixer(spec.record["cell"]["mixer"])
+        jax.config.update("jax_enable_x64", False)  # a mixer's module may have turned it on
         record |= (train if spec.entry else bench)(spec, recipe, tell)
         record |= attention_fields(record)
     except Exception as error:
         traceback.print_exc()
         record["status"] = "oom" if _out_of_memory(error) else "failed"
         record["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        if isinstance(error, flax_errors.TraceContextError):
+            record["error"] += f"; {_OWN_VARIABLES}"
         record |= {"device": record.get("device") or device.describe(), "memory": device.memory(None)}
     return record | {"wall_seconds": time.perf_counter() - started}
 
@@ -273,6 +278,12 @@ def speed(
     steps_per_second = {"steps_per_second": middle, "quartile_1": low, "quartile_3": high, "blocks": len(rates)}
     per_step = {"examples_per_second": examples, "tokens_per_second": tokens}
     return steps_per_second | {name: middle * number for name, number in per_step.items() if number is not None}
+
+
+_OWN_VARIABLES = (
+    "a mixer must not change variables of its own in __call__, such as batch statistics: they would not be kept; "
+    "random keys come as its argument rngs (README, Adding a mixer)"
+)
 
 
 def _out_of_memory(error: Exception) -> bool:

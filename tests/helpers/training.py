@@ -65,6 +65,7 @@ def session(
     key: str = "k",
     recipe: Recipe = RECIPE,
     seeds=(0, 3),
+    model="fnet",
     **options: Any,
 ) -> tuple[TrainResult, list[str]]:
     """Trains for some chunks, or to the end; with a checkpoint after each where there is a folder for them.
@@ -79,7 +80,7 @@ def session(
     def stop() -> str:
         return "enough" if chunks is not None and next(calls) >= chunks else ""
 
-    outcome = train(recipe, seeds, checkpoints=checkpoints, stop=stop, **options)
+    outcome = train(recipe, seeds, model, checkpoints=checkpoints, stop=stop, **options)
     if checkpoints:
         checkpoints.close()
     return outcome, warnings

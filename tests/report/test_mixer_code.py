@@ -1,6 +1,5 @@
 """Records made by different code of a mixer, and by other code than this checkout's."""
 
-
 import pytest
 
 import models
