@@ -9,12 +9,13 @@ import pytest
 
 from tests.helpers.cli import ROOT
 
-LEAVES = {"tasks", "models", "configs", "lra.errors"}
+LEAVES = {"tasks", "models", "configs", "lra.errors", "lra.signals"}
 MAY_IMPORT = {
     "tasks": set(),
     "models": set(),
     "configs": set(),
     "lra.errors": set(),
+    "lra.signals": set(),
     "lra.grid": LEAVES,
     "lra.results": LEAVES | {"lra.grid"},
     "lra.train": LEAVES | {"lra.grid", "lra.results"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lra.cli.arguments import (
     RetryArguments,
     RunArguments,
 )
+from lra.cli.parsing import folders, integers, path
 from lra.errors import UsageError
 from lra.grid.spec import DataOptions, RunOptions
 from lra.report.selection import METRICS, Selection
@@ -27,30 +28,6 @@ from lra.report.selection import METRICS, Selection
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """Flags, and the packages that they need."""
-
-
-def parse(define: Callable[[flags.FlagValues], None], program: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """Parses a verb's arguments.
-
-    Args:
-        define: defines the verb's flags.
-        program: name of the program, for error messages.
-        arguments: what follows the verb on the command line.
-
-    Returns:
-        The flags' values, and the positional arguments.
-    """
-    values = flags.FlagValues()
-    define(values)
-    positional = values([program, *arguments])[1:]
-    return values, positional
-
-
-def help_text(define: Callable[[flags.FlagValues], None]) -> str:
-    """Describes the flags and their defaults, for `--help`."""
-    values = flags.FlagValues()
-    define(values)
-    return str(values.get_help())
 
 
 def define_run(values: flags.FlagValues) -> None:
@@ -87,7 +64,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         if values[flag].value and not values.dry_run and find_spec(package) is None:
             raise UsageError(f"--{flag} needs the package {package}: pip install {package}")
     options = RunOptions(
-        results=Path(values.results), data=Path(values.data), sources=_sources(values),
+        results=path(values.results), data=path(values.data), sources=_sources(values),
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
         checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
         stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile,
@@ -95,7 +72,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []
     return RunArguments(
-        _grid(values, values.seeds, precision), options, out=Path(values.out), dry_run=values.dry_run,
+        _grid(values, values.seeds, precision), options, out=path(values.out), dry_run=values.dry_run,
         launcher=values.launcher, jobs=values.jobs, ray_address=values.ray_address, slurm=tuple(values.slurm),
         coordinator=values.coordinator, processes=values.processes, process=values.process,
         wait_minutes=values.wait_minutes, given=_given_flags(values),
@@ -129,14 +106,14 @@ def bench_arguments(values: flags.FlagValues, repeat: bool = False) -> BenchArgu
             raise UsageError(f"--{name}={values[name].value:g} is not above 0 and below 100,000,000")
     limits: dict[str, Any] = {"memory_limit_bytes": int(values.memory_limit * 2**30)} if values.memory_limit else {}
     limits |= {"max_batch": True} if values.max_batch else {}
-    results = Path(values.results)
+    results = path(values.results)
     options = RunOptions(
-        results=results, data=Path(values.data), device=values.device, limits=limits,
+        results=results, data=path(values.data), device=values.device, limits=limits,
         timeout_minutes=values.timeout, deadline=_deadline(values), fresh=values.rerun, repeat=repeat,
         turns=results / "turns" if values.jobs > 1 else None,
     )  # fmt: skip
     batch = [f"train.batch={values.batch}"] if values.batch else []
-    return BenchArguments(_grid(values, ["0"], batch), options, Path(values.out), values.jobs, _given_flags(values))
+    return BenchArguments(_grid(values, ["0"], batch), options, path(values.out), values.jobs, _given_flags(values))
 
 
 def define_prepare(values: flags.FlagValues) -> None:
@@ -149,7 +126,7 @@ def define_prepare(values: flags.FlagValues) -> None:
 def prepare_arguments(values: flags.FlagValues) -> PrepareArguments:
     """The options of `prepare`."""
     return PrepareArguments(
-        _grid(values, ["0"]), Path(values.data), _sources(values), Path(values.preview) if values.preview else None
+        _grid(values, ["0"]), path(values.data), _sources(values), path(values.preview) if values.preview else None
     )
 
 
@@ -163,7 +140,7 @@ def define_list(values: flags.FlagValues) -> None:
 
 def list_arguments(values: flags.FlagValues) -> ListArguments:
     """The options of `list`."""
-    return ListArguments(Path(values.data), values.details)
+    return ListArguments(path(values.data), values.details)
 
 
 def define_status(values: flags.FlagValues) -> None:
@@ -173,7 +150,7 @@ def define_status(values: flags.FlagValues) -> None:
 
 def status_arguments(values: flags.FlagValues) -> Path:
     """The results folder."""
-    return Path(values.results)
+    return path(values.results)
 
 
 _RETRY_HELP = {
@@ -197,7 +174,7 @@ def retry_arguments(values: flags.FlagValues) -> RetryArguments:
     statuses = tuple(name for name in _RETRY_HELP if values[name].value)
     if not statuses:
         raise UsageError(f"retry takes one or more of {', '.join(f'--{name}' for name in _RETRY_HELP)}")
-    return RetryArguments(Path(values.results), statuses)
+    return RetryArguments(path(values.results), statuses)
 
 
 def define_show(values: flags.FlagValues) -> None:
@@ -229,7 +206,7 @@ def define_leaderboard(values: flags.FlagValues) -> None:
 
 def show_arguments(values: flags.FlagValues) -> ReportArguments:
     """The options of `show`."""
-    return ReportArguments(_folders(values))
+    return ReportArguments(folders(values.results))
 
 
 def compare_arguments(values: flags.FlagValues) -> ReportArguments:
@@ -238,7 +215,7 @@ def compare_arguments(values: flags.FlagValues) -> ReportArguments:
         tasks=tuple(values.tasks), protocols=tuple(values.protocol), accelerator=values.accelerator,
         metric=values.metric,
     )  # fmt: skip
-    return ReportArguments(_folders(values), selection)
+    return ReportArguments(folders(values.results), selection)
 
 
 def leaderboard_arguments(values: flags.FlagValues) -> ReportArguments:
@@ -247,11 +224,7 @@ def leaderboard_arguments(values: flags.FlagValues) -> ReportArguments:
         tasks=tuple(values.tasks), models=tuple(values.models), protocols=tuple(values.protocol),
         accelerator=values.accelerator, metric=values.metric, sort=values.sort,
     )  # fmt: skip
-    return ReportArguments(_folders(values), selection, Path(values.out), values.plots)
-
-
-def _folders(values: flags.FlagValues) -> tuple[Path, ...]:
-    return tuple(Path(name) for name in values.results)
+    return ReportArguments(folders(values.results), selection, path(values.out), values.plots)
 
 
 def _define_grid(values: flags.FlagValues) -> None:
@@ -267,16 +240,9 @@ def _define_grid(values: flags.FlagValues) -> None:
 def _grid(values: flags.FlagValues, seeds: Iterable[str], settings: Sequence[str] = ()) -> GridArguments:
     return GridArguments(
         values.protocol, tasks=tuple(values.tasks), models=tuple(values.models),
-        lengths=_integers("lengths", values.lengths), seeds=_integers("seeds", seeds),
+        lengths=integers("lengths", values.lengths), seeds=integers("seeds", seeds),
         settings=(*values["set"].value, *settings),
     )  # fmt: skip
-
-
-def _integers(name: str, words: Iterable[str]) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in words)
-    except ValueError:
-        raise UsageError(f"--{name} takes whole numbers, not '{','.join(words)}'") from None
 
 
 def _define_data(values: flags.FlagValues) -> None:
@@ -299,7 +265,7 @@ def _define_data(values: flags.FlagValues) -> None:
 def _sources(values: flags.FlagValues) -> DataOptions:
     return DataOptions(
         source=values.source,
-        source_dir=Path(values.source_dir).resolve() if values.source_dir else None,
+        source_dir=path(values.source_dir).resolve() if values.source_dir else None,
         allow_unverified=values.allow_unverified,
         workers=values.workers,
     )

@@ -1,13 +1,15 @@
-"""Runs a command line: finds the verb, reports errors in one line with exit code 2, stops cleanly on Ctrl-C."""
+"""Runs a command line: finds the verb, reports errors in one line with exit code 2, stops cleanly on signals."""
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+from lra.cli import output
+from lra.signals import WARNINGS, on_stop
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def main(arguments: list[str], overview: str) -> int:
     from absl.flags import Error as FlagError
 
     from configs.recipe import suggest
-    from lra.cli.flags import help_text, parse
     from lra.cli.output import print_problem
+    from lra.cli.parsing import help_text, parse
     from lra.errors import UsageError, one_line
     from tasks.task import DataError
 
@@ -77,34 +79,34 @@ def main(arguments: list[str], overview: str) -> int:
         return 2
 
 
+_STOPPED = "\nStopped. Finished cells and checkpoints are kept: the same command goes on from here."
+
+
 class Interrupt:
-    """Raises KeyboardInterrupt on Ctrl-C and SIGTERM, and remembers it.
+    """Raises KeyboardInterrupt on Ctrl-C, SIGTERM and the signals of `lra.signals`, and remembers it.
 
     A library that is being imported may turn the KeyboardInterrupt into another exception.
     """
 
     def __init__(self) -> None:
         self.received = False
-        signal.signal(signal.SIGTERM, self._receive)
-        if (
-            signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        ):  # ignored if a shell started the run in the background
-            signal.signal(signal.SIGINT, self._receive)
+        on_stop(self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number in WARNINGS and self.received:
+            return  # cells are saving
         self.received = True
         raise KeyboardInterrupt
 
 
 def run_process(overview: str) -> int:
-    """Runs this process's command line; returns the exit code, 130 after Ctrl-C or SIGTERM."""
+    """Runs this process's command line; returns the exit code, 130 after Ctrl-C or another signal to stop."""
     interrupt = Interrupt()
+    output.make_tolerant()
     try:
         return main(sys.argv[1:], overview)
     except (KeyboardInterrupt, Exception):
         if not interrupt.received:
             raise
-        print(
-            "\nStopped. Finished cells and checkpoints are kept: the same command goes on from here.", file=sys.stderr
-        )
+        print(_STOPPED, file=sys.stderr)
         return 130

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from lra.cli.arguments import ReportArguments
 from lra.cli.output import print_problem
 from lra.errors import UsageError, write_error
+from lra.results import records
 
 _MAX_LINES = 20
 """Damaged files, duplicates and conflicts that are printed; further ones are only counted."""
@@ -24,17 +26,25 @@ def status(results: Path) -> int:
 
 def leaderboard(args: ReportArguments) -> int:
     """Writes the tables, the page and the figures of results folders, and prints the leaderboard."""
+    folders = find_results(args.folders)
+    if not write_tables(dataclasses.replace(args, folders=folders)):
+        raise UsageError(f"no record can be shown: {args.out} is left as it is")
+    return 0
+
+
+def write_tables(args: ReportArguments) -> bool:
+    """Writes and prints the leaderboard; returns False, and writes nothing, if there is no record to show."""
     from lra.report import write  # pandas takes a second to import
 
-    _require_folders(args.folders)
     try:
         text, lines = write.write_leaderboard(args.folders, args.out, args.selection, args.plots)
     except OSError as error:
         raise write_error(f"--out={args.out}", error) from None
     _print_problems("leaderboard", lines)
-    names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
-    print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")
-    return 0
+    if text:
+        names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
+        print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")
+    return bool(text)
 
 
 def show(args: ReportArguments, names: Sequence[str]) -> int:
@@ -43,7 +53,8 @@ def show(args: ReportArguments, names: Sequence[str]) -> int:
 
     if len(names) != 1:
         raise UsageError("show takes one cell: a file, or any unique part of its name or key")
-    print(show_text.record_text(show_text.find_record(args.folders, names[0])))
+    folders = args.folders if Path(names[0]).is_file() else find_results(args.folders)
+    print(show_text.record_text(show_text.find_record(folders, names[0])))
     return 0
 
 
@@ -55,18 +66,35 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
 
     if len(names) != 2 or names[0] == names[1]:
         raise UsageError("compare takes two models: compare fnet transformer")
-    _require_folders(args.folders)
-    records, lines = load.load_records(args.folders)
-    selection.check(args.selection, records)
+    loaded, lines = load.load_records(find_results(args.folders))
+    selection.check(args.selection, loaded)
     _print_problems("compare", lines)
-    print(show_text.comparison_text(records, names[0], names[1], args.selection))
+    print(show_text.comparison_text(loaded, names[0], names[1], args.selection))
     return 0
 
 
-def _require_folders(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"no records in {folder}: run cells first, or give their folder with --results")
+def find_results(folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The results folders that the user means: `records` or `bench` within one stands for it.
+
+    Raises:
+        UsageError: a folder is not there or holds no records; names the folders below it that do.
+    """
+    return tuple(map(_find_results, folders))
+
+
+def _find_results(folder: Path) -> Path:
+    kinds = {records.RESULTS, records.BENCH}
+    if any((folder / kind).is_dir() for kind in kinds):
+        return folder
+    if folder.is_dir() and folder.resolve().name in kinds:
+        return folder.resolve().parent
+    below = [child for child in sorted(folder.glob("*/")) if any((child / kind).is_dir() for kind in kinds)]
+    hint = (
+        f": --results={','.join(map(str, below))}"
+        if below
+        else ": run cells first, or give their folder with --results"
+    )
+    raise UsageError(f"no records in {folder}{', but below it' if below else ''}{hint}")
 
 
 def _print_problems(verb: str, lines: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lra.cli import flags, report
+from lra.cli import flags, parsing, report
 from lra.cli.arguments import BenchArguments, GridArguments, ReportArguments, RetryArguments, RunArguments
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, write_error
@@ -25,9 +25,12 @@ from lra.results import provenance, runs
 from lra.results.folder import cannot_write, clean_up, is_finished, is_of_other_code, unfinished
 from tasks.io.files import make_folder
 
+FAILED = 1
+"""Exit code of a run in which a cell ended without a result: it failed, or took too long."""
+
 
 def run(args: RunArguments, keys: Collection[str] | None = None) -> int:
-    """Trains a grid and prints the leaderboard."""
+    """Trains a grid and prints the leaderboard. Exit code 1 if a cell failed or took too long."""
     # With `keys`, only the cells with these keys run: those that `retry` has chosen.
     group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
     if group and args.launcher != "local":
@@ -134,16 +137,17 @@ def _run_cells(
     clean_up(cells, options.results)
     if counts.get("interrupted"):
         console.print(f"{counts['interrupted']} interrupted: the same command continues them", highlight=False)
-    return report.leaderboard(ReportArguments((options.results,), out=args.out, plots=False))
+    if not report.write_tables(ReportArguments((options.results,), out=args.out, plots=False)):
+        console.print("no records yet: no tables are written", highlight=False)
+    return FAILED if counts.get("failed") or counts.get("timeout") else 0
 
 
 def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     """Prepares the data on this machine and submits one Slurm job per cell."""
     options = args.options
     process.probe("cpu", [plan.model for plan in plans])
-    command_flags = _flags_without(
-        args, "launcher", "slurm", "ray_address", "jobs", "results", "out", "data", "source_dir"
-    )
+    replaced = ("tasks", "models", "lengths", "seeds", "jobs", "results", "out", "data", "source_dir")
+    command_flags = _flags_without(args, "launcher", "slurm", "ray_address", *replaced)
     command_flags += [f"--data={options.data.resolve()}"]
     assert options.sources
     command_flags += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
@@ -158,7 +162,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
 
 
 def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
-    """Measures speed and memory on random tokens; writes efficiency.csv and plots."""
+    """Measures speed and memory on random tokens; writes efficiency.csv and plots. Exit code 1 if a cell failed."""
     from lra.report import write  # pandas takes a second to import
 
     options = args.options
@@ -169,7 +173,7 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     pending = cells
     if not options.reruns_finished:
         pending = [cell for cell in cells if not is_finished(options.results, cell, options.timeout_minutes)]
-    scheduler.run_cells(pending, options, Console(), scheduler.measurement_slots(args.jobs))
+    counts = scheduler.run_cells(pending, options, Console(), scheduler.measurement_slots(args.jobs))
     clean_up(cells, options.results)
     try:
         text, problems = write.write_efficiency([options.results], args.out)
@@ -178,23 +182,24 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     for problem in problems:
         print_problem("bench", problem)
     print(f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots")
-    return 0
+    return FAILED if counts.get("failed") else 0
 
 
 def retry(args: RetryArguments) -> int:
-    """Runs cells again that ended as the flags say, from their checkpoints."""
+    """Runs cells again that ended as the flags say, from their checkpoints. Exit code 1 if one fails again."""
+    code = 0
     commands = runs.retry_commands(args.results, args.statuses)
     for verb, arguments, keys in commands:
         program, arguments = f"run.py {verb}", [*arguments, f"--results={args.results}"]
         if verb == "bench":
-            values, _ = flags.parse(flags.define_bench, program, arguments)
-            bench(flags.bench_arguments(values, repeat=True), keys)
+            values, _ = parsing.parse(flags.define_bench, program, arguments)
+            code |= bench(flags.bench_arguments(values, repeat=True), keys)
         else:
-            values, _ = flags.parse(flags.define_run, program, arguments)
-            run(flags.run_arguments(values, repeat=True), keys)
+            values, _ = parsing.parse(flags.define_run, program, arguments)
+            code |= run(flags.run_arguments(values, repeat=True), keys)
     if not commands:
         print(f"nothing to retry in {args.results}")
-    return 0
+    return code
 
 
 def _make_results(results: Path) -> None:

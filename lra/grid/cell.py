@@ -93,11 +93,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The record's file name without its ending: readable, and unique by the key."""
+        """The record's file name without its ending: readable, cut if it is long, and unique by the key."""
         plan = self.plan
         seeds = "s" + "_".join(map(str, plan.seeds))
         words = [plan.task, str(plan.model), f"L{plan.length}", plan.protocol, seeds, self.accelerator]
-        return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words) + "-" + self.key[:10]
+        readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+        return f"{readable[:_NAME_LENGTH]}-{self.key[:10]}"
+
+
+_NAME_LENGTH = 160
+"""Letters of a cell's name before its key. File systems allow 255 bytes, and files written beside it add to them."""
 
 
 def split_seeds(cell: Cell) -> list[Cell]:

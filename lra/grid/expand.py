@@ -42,6 +42,9 @@ def parse_models(words: Sequence[str], all_models: Sequence[str]) -> list[ModelS
     for model in models:
         if model.name not in MIXERS and ":" not in model.name:
             raise UsageError(suggest("model", model.name, [*MIXERS, "all"]))
+        names = [name for name, _ in model.options]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"--models: {model} has the option '{twice}' twice")
     return list(dict.fromkeys(ModelSpec(model.name, tuple(sorted(model.options))) for model in models))
 
 
@@ -101,8 +104,7 @@ def make_plans(
     specs = parse_models(models or protocol.default_models, tuple(MIXERS))
     for name in task_names:
         if name not in (*protocol.tasks, *protocol.variants):
-            known = ", ".join((*protocol.tasks, *protocol.variants))
-            raise UsageError(f"protocol {protocol.name} has no recipe for task {name}; it has {known}")
+            raise UsageError(_no_recipe(protocol, name))
     if any(length < 1 for length in lengths) or any(not 0 <= seed < 2**32 for seed in seeds):
         raise UsageError("lengths must be at least 1, and seeds at least 0 and below 2³²")
     plans = []
@@ -151,6 +153,14 @@ def make_cells(
     plans = group_seeds(plans, options.vmap_seeds, device)
     entries = prepare_data(plans, options.data, options.sources, report)
     return [make_cell(plan, entries[plan], device, options.devices, processes=processes) for plan in plans]
+
+
+def _no_recipe(protocol: Protocol, task: str) -> str:
+    """One line for the user: which protocols have the task, and which tasks the protocol has."""
+    others = [other.name for other in PROTOCOLS.values() if task in (*other.tasks, *other.variants)]
+    where = f": use {' or '.join(f'--protocol={name}' for name in others)}" if others else ""
+    tasks = ", ".join((*protocol.tasks, *protocol.variants))
+    return f"protocol {protocol.name} has no recipe for task {task}{where}; {protocol.name} has {tasks}"
 
 
 def apply_mixers(plans: Sequence[Plan], mixers: Mapping[ModelSpec, ProbedMixer]) -> list[Plan]:

@@ -112,6 +112,7 @@ class WorkerSpec:
     path: str
     """File to write the record to."""
     compilation_cache: str
+    """Folder of compiled programs, with a folder for each kind of CPU."""
     train: TrainOptions
     turns: str | None = None
     group: ProcessGroup | None = None

@@ -15,14 +15,27 @@ from lra.grid.cell import Cell
 from lra.grid.spec import RunOptions, TrainOptions, WorkerSpec
 from lra.launch import max_batch
 from lra.launch.multihost_leader import Leader, kill_soon
-from lra.launch.process import LeaseLost, Stopped, Watchdog, WorkerContext, environment, exit_reason, kill_tree
+from lra.launch.process import (
+    LeaseLost,
+    Stopped,
+    Watchdog,
+    WorkerContext,
+    environment,
+    exit_reason,
+    kill_tree,
+    message_of,
+)
 from lra.launch.progress import CellProgress
 from lra.results import records
 from lra.results.folder import cannot_write, record_path
 from lra.results.provenance import current_origin, initial_record
+from lra.signals import STOP
 
-_LEASE_PROGRESS = ("step", "steps_per_second")
+_LEASE_PROGRESS = ("step", "steps_per_second", "seconds_left")
 """Metrics that are written into a running cell's lease, for other runs and `status`."""
+
+
+_SECONDS_TO_STOP = 3.0
 
 
 def run_cell(
@@ -96,6 +109,8 @@ def _run_worker(
         return _with_remote_failure(path, leader)
     if code == 0 and written:
         return records.read(path)
+    if -code in STOP:  # sent to every process of a job before the worker could handle it: it reaches this one too
+        context.workers.stopping.wait(_SECONDS_TO_STOP)
     if context.workers.stopping.is_set():
         raise Stopped
     status = "oom" if code == -signal.SIGKILL and _memory_kills() > kills else "failed"
@@ -150,7 +165,8 @@ def _relay_progress(
     """Passes a worker's messages to watchdog, display and lease until its output ends."""
     for line in worker.stdout or ():
         watchdog.heartbeat()
-        message = json.loads(line)
+        if (message := message_of(line)) is None:
+            continue
         progress.update(message)
         metrics = {name: message[name] for name in _LEASE_PROGRESS if name in message}
         context.lease.progress = {"steps": progress.steps} | metrics

@@ -15,7 +15,7 @@ from pathlib import Path
 from lra.errors import UsageError
 from lra.grid.spec import WorkerSpec
 from lra.launch.multihost import POLL_SECONDS, SECONDS_TO_EXIT, HostGroup, JsonConnection, Message, fingerprint
-from lra.launch.process import Stopped, WorkerProcesses, exit_reason, kill_tree
+from lra.launch.process import Stopped, WorkerProcesses, exit_reason, kill_tree, message_of
 from tasks.io.cache import describe
 
 _SECONDS_TO_CONNECT = 5.0
@@ -142,7 +142,7 @@ class FollowerCell:
             if self.ending.is_set():  # before there was a worker to kill
                 kill_tree(worker)
             for line in worker.stdout or ():
-                outcome = json.loads(line).get("ended", outcome)
+                outcome = (message_of(line) or {}).get("ended", outcome)
             code = worker.wait()
         return outcome or {"error": f"{exit_reason(code)}; see {log} there"}
 

@@ -184,6 +184,15 @@ def pump_log(pipe: int, log: BinaryIO) -> None:
             log.write(tail)
 
 
+def message_of(line: str | bytes) -> dict[str, Any] | None:
+    """A process's message, a JSON object on a line; None for anything else that its start has printed."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
+
+
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 _CHANGE_NUMBERS = (
     "JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL",
@@ -234,11 +243,26 @@ def mixer_details() -> list[dict[str, Any]]:
 def _describe(request: str, device: str) -> dict[str, Any]:
     """Runs `lra.train.describe` with `request` and returns its answer."""
     command = [sys.executable, "-m", "lra.train.describe", request]
-    done = subprocess.run(command, env=environment(device), capture_output=True, text=True)
-    if done.returncode:
-        last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UsageError(f"JAX finds no device for --device={device}: {last_line}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(
+        command, env=environment(device), capture_output=True, encoding="utf-8", errors="backslashreplace"
+    )
+    answers = filter(None, map(message_of, reversed(done.stdout.splitlines())))
+    answer = next(
+        answers, {"error": f"the process that looks for devices and mixers failed: {_last_line(done.stderr)}"}
+    )
+    if "no_device" in answer:
+        reason, install = answer["no_device"], f"; {_INSTALL[device]}" if device in _INSTALL else ""
+        raise UsageError(f"JAX finds no device for --device={device}: {reason}{install}")
     if "error" in answer:
         raise UsageError(answer["error"])
     return answer
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+_INSTALL = {
+    "gpu": "on Linux with an NVIDIA driver, pip install -e '.[gpu]' installs JAX for GPUs",
+    "tpu": "on a TPU machine, pip install 'jax[tpu]' installs JAX for TPUs",
+}

@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from lra.errors import printable
+from lra.results.runs import format_duration
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -23,7 +24,7 @@ class Display:
         if console.is_terminal:
             self.live = Progress(
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[metrics]}"),
-                TimeRemainingColumn(), console=console, transient=True,
+                console=console, transient=True,
             )  # fmt: skip
 
     def print_line(self, text: str) -> None:
@@ -66,7 +67,8 @@ class CellProgress:
             return
         self.metrics |= message
         if self.display.live:
-            self.display.live.update(self.task, completed=self.metrics["step"], metrics=self._text())
+            text = f"{self._text()}{self._time_left()}"
+            self.display.live.update(self.task, completed=self.metrics["step"], metrics=text)
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
             self.display.print_line(f"  {self.label}: {self._text()}{self._time_left()}")
@@ -81,7 +83,6 @@ class CellProgress:
         return ", ".join([*parts, f"{m.get('steps_per_second', 0):.3g} steps/s"])
 
     def _time_left(self) -> str:
-        """Time left in training; empty for a measurement, which ends after a time and not at a step."""
-        if "loss" not in self.metrics:
-            return ""
-        return f", {(self.steps - self.metrics['step']) / self.metrics['steps_per_second']:.0f} s left"
+        """Time left of the cell; empty for a measurement, which ends after a time and not at a step."""
+        left = self.metrics.get("seconds_left")
+        return "" if left is None else f", {format_duration(left)} left"

@@ -21,7 +21,7 @@ def build_commands(plans: Sequence[Plan], group_seeds: bool, arguments: Sequence
 
     Args:
         group_seeds: whether seeds that differ in nothing else share a command.
-        arguments: of the whole run. A later flag overrides an earlier one, so each cell's own flags come last.
+        arguments: of the whole run, without the flags that each cell has of its own.
     """
     seeds_by_cell: dict[tuple[Any, ...], list[int]] = {}
     for p in plans:

@@ -140,7 +140,7 @@ def group_title(group: Group) -> str:
 def to_markdown(leaderboard: Leaderboard) -> str:
     """leaderboard.md: one table per group, the data sets, our accuracies beside published ones, and the conflicts."""
     if not leaderboard.groups:
-        return "No records yet.\n"
+        return "No cell was trained.\n"
     parts = []
     for group in leaderboard.groups:
         header, rows = group_table(group)

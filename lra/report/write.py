@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lra.errors import UsageError
 from lra.report import efficiency, html_page, leaderboard, mixer_code, selection, tables
 from lra.report.latex import to_latex
 from lra.results import load, records
@@ -25,11 +26,12 @@ def write_leaderboard(
         plots: whether to write figures to `out`/plots as well.
 
     Returns:
-        The Markdown, and one line for each file left out, each duplicate and each conflict.
+        The Markdown, and one line for each file left out, each duplicate and each conflict. Without a record to show,
+        the Markdown is empty and nothing is written: good tables are not replaced by empty ones.
 
     Raises:
         OSError: `out` cannot be written. Each file there is then still complete.
-        UsageError: the choice names something that no record has.
+        UsageError: no record has what the choice names.
     """
     with _without_collector():
         return _write_all(folders, out, choice, plots)
@@ -50,16 +52,23 @@ def _without_collector() -> Iterator[None]:
 def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, plots: bool) -> tuple[str, list[str]]:
     loaded, lines = load.load_records(folders)
     selection.check(choice, loaded)
+    chosen = [record for record in loaded if choice.includes(record)]
+    benchmarks, _ = load.load_records(folders, records.BENCH)
+    if loaded and not chosen:
+        raise UsageError("no record fits all of --tasks, --models, --protocol and --accelerator together")
+    if not chosen and not benchmarks:
+        return "", lines
     built = leaderboard.build(loaded, choice)
-    built.conflicts += mixer_code.outdated([record for record in loaded if choice.includes(record)])
+    built.conflicts += mixer_code.outdated(chosen)
     text = tables.to_markdown(built)
-    files = {
-        "cells.csv": tables.cells_csv([record for record in loaded if choice.includes(record)]),
-        "leaderboard.csv": tables.to_frame(built).to_csv(index=False, float_format="%.6g"),
-        "leaderboard.md": text,
-        "leaderboard.tex": to_latex(built),
-        "leaderboard.html": html_page.to_html(built, load.load_records(folders, records.BENCH)[0]),
-    }
+    files = {"leaderboard.html": html_page.to_html(built, benchmarks)}
+    if chosen:
+        files |= {
+            "cells.csv": tables.cells_csv(chosen),
+            "leaderboard.csv": tables.to_frame(built).to_csv(index=False, float_format="%.6g"),
+            "leaderboard.md": text,
+            "leaderboard.tex": to_latex(built),
+        }
     write_files(out, files)
     lines += built.conflicts
     if any((folder / records.BENCH).is_dir() for folder in folders):
@@ -80,12 +89,14 @@ def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> t
         draw: whether to write figures to `out`/plots as well.
 
     Returns:
-        A Markdown table, and one line for each file left out and each duplicate.
+        A Markdown table, and one line for each file left out and each duplicate. Without a record, nothing is written.
 
     Raises:
         OSError: `out` cannot be written.
     """
     benchmarks, problems = load.load_records(folders, records.BENCH)
+    if not benchmarks:
+        return "", problems
     frame = efficiency.to_frame(benchmarks)
     write_files(out, {"efficiency.csv": frame.to_csv(index=False, float_format="%.6g")})
     if draw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -28,19 +29,47 @@ def current_origin() -> dict[str, Any]:
 def commit() -> str | None:
     """The suite's commit, with '+changes' if the working tree differs from it; None if it is unknown.
 
-    $LRA_COMMIT names it for a copy without its repository, as in a container.
+    $LRA_COMMIT names it for a copy without its repository, as in a container. A copy within another repository does not
+    have that repository's commit, but an installed one may have its own in its metadata.
     """
-    if given := os.environ.get("LRA_COMMIT"):
-        return given
-    git = ["git", "-C", str(ROOT)]
+    return os.environ.get("LRA_COMMIT") or _commit_of_repository() or _commit_installed()
+
+
+def _commit_of_repository() -> str | None:
+    top, head = _git("rev-parse", "--show-toplevel"), _git("rev-parse", "HEAD")
+    if not top or not head or Path(top).resolve() != ROOT:
+        return None
+    return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints about the suite's folder; None without git or outside a repository."""
+    # A hook's variables would name another repository.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    except OSError:  # no git
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", errors="replace", env=env,
+            timeout=_GIT_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    if head.returncode:
+    return None if done.returncode else done.stdout.strip()
+
+
+_GIT_SECONDS = 20
+
+
+def _commit_installed() -> str | None:
+    """The commit that pip noted when it installed this code from a repository (PEP 610)."""
+    try:
+        installed = metadata.distribution("lra-suite")
+        noted = json.loads(installed.read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
         return None
-    changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    if Path(str(installed.locate_file(""))).resolve() != ROOT:
+        return None
+    found: str | None = noted.get("vcs_info", {}).get("commit_id")
+    return found
 
 
 def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:

@@ -88,8 +88,9 @@ def _complete(cell: dict[str, Any]) -> dict[str, Any]:
 def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     """One row per requested cell, and a line with counts and the estimated time left.
 
-    A training cell takes its remaining steps at its own speed, or else at the mean speed of the cells of its task,
-    length and model, or else of all cells. A measurement takes the mean time of those of its kind, or else of all.
+    A running cell's own estimate counts. Others take their remaining steps at the mean time of a step, with its share
+    of start, validations and tests, of the cells of their task, length and model, or else of all cells. A measurement
+    takes the mean time of those of its kind, or else of all.
 
     Raises:
         UsageError: the folder has no grids.
@@ -127,17 +128,18 @@ def _read_record(results: Path, cell: dict[str, Any]) -> records.Record | None:
 
 
 def _row(cell: dict[str, Any], record: records.Record | None, current: lease.LeaseFile | None) -> dict[str, Any]:
-    row = {**cell, "state": "left", "step": 0, "speed": None, "seconds": None, "note": ""}
+    row = {**cell, "state": "left", "step": 0, "speed": None, "seconds": None, "left": None, "note": ""}
     if record is not None:
         row |= {"state": "done" if record["status"] == "ok" else record["status"]}
         row["speed"] = _positive(record.get("train_speed"), "steps_per_second")
-        row["note"], row["seconds"] = one_line(record.get("error") or ""), _positive(record, "wall_seconds")
+        row["note"] = one_line(record.get("error") or "")
+        row["seconds"] = None if record.get("resumed") else _positive(record, "wall_seconds")  # of its last part only
         steps = [_positive(result, "steps") or 0.0 for result in _as_list(record.get("results"))]
         row["step"] = max(steps, default=0)
     if current is not None and not lease.owner_exited(current.contents):
         progress = current.contents.get("progress")
         row |= {"state": "running", "step": _positive(progress, "step") or 0}
-        row["speed"] = _positive(progress, "steps_per_second")
+        row["speed"], row["left"] = _positive(progress, "steps_per_second"), _positive(progress, "seconds_left")
         row["note"], silent = current.holder, time.time() - current.touched
         if silent > lease.DEAD_SECONDS:
             row["note"] += f", silent for {format_duration(silent)}"
@@ -186,17 +188,20 @@ def _estimate(rows: list[dict[str, Any]], pending: list[dict[str, Any]], at_once
         if (row["verb"],) not in means:
             return "time left unknown"
         mean = means.get(_kind(row), means[row["verb"],])
-        if row["verb"] == "bench":
-            seconds += mean
-        else:
-            seconds += (row["steps"] - row["step"]) * (1 / row["speed"] if row["speed"] else mean)
+        own = row["left"] if row["state"] == "running" else None
+        steps = 1 if row["verb"] == "bench" else row["steps"] - row["step"]
+        seconds += own or steps * mean
     return f"about {format_duration(seconds / at_once)} left with {at_once} at once"
 
 
 def _cost(row: dict[str, Any]) -> float | None:
-    """Seconds of a measurement, or of one training step."""
+    """Seconds of a measurement, or of one training step with its share of everything else in its cell."""
     if row["verb"] == "bench":
         return row["seconds"] if row["state"] == "done" else None
+    if row["state"] == "done" and row["seconds"] and row["step"]:
+        return row["seconds"] / row["step"]
+    if row["left"] and row["step"] < row["steps"]:
+        return row["left"] / (row["steps"] - row["step"])
     return 1 / row["speed"] if row["speed"] else None
 
 

@@ -1,8 +1,8 @@
 """Describes the device and the requested mixers in a process of its own, since its parent does not import JAX.
 
 `python -m lra.train.describe '[["performer", {"features": "64"}], …]'` prints JSON: the device (`device.describe`) and
-for each mixer its options as typed values and its source's fingerprint, or `error` with a one-line message. The
-argument `details` describes all mixers.
+for each mixer its options as typed values and its source's fingerprint; or `error` or `no_device` with a one-line
+message. The argument `details` describes all mixers.
 """
 
 from __future__ import annotations
@@ -94,10 +94,13 @@ def main() -> None:
                 {"options": typed_options(name, options), "fingerprint": fingerprint(MIXERS.get(name, name))}
                 for name, options in json.loads(sys.argv[1])
             ]
-            answer = {"mixers": mixers, "device": device.describe()}
+            try:
+                answer = {"mixers": mixers, "device": device.describe()}
+            except Exception as error:  # JAX raises several kinds, for a missing plug-in an AssertionError without text
+                answer = {"no_device": str(error).split("\n")[0] or "the installed JAX does not support it"}
     except (UsageError, RecipeError) as error:
         answer = {"error": str(error)}
-    json.dump(answer, sys.stdout)
+    print("\n" + json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -44,6 +45,16 @@ def _host_peak() -> int | None:
 def _cpu_name() -> str:
     match = re.search(r"model name\s*: (.*)", _read(Path("/proc/cpuinfo")))
     return match[1] if match else platform.processor() or platform.machine()
+
+
+def cpu_id() -> str:
+    """Names the kind of this machine's CPU, as 'x86_64-1f2e3d4c': its architecture and a hash of what it supports.
+
+    A program that is compiled for one kind may end another's process by an illegal instruction.
+    """
+    features = re.search(r"^(?:flags|Features)\s*:(.*)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    supported = " ".join(sorted(features[1].split())) if features else _cpu_name()
+    return f"{platform.machine() or 'cpu'}-{hashlib.sha256(supported.encode()).hexdigest()[:8]}"
 
 
 GIB = 2**30

@@ -158,6 +158,8 @@ class Trainer:
         self.profile = options.profile
         self.warm = False
         self.loop_started = 0.0
+        self.evaluation_seconds = 0.0
+        """Of an example in the latest evaluation; 0 before the first."""
 
     def run(self) -> TrainResult:
         """Trains and tests all seeds, from the newest usable checkpoint on."""
@@ -248,8 +250,20 @@ class Trainer:
         self._detect_divergence(metrics, outcome.steps - size)
         loss = float(np.mean(metrics[-1, :, 0]))
         speed = size / (ended - started)
-        self.hooks.on_progress({"step": outcome.steps, "loss": loss, "steps_per_second": speed})
+        left = self._seconds_left(1 / speed)
+        self.hooks.on_progress({"step": outcome.steps, "loss": loss, "steps_per_second": speed, "seconds_left": left})
         return ended
+
+    def _seconds_left(self, seconds_per_step: float) -> float:
+        """Estimates the time to the end: steps, validations and two tests, at the speed of the latest of each.
+
+        Until something was evaluated, an example takes a third of what it takes in training: no backward pass.
+        """
+        done, budget = self.outcome.steps, self.budget
+        per_example = self.evaluation_seconds or seconds_per_step / (3 * budget.batch)
+        validations = -(-budget.steps // self.interval) - done // self.interval
+        examples = validations * self.counts["validation"] + 2 * self.counts["test"]
+        return (budget.steps - done) * seconds_per_step + examples * per_example
 
     def _detect_divergence(self, metrics: np.ndarray, first: int) -> None:
         """Marks the seeds with a loss that is not finite, given metrics [steps, seeds, 2] from step `first` on."""
@@ -265,7 +279,7 @@ class Trainer:
 
     def _score(self, params: Tree, split: str) -> np.ndarray:
         """Evaluates mean loss and accuracy over every example of a split, [2, seeds]."""
-        count, size = self.counts[split], self.program.evaluation_batch()
+        count, size, started = self.counts[split], self.program.evaluation_batch(), time.perf_counter()
         sums = [
             self.evaluate[split](
                 params, self.program.other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
@@ -273,6 +287,7 @@ class Trainer:
             for i in range(0, count, size)
         ]
         total: np.ndarray = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0) / count
+        self.evaluation_seconds = (time.perf_counter() - started) / count
         return total
 
     def _validate(self) -> bool:

@@ -1,8 +1,9 @@
 """The worker process, which runs one cell: `python -m lra.train.worker`.
 
 It reads a `WorkerSpec` as one line of JSON from standard input, so no file is left behind when it or the run is killed.
-It writes progress to standard output as JSON lines; what libraries print goes to standard error. On SIGTERM it saves a
-checkpoint and ends. It ends at once when its standard input closes, so it never outlives the run that started it.
+It writes progress to standard output as JSON lines; what libraries print goes to standard error. On SIGTERM and the
+other signals of `lra.signals` it saves a checkpoint and ends. It ends at once when its standard input closes, so it
+never outlives the run that started it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -30,6 +30,7 @@ from configs.recipe import Recipe, from_dict
 from lra.grid.source import fingerprint
 from lra.grid.spec import WorkerSpec
 from lra.results import provenance, records
+from lra.signals import on_stop
 from lra.train import device, distributed, trackers
 from lra.train.benchmark import measure, prepare, random_splits
 from lra.train.checkpoint import Checkpoints
@@ -215,12 +216,16 @@ def open_trackers(spec: WorkerSpec) -> list[Listener]:
 
 
 class Stop:
-    """Decides when to save and stop: on SIGTERM, or after `minutes`. Called, it returns the reason, or ''."""
+    """Decides when to save and stop: on a signal, or after `minutes`. Called, it returns the reason, or ''.
+
+    It is called before each chunk of steps. However short the time, one chunk is trained, so that a cell whose start
+    takes longer goes on in each run all the same.
+    """
 
     def __init__(self, minutes: float | None):
         self.until = None if minutes is None else time.monotonic() + 60 * minutes
-        self.minutes, self.terminated = minutes, False
-        signal.signal(signal.SIGTERM, self._terminate)
+        self.minutes, self.terminated, self.calls = minutes, False, 0
+        on_stop(self._terminate)
 
     def _terminate(self, number: int, frame: Any) -> None:
         self.terminated = True
@@ -228,7 +233,8 @@ class Stop:
     def __call__(self) -> str:
         if self.terminated:
             return "stopped by a signal; the same command goes on from here"
-        if self.until is not None and time.monotonic() > self.until:
+        self.calls += 1
+        if self.until is not None and self.calls > 1 and time.monotonic() > self.until:
             return f"stopped after --max_minutes={self.minutes:g}; the same command goes on from here"
         return ""
 
@@ -306,9 +312,11 @@ def main() -> None:
     if not line.endswith(b"\n"):
         sys.exit("the run that started this cell is gone")
     spec = WorkerSpec.from_json(json.loads(line))
-    jax.config.update("jax_compilation_cache_dir", spec.compilation_cache)
+    jax.config.update("jax_compilation_cache_dir", str(Path(spec.compilation_cache) / device.cpu_id()))
     # Initialising a model compiles hundreds of small programs, each below the cache's default minimum of a second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+    print(file=output)  # ends a line that something has begun while Python started
 
     def tell(progress: dict[str, Any]) -> None:
         print(json.dumps(progress), file=output, flush=True)

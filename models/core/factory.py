@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,11 +29,20 @@ def load_mixer(name: str) -> type:
         raise ValueError(f"unknown model '{name}'")
     try:
         mixer = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import the mixer '{path}': {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a module's code raises
+        raise ValueError(f"cannot import the mixer '{path}': {_describe(error)}") from None
     if not isinstance(mixer, type):
         raise ValueError(f"the mixer '{path}' is not a class")
     return mixer
+
+
+def _describe(error: BaseException) -> str:
+    """An error of an import, with the place in the module's code where it was raised."""
+    if isinstance(error, SyntaxError):  # names its place itself
+        return f"{type(error).__name__}: {error}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def mixer_parameters(mixer: type) -> Mapping[str, inspect.Parameter]:

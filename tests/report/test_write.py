@@ -13,7 +13,7 @@ from lra.report import leaderboard, selection, tables
 from lra.report.latex import to_latex
 from lra.report.write import write_leaderboard
 from lra.results import load, records
-from tests.helpers.records import record, result
+from tests.helpers.records import measurement, record, result
 
 
 def row(built, model, **fields):
@@ -187,10 +187,26 @@ def test_a_choice_that_fits_nothing_is_told_in_one_line(choice, words):
     assert words in str(caught.value)
 
 
-def test_no_records_is_a_table_too(tmp_path):
-    (tmp_path / "records").mkdir()
-    assert write_leaderboard([tmp_path], tmp_path / "out") == ("No records yet.\n", [])
-    assert "<title>" in (tmp_path / "out" / "leaderboard.html").read_text()
+def test_good_tables_are_not_replaced_by_empty_ones(tmp_path):
+    records.write(tmp_path / "records" / "a.json", record())
+    write_leaderboard([tmp_path], tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert len(before) >= 5
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    assert write_leaderboard([tmp_path / "empty"], tmp_path / "out") == ("", [])
+    (tmp_path / "empty" / "records" / "b.json").write_text("{")
+    text, lines = write_leaderboard([tmp_path / "empty"], tmp_path / "out")
+    assert text == "" and "not a whole record" in lines[0]
+    records.write(tmp_path / "records" / "b.json", record("luna", "text"))
+    with pytest.raises(UsageError, match="no record fits all of"):
+        write_leaderboard([tmp_path], tmp_path / "out", selection.Selection(tasks=("text",), models=("fnet",)))
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_benchmarks_alone_have_a_page_and_no_empty_table(tmp_path):
+    records.write(tmp_path / "bench" / "a.json", measurement())
+    write_leaderboard([tmp_path], tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"leaderboard.html", "efficiency.csv"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,77 @@
+"""Arguments of a command line to flag values, and flag values to paths and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from lra.errors import UsageError
+
+
+def parse(define: Callable[[flags.FlagValues], None], program: str, arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Parses a verb's arguments.
+
+    Args:
+        define: defines the verb's flags.
+        program: name of the program, for error messages.
+        arguments: what follows the verb on the command line.
+
+    Returns:
+        The flags' values, and the positional arguments.
+
+    Raises:
+        UsageError: a flag of one value is given twice, or an item of a list is empty.
+    """
+    values = flags.FlagValues()
+    define(values)
+    positional = values([program, *arguments])[1:]
+    for name in values:
+        flag = values[name]
+        if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+            hint = f": write --{name}=A,B" if isinstance(flag.value, list) else ""
+            raise UsageError(f"--{name} is given {flag.present} times, and only one value would count{hint}")
+        if isinstance(flag.value, list) and "" in flag.value and not isinstance(flag, flags.MultiFlag):
+            raise UsageError(f"--{name}={','.join(flag.value)} has an empty item: is there a comma too many?")
+    return values, positional
+
+
+def help_text(define: Callable[[flags.FlagValues], None]) -> str:
+    """Describes the flags and their defaults, for `--help`."""
+    values = flags.FlagValues()
+    define(values)
+    return str(values.get_help())
+
+
+def path(text: str) -> Path:
+    """The path that a flag names; '~' is expanded, which shells do not do after '='.
+
+    Raises:
+        UsageError: '~' stands for no folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no $HOME, or no such user
+        raise UsageError(f"'{text}': {error}") from None
+
+
+def folders(names: Sequence[str]) -> tuple[Path, ...]:
+    """The folders in a list of names, of which some may contain commas: the longest that exist."""
+    found: list[Path] = []
+    start = 0
+    while start < len(names):
+        candidates = [(end, path(",".join(names[start:end]))) for end in range(len(names), start, -1)]
+        end, folder = next((c for c in candidates if c[1].is_dir()), candidates[-1])
+        found.append(folder)
+        start = end
+    return tuple(found)
+
+
+def integers(name: str, words: Iterable[str]) -> tuple[int, ...]:
+    """The whole numbers in a flag's list. Raises `UsageError`."""
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise UsageError(f"--{name} takes whole numbers, not '{','.join(words)}'") from None
