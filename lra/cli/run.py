@@ -29,9 +29,9 @@ FAILED = 1
 """Exit code of a run in which a cell ended without a result: it failed, or took too long."""
 
 
-def run(args: RunArguments, keys: Collection[str] | None = None) -> int:
+def run(args: RunArguments, wanted: Collection[runs.Request] | None = None) -> int:
     """Trains a grid and prints the leaderboard. Exit code 1 if a cell failed or took too long."""
-    # With `keys`, only the cells with these keys run: those that `retry` has chosen.
+    # With `wanted`, only these cells run: those that `retry` has chosen.
     group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
     if group and args.launcher != "local":
         raise UsageError(f"--coordinator starts cells itself: it cannot be combined with --launcher={args.launcher}")
@@ -47,16 +47,16 @@ def run(args: RunArguments, keys: Collection[str] | None = None) -> int:
         process.probe("cpu", [plan.model for plan in plans])  # reports wrong models before the cluster starts
         options = dataclasses.replace(options, data=options.data.resolve(), origin=provenance.current_origin())
         with ray_driver.Cluster(args.ray_address, options) as cluster:
-            cells = _save_run(args, cluster.cells(plans), keys)
+            cells = _save_run(args, cluster.cells(plans), wanted)
             return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run_cell)
     if group is None:
-        return _run_here(args, plans, keys)
+        return _run_here(args, plans, wanted)
     commit, env = provenance.commit(), process.environment(options.device)
     if group.process:
         Follower(group, commit, options.data, options.results, env, print_line).run()
         return 0
     with Leader(group, commit, print_line) as leader:
-        code = _run_here(args, plans, keys, leader)
+        code = _run_here(args, plans, wanted, leader)
         leader.finish()
     return code
 
@@ -80,7 +80,7 @@ def _dry_run(plans: Sequence[Plan], device: str) -> int:
 
 
 def _run_here(
-    args: RunArguments, plans: Sequence[Plan], keys: Collection[str] | None, leader: Leader | None = None
+    args: RunArguments, plans: Sequence[Plan], wanted: Collection[runs.Request] | None, leader: Leader | None = None
 ) -> int:
     """Trains a grid on this machine, together with the processes that follow `leader`."""
     options = args.options
@@ -90,26 +90,25 @@ def _run_here(
     cells = expand.make_cells(plans, device, mixers, options, print_line, processes)
     # Saved as flags, since they may have come from Slurm's environment.
     group_flags = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
-    cells = _save_run(args, cells, keys, group_flags)
+    cells = _save_run(args, cells, wanted, group_flags)
     return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
 
 
 def _save_run(
     args: RunArguments | BenchArguments,
     cells: list[Cell],
-    keys: Collection[str] | None,
+    wanted: Collection[runs.Request] | None,
     extra_flags: Sequence[str] = (),
 ) -> list[Cell]:
-    """Saves the request of the cells in the results folder; with `keys`, only selects the cells with these keys."""
-    if keys is not None:
-        return [cell for cell in cells if cell.key in keys]
+    """Saves the request of the cells in the results folder; returns the cells that are `wanted`, None: all."""
     results = args.options.results
     verb = "bench" if isinstance(args, BenchArguments) else "run"
+    command = dict.fromkeys([*_flags_without(args, "results", "rerun"), *extra_flags])
     try:
-        runs.save(results, verb, [*_flags_without(args, "results", "rerun"), *extra_flags], cells)
+        runs.save(results, verb, list(command), cells)
     except OSError as error:
         raise cannot_write(results, error) from None
-    return cells
+    return [cell for cell in cells if wanted is None or runs.request_of(runs.cell_entry(cell)) in wanted]
 
 
 def _flags_without(args: RunArguments | BenchArguments, *names: str) -> list[str]:
@@ -161,7 +160,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     return 0
 
 
-def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
+def bench(args: BenchArguments, wanted: Collection[runs.Request] | None = None) -> int:
     """Measures speed and memory on random tokens; writes efficiency.csv and plots. Exit code 1 if a cell failed."""
     from lra.report import write  # pandas takes a second to import
 
@@ -169,7 +168,7 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
     plans = _plans(args.grid)
     _make_results(options.results)
     device, mixers = process.probe(options.device, [plan.model for plan in plans])
-    cells = _save_run(args, expand.make_cells(plans, device, mixers, options, print_line), keys)
+    cells = _save_run(args, expand.make_cells(plans, device, mixers, options, print_line), wanted)
     pending = cells
     if not options.reruns_finished:
         pending = [cell for cell in cells if not is_finished(options.results, cell, options.timeout_minutes)]
@@ -181,7 +180,11 @@ def bench(args: BenchArguments, keys: Collection[str] | None = None) -> int:
         raise write_error(f"--out={args.out}", error) from None
     for problem in problems:
         print_problem("bench", problem)
-    print(f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots")
+    print(
+        f"\n{text}\n{args.out}/efficiency.csv, {args.out}/plots"
+        if text
+        else "no measurements yet: no tables are written"
+    )
     return FAILED if counts.get("failed") else 0
 
 
@@ -189,14 +192,14 @@ def retry(args: RetryArguments) -> int:
     """Runs cells again that ended as the flags say, from their checkpoints. Exit code 1 if one fails again."""
     code = 0
     commands = runs.retry_commands(args.results, args.statuses)
-    for verb, arguments, keys in commands:
+    for verb, arguments, wanted in commands:
         program, arguments = f"run.py {verb}", [*arguments, f"--results={args.results}"]
         if verb == "bench":
             values, _ = parsing.parse(flags.define_bench, program, arguments)
-            code |= bench(flags.bench_arguments(values, repeat=True), keys)
+            code |= bench(flags.bench_arguments(values, repeat=True), wanted)
         else:
             values, _ = parsing.parse(flags.define_run, program, arguments)
-            code |= run(flags.run_arguments(values, repeat=True), keys)
+            code |= run(flags.run_arguments(values, repeat=True), wanted)
     if not commands:
         print(f"nothing to retry in {args.results}")
     return code

@@ -21,7 +21,7 @@ RECORD_FOLDERS = {"run": records.RESULTS, "bench": records.BENCH}
 
 
 def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Saves a requested run as `grids/HASH.json`; the same request is the same file.
+    """Saves a requested run as `grids/HASH.json`; the same request is the same file, whatever code its mixers have now.
 
     Args:
         results: the results folder.
@@ -33,7 +33,9 @@ def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cel
         OSError: the folder cannot be written.
     """
     grid = {"verb": verb, "arguments": list(arguments), "cells": [cell_entry(cell) for cell in cells]}
-    name = hashlib.sha256(json.dumps(grid, sort_keys=True).encode()).hexdigest()[:16]
+    names = [cell.name.rpartition("-")[0] for cell in cells]  # without their keys
+    text = json.dumps([verb, grid["arguments"], names])
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
     records.write(results / "grids" / f"{name}.json", grid)
 
 
@@ -217,16 +219,26 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-def retry_commands(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], set[str]]]:
-    """Commands to run again: (verb, arguments, keys of the cells that ended with one of `statuses`)."""
+Request = tuple[str, str, int, tuple[int, ...]]
+"""What tells a cell from the others of its run: task, model, length and seeds."""
+
+
+def request_of(cell: dict[str, Any]) -> Request:
+    """The request that a cell's entry is of; other than its key, it stays when the code of its mixer is mended."""
+    return cell["task"], cell["model"], cell["length"], tuple(cell["seeds"])
+
+
+def retry_commands(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], set[Request]]]:
+    """Commands to run again: (verb, arguments, the cells that ended with one of `statuses`)."""
     commands, seen = [], set[str]()
     for grid in load(results):
-        keys = {
-            cell["key"]
+        ended = {
+            cell["key"]: request_of(cell)
             for cell in grid["cells"]
             if any(record and record["status"] in statuses for _, record in _with_records(results, cell))
         }
-        if keys - seen:
-            commands.append((grid["verb"], grid["arguments"], keys - seen))
-        seen |= keys
+        if ended.keys() - seen:
+            wanted = {request for key, request in ended.items() if key not in seen}
+            commands.append((grid["verb"], grid["arguments"], wanted))
+        seen |= ended.keys()
     return commands

@@ -96,8 +96,8 @@ def test_no_measurements_and_files_that_cannot_be_read_are_told(tmp_path):
     assert efficiency.to_markdown(efficiency.to_frame([])) == "No measurements yet.\n"
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "broken.json").write_text("{")
-    text, problems, frame = written(tmp_path, [])
-    assert text == "No measurements yet.\n" and len(problems) == 1 and len(frame) == 0
+    text, problems = write.write_efficiency([tmp_path], tmp_path / "out")
+    assert text == "" and len(problems) == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(tmp_path):

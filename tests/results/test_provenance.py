@@ -47,8 +47,9 @@ def test_the_repository_s_commit_and_whether_files_differ(repository):
 
 def test_a_copy_in_another_repository_does_not_have_its_commit(repository, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", repository / "vendored")
-    monkeypatch.setattr(metadata, "distribution", lambda name: SimpleNamespace(
-        read_text=lambda file: json.dumps({"vcs_info": {"commit_id": HASH}}), locate_file=lambda name: repository))  # fmt: skip
+    noted = json.dumps({"vcs_info": {"commit_id": HASH}})
+    installed = SimpleNamespace(read_text=lambda file: noted, locate_file=lambda name: repository)
+    monkeypatch.setattr(metadata, "distribution", lambda name: installed)
     assert provenance.commit() is None  # and the installed package is another copy
 
 

@@ -14,13 +14,25 @@ def asked(folder, verb="run", **cells):
     """A grid of cells of 100 steps each, with records of the given statuses, and speeds or (of a bench) seconds."""
     made = []
     for name, (status, figure) in cells.items():
-        cell = {"name": name, "key": name, "task": "t", "model": name[0], "length": 8, "seeds": [0], "steps": 100}
+        cell = {
+            "name": name,
+            "key": name,
+            "task": "t",
+            "model": name[0],
+            "length": 8,
+            "seeds": [len(made)],
+            "steps": 100,
+        }
         made.append(cell | {"batch": 4})
         if status:
             told = {"schema": 1, "status": status, "error": "", "key": name, "cell": {}, "recipe": {}, "data": {}}
             told |= {"wall_seconds": figure} if verb == "bench" else {"train_speed": {"steps_per_second": figure}}
             records.write(folder / runs.RECORD_FOLDERS[verb] / f"{name}.json", told)
     records.write(folder / "grids" / f"{verb}.json", {"verb": verb, "arguments": [f"--{verb}"], "cells": made})
+
+
+def of(model, seed=0):
+    return "t", model, 8, (seed,)
 
 
 def test_status_tells_states_and_the_time_left(tmp_path):
@@ -35,6 +47,20 @@ def test_status_tells_states_and_the_time_left(tmp_path):
     # a1 at a's speed: 10 s; b0 at the mean of all: 15 s; d0 at its own: 10 s.
     assert line == "1 done, 1 oom, 1 running, 1 failed, 1 left, about 35 s left with 1 at once"
     assert "50/100" in runs.format_table(rows)
+
+
+def test_the_time_left_counts_more_than_steps(tmp_path):
+    asked(tmp_path, a0=("ok", 10.0), a1=("", None), b0=("", None), b1=("", None))
+    file = tmp_path / "records" / "a0.json"
+    whole = json.loads(file.read_text()) | {"wall_seconds": 40.0, "results": [{"steps": 100}]}
+    file.write_text(json.dumps(whole))
+    running = elsewhere(tmp_path / "leases", "b0")
+    running.progress = {"step": 80, "steps_per_second": 5.0, "seconds_left": 60.0}
+    assert running.renew()
+    # a1 as long as a0, 40 s and not 10; b0 says 60 s; b1 takes 3 s a step as b0 does now.
+    assert runs.status(tmp_path)[1].endswith("about 7 min left with 1 at once")
+    file.write_text(json.dumps(whole | {"resumed": 1}))  # the 40 s are of its last part only
+    assert runs.status(tmp_path)[1].endswith(f"about {runs.format_duration(10 + 60 + 300)} left with 1 at once")
 
 
 def test_status_of_a_bench_counts_its_seconds(tmp_path):
@@ -52,11 +78,11 @@ def test_status_of_a_bench_counts_its_seconds(tmp_path):
 def test_what_is_to_be_run_again_is_chosen_by_status_and_verb(tmp_path):
     asked(tmp_path, "run", **{f"a_{status}": (status, 1.0) for status in records.STATUSES})
     asked(tmp_path, "bench", b_oom=("oom", 1.0), b_ok=("ok", 1.0))
-    for status in records.STATUSES[1:]:
-        benches = [("bench", ["--bench"], {"b_oom"})] if status == "oom" else []
-        assert runs.retry_commands(tmp_path, [status]) == [*benches, ("run", ["--run"], {f"a_{status}"})]
-    both = dict((verb, keys) for verb, _, keys in runs.retry_commands(tmp_path, ["oom", "failed"]))
-    assert both == {"run": {"a_oom", "a_failed"}, "bench": {"b_oom"}}
+    for number, status in enumerate(records.STATUSES[1:], 1):
+        benches = [("bench", ["--bench"], {of("b")})] if status == "oom" else []
+        assert runs.retry_commands(tmp_path, [status]) == [*benches, ("run", ["--run"], {of("a", number)})]
+    both = dict((verb, wanted) for verb, _, wanted in runs.retry_commands(tmp_path, ["oom", "failed"]))
+    assert both == {"run": {of("a", 1), of("a", 2)}, "bench": {of("b")}}
 
 
 def test_seeds_that_do_not_fit_together_are_cells_of_their_own(tmp_path):
@@ -67,12 +93,12 @@ def test_seeds_that_do_not_fit_together_are_cells_of_their_own(tmp_path):
     rows, line = runs.status(tmp_path)
     assert [row["state"] for row in rows] == ["done", "left", "failed"] and line.startswith("1 done, 1 failed, 1 left")
     # `run` tries them together, finds that they do not fit, and goes on with those that are left.
-    assert runs.retry_commands(tmp_path, ["failed"]) == [("run", ["--run"], {"ab"})] and not runs.retry_commands(
-        tmp_path, ["oom"]
-    )
+    assert runs.retry_commands(tmp_path, ["failed"]) == [
+        ("run", ["--run"], {("t", "a", 8, (1, 2))})
+    ] and not runs.retry_commands(tmp_path, ["oom"])
     asked(tmp_path, a2=("oom", None))
     file.write_text(json.dumps({"arguments": [], "cells": [together | {"apart": alone}]}))
-    assert runs.retry_commands(tmp_path, ["oom"]) == [("run", [], {"ab"})]
+    assert runs.retry_commands(tmp_path, ["oom"]) == [("run", [], {of("a", 1)})]
 
 
 def test_the_grid_of_an_older_version_is_one_of_run(tmp_path):
@@ -81,7 +107,7 @@ def test_the_grid_of_an_older_version_is_one_of_run(tmp_path):
     grid = json.loads(file.read_text())
     del grid["verb"]
     file.write_text(json.dumps(grid))
-    assert runs.retry_commands(tmp_path, ["failed"]) == [("run", ["--run"], {"a0"})]
+    assert runs.retry_commands(tmp_path, ["failed"]) == [("run", ["--run"], {of("a")})]
     file.write_text(json.dumps(grid | {"verb": "walk"}))
     with pytest.raises(UsageError, match="not a grid"):
         runs.load(tmp_path)
@@ -127,19 +153,23 @@ class Once(nnx.Module):
 '''
 
 
+MENDED = RAISES_ONCE.replace("raise ERROR", "print")
+
+
 @pytest.mark.process
 def test_retry_runs_what_failed_and_nothing_else(tmp_path):
     (tmp_path / "theirs.py").write_text(RAISES_ONCE.replace("ERROR", "RuntimeError"))
     done = call(*TINY, "--models=theirs:Once,ff_only", *places(tmp_path), cwd=tmp_path)
-    assert done.returncode == 0 and "failed: RuntimeError: not yet" in done.stdout
+    assert done.returncode == 1 and "failed: RuntimeError: not yet" in done.stdout
     told = call("status", f"--results={tmp_path}/results")
     assert "1 done, 1 failed, about" in told.stdout and "RuntimeError: not yet" in told.stdout
     before = {f.name: f.stat().st_mtime_ns for f in record_files(tmp_path) if "ff_only" in f.name}
-    (tmp_path / "mended").touch()
     retry = ["retry", "--failed", f"--results={tmp_path}/results"]
+    assert call(*retry, cwd=tmp_path).returncode == 1
+    (tmp_path / "theirs.py").write_text(MENDED)  # which gives the cell another key
     done = call(*retry, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(": test ") == 1, done.stderr
-    assert [record["status"] for record in saved_records(tmp_path)] == ["ok", "ok"]
+    assert sorted(record["status"] for record in saved_records(tmp_path)) == ["failed", "ok", "ok"]
     assert before.items() <= {f.name: f.stat().st_mtime_ns for f in record_files(tmp_path)}.items()
     assert call("status", f"--results={tmp_path}/results").stdout.endswith("\n2 done\n")
     assert "nothing to retry" in call(*retry, cwd=tmp_path).stdout

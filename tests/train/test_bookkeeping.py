@@ -18,9 +18,10 @@ def trainer(seeds=(0, 1), **fields):
     weights = jnp.zeros((len(seeds), 1))
     usual = {
         "outcome": TrainResult([SeedResult(seed) for seed in seeds]), "hooks": Hooks(), "recent": [], "profile": None,
-        "budget": SimpleNamespace(steps=20), "state": State({"w": weights}, {}, jnp.int32(0)), "best": {"w": weights},
+        "budget": SimpleNamespace(steps=20, batch=4), "state": State({"w": weights}, {}, jnp.int32(0)),
+        "best": {"w": weights},
         "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
-        "warm": False,
+        "warm": False, "evaluation_seconds": 0.0, "counts": {"validation": 12, "test": 24},
     }  # fmt: skip
     for name, value in (usual | fields).items():
         setattr(bare, name, value)
@@ -124,3 +125,21 @@ def test_a_checkpoint_brings_back_state_best_parameters_and_progress(recent):
     # As text: NaN is not equal to itself.
     assert repr(restored.outcome.results) == repr(saved.outcome.results) and restored.outcome.blocks == [(5, 2.0)]
     assert [part.tolist() for part in restored.recent] == ([recent] if recent else [])
+
+
+@pytest.mark.parametrize(
+    ("done", "interval", "per_example", "left"),
+    [
+        # 15 steps of 2 s, validations at 10 and 20 of 12 examples each, and two tests of 24; each 0.5 s.
+        (5, 10, 0.5, 30 + 0.5 * (2 * 12 + 2 * 24)),
+        (10, 10, 0.5, 20 + 0.5 * (1 * 12 + 2 * 24)),
+        # Validations at 16 and, after the last step, at 20.
+        (15, 8, 0.5, 10 + 0.5 * (2 * 12 + 2 * 24)),
+        # Nothing was evaluated yet: a third of a step's 2 s for 4 examples.
+        (5, 10, 0.0, 30 + 2 / 12 * (2 * 12 + 2 * 24)),
+    ],
+)
+def test_the_time_left_counts_validations_and_tests(done, interval, per_example, left):
+    trained = trainer(interval=interval, evaluation_seconds=per_example)
+    trained.outcome.steps = done
+    assert trained._seconds_left(2.0) == pytest.approx(left)

@@ -1,9 +1,12 @@
 """What the worker hands to training, and the fields that it works out from the outcome."""
 
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
 
+from lra import signals
 from lra.grid.source import fingerprint
 from lra.grid.spec import TrainOptions
 from lra.train import benchmark, worker
@@ -50,3 +53,20 @@ def test_a_mixer_that_changes_after_the_run_began_is_not_trained_under_the_old_c
     # Ours has a version for that; the record says which code it was.
     record["cell"]["mixer"] = "fnet"
     assert worker.current_code(spec) == {"fingerprint": fingerprint("models.fnet:FNet")}
+
+
+def test_however_short_the_time_one_chunk_is_trained():
+    stop = worker.Stop(0.0)
+    assert stop() == "" and "stopped after --max_minutes=0" in stop()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_a_signal_to_stop_is_heeded_at_once(name):
+    before = {number: signal.getsignal(number) for number in signals.STOP}
+    try:
+        stop = worker.Stop(None)
+        os.kill(os.getpid(), getattr(signal, name))
+        assert stop() == "stopped by a signal; the same command goes on from here"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
