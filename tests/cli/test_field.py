@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,21 @@ import pytest
 
 from lra.cli import output, parsing
 from lra.errors import UsageError
+from lra.grid.source import fingerprint
 from lra.launch import process
 from lra.results import records
-from tests.helpers.cli import ROOT, TINY, call, children_of, cli, only_record, places, saved_records, start
+from tests.helpers.cli import (
+    ROOT,
+    TINY,
+    call,
+    children_of,
+    cli,
+    only_record,
+    places,
+    record_files,
+    saved_records,
+    start,
+)
 from tests.helpers.held import HELD, Hold
 from tests.helpers.records import record
 from tests.helpers.waiting import wait_for_a_new_checkpoint
@@ -113,6 +126,18 @@ def test_a_cell_with_a_long_name_has_a_record_and_is_found_again(tmp_path):
     done = call(*command, cwd=tmp_path)
     assert done.returncode == 0 and only_record(tmp_path)["status"] == "ok", done.stderr
     assert "1 already done" in call(*command, cwd=tmp_path).stdout
+
+
+@pytest.mark.process
+def test_a_cell_of_ours_that_other_code_has_trained_is_told(tmp_path, finished):
+    assert ", 1 already done (--rerun" in call(*finished).stdout
+    (file,) = record_files(tmp_path)
+    made = json.loads(file.read_text())
+    assert made["code"] == {"fingerprint": fingerprint("models.ff_only:FeedForwardOnly"), "versions": {}}
+    file.write_text(json.dumps(made | {"code": {"fingerprint": "other", "versions": {}}}))
+    done = call(*finished)
+    assert ", 1 already done, 1 of them before their mixer's code was changed (--rerun" in done.stdout
+    assert "code: 1 record is of ff_only from before its mixer's code was changed" in done.stderr
 
 
 IMPORTS = {
