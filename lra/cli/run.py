@@ -131,7 +131,7 @@ def _run_cells(
     other_note = f", {other} of them before their mixer's code was changed" if other else ""
     note = f", {len(done)} already done{other_note} (--rerun repeats them)" if done else ""
     accelerator = cells[0].accelerator if cells else "this machine"
-    console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False)
+    console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False, soft_wrap=True)
     counts = scheduler.run_cells(pending, options, console, slots, run_cell)
     clean_up(cells, options.results)
     if counts.get("interrupted"):
