@@ -30,8 +30,8 @@ import numpy as np
 from tasks.io import safe_pickle, tfds
 from tasks.io.archives import open_source
 from tasks.io.sources import CIFAR10, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
-from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
+from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out, note_repeats
+from tasks.task import Archive, BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -42,7 +42,7 @@ PYTHON = Archive(
     "the folder cifar-10-batches-py",
 )
 _RECORD = 1 + 3 * 1024
-_COUNTS = {"train": 50_000, "test": 10_000}
+_COUNTS = (45_000, 5_000, 10_000)
 
 Pictures = tuple[np.ndarray, np.ndarray]
 """Colours uint8 [N, 3, 32, 32] and classes uint8 [N]."""
@@ -101,8 +101,12 @@ def read_python(file: Path) -> Pictures:
 
 
 def _check_classes(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
-    if labels.max(initial=0) > 9:
-        raise DataError(f"{file}: class {labels.max()} in a set of ten classes: it is not a CIFAR-10 batch")
+    wrong = np.flatnonzero(labels > 9)
+    if len(wrong):
+        number = int(wrong[0])
+        raise DataError(
+            f"{file}, picture {number + 1}: class {labels[number]} in a set of ten classes: it is not a CIFAR-10 batch"
+        )
     return pictures, labels
 
 
@@ -125,19 +129,20 @@ def build(request: BuildRequest) -> RawDataset:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.copy_notes(path))
-    archive = PYTHON if path.name == PYTHON.name else CIFAR10
+        remarks = tfds.copy_remarks(path, request.allow_unverified)
+        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", remarks)
+    archive = PYTHON if path.name.startswith("cifar-10-python") else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
     def wanted(name: str) -> bool:
         return Path(name).name.removesuffix(".bin") in names
 
-    with open_source(request, archive, wanted, 400_000_000) as (folder, notes):
-        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", notes)
+    with open_source(request, archive, wanted, 400_000_000) as (folder, remarks):
+        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", remarks)
 
 
 def _assemble(
-    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
+    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, remarks: Remarks
 ) -> RawDataset:
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
@@ -156,13 +161,15 @@ def _assemble(
         label[split] = np.concatenate(labels[split])
         by_content = canonical_order(digests[split], label[split])
         order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
-    notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
+    check_counts(label, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "CIFAR-10")
+    remarks.notes += note_repeats(digests, "pictures")
     kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]
     values = np.concatenate(levels)[np.concatenate(parts)]
     classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
     splits = consecutive(classes, [len(part) for part in parts])
-    return RawDataset(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
+    lengths = np.full(len(values), 1024, np.int32)
+    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
 
 
 IMAGE = Task(
@@ -177,6 +184,7 @@ IMAGE = Task(
     sources=("folder", "tfds"),
     inputs=_find_files,
     archive=CIFAR10,
+    counts=_COUNTS,
     tfds="cifar10",
     summary="grey CIFAR-10 pictures as 1,024 pixels; ten classes",
     shape=(32, 32),

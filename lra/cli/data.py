@@ -12,7 +12,7 @@ from lra.errors import UsageError
 from lra.grid import expand
 from models import MIXERS
 from tasks import TASKS, DataError
-from tasks.io.cache import describe, entries
+from tasks.io.cache import describe, entries, summary
 from tasks.io.preview import details, preview
 
 
@@ -29,10 +29,8 @@ def prepare(args: PrepareArguments) -> int:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
         prepared.append(entry)
-        contents = describe(entry)
-        counts = " / ".join(f"{contents['counts'][split]:,}" for split in ("train", "validation", "test"))
-        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {contents['source']}, in {entry}")
-        for note in contents["notes"]:
+        print(f"{plan.task}, length {plan.length:,}: {summary(entry)}")
+        for note in describe(entry)["notes"]:
             print(f"  {note}")
     if args.preview:
         for page in preview(prepared, args.preview):

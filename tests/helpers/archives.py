@@ -58,7 +58,8 @@ def imdb(folder: Path, each: int = 40, seed: int = 0) -> Path:
             place.mkdir(parents=True)
             for i in range(each):
                 words = " ".join(rng.choice(WORDS, rng.integers(5, 60)))
-                (place / f"{i}_{rng.integers(1, 11)}.txt").write_text(f"{split} {label} {i}: {words} café")
+                rating = rng.integers(1, 5) if label == "neg" else rng.integers(7, 11)
+                (place / f"{i}_{rating}.txt").write_text(f"{split} {label} {i}: {words} café")
     return folder / "aclImdb"
 
 
