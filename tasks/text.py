@@ -73,7 +73,7 @@ def _read_folder(path: Path, remarks: Remarks) -> Iterator[Review]:
     if misplaced:
         remarks.accept(
             f"{len(misplaced):,} reviews are not named NUMBER_RATING.txt, with a rating of 1 to 4 in neg and of 7 to "
-            f"10 in pos: {misplaced[0]} is the first"
+            f"10 in pos: {'/'.join(Path(misplaced[0]).parts[-3:])} is the first"
         )
 
 

@@ -154,7 +154,7 @@ def make_cells(
         return [make_cell(plan, None, device, options.devices, options.limits, processes) for plan in plans]
     plans = group_seeds(plans, options.vmap_seeds, device)
     entries = prepare_data(plans, options.data, options.sources, report)
-    _report_data(entries, report)
+    report_data(entries, report)
     return [make_cell(plan, entries[plan], device, options.devices, processes=processes) for plan in plans]
 
 
@@ -231,7 +231,7 @@ def prepare_data(
     return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in plans}
 
 
-def _report_data(entries: Mapping[Plan, Path], report: Callable[[str], None]) -> None:
+def report_data(entries: Mapping[Plan, Path], report: Callable[[str], None]) -> None:
     """Names the copies of real data that cells are trained on, with their notes, such as expressions that are cut."""
     named = {entry: f"{plan.task}, length {plan.length:,}" for plan, entry in entries.items()}
     for entry, data in named.items():

@@ -167,7 +167,7 @@ def _build(task: Task, request: BuildRequest) -> RawDataset:
 def _require_accepted(entry: Path, allow_unverified: bool) -> Path:
     """The entry. Raises `DataError` if it is an unverified copy, and the user does not accept that this time."""
     meta = describe(entry)
-    if meta["unverified"] and not allow_unverified:
+    if meta.get("unverified") and not allow_unverified:
         raise DataError(
             f"{meta['source']}, in {entry}, was taken with --allow_unverified ({'; '.join(meta['notes'])}): give the "
             "flag again, or another source"
@@ -221,10 +221,11 @@ def describe(entry: Path) -> dict[str, Any]:
 
 
 def summary(entry: Path) -> str:
-    """'96,000 / 2,000 / 2,000 examples, lra_release, in FOLDER', for display."""
+    """'96,000 / 2,000 / 2,000 examples, lra_release, read from FOLDER, in ENTRY', for display."""
     meta = describe(entry)
     counts = " / ".join(f"{meta['counts'][split]:,}" for split in SPLITS)
-    return f"{counts} examples, {meta['source']}, in {entry}"
+    path = meta["settings"]["source"].get("path")
+    return f"{counts} examples, {meta['source']}, {f'read from {path}, ' if path else ''}in {entry}"
 
 
 def entries(cache: Path) -> list[Path]:

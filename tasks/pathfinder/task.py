@@ -263,7 +263,9 @@ def _read(variant: Variant, request: BuildRequest) -> RawDataset:
         records = _record_files(folder, variant)
         pictures = _read_records(records) if records else _read_release(folder)
         source = f"tfds {folder.parent.name} {folder.name}" if records else f"lra_release ({folder.name})"
-        return _assemble(variant, request, pictures, source, remarks)
+        arrays = _assemble(variant, request, pictures, source, remarks)
+        # Notes end up in tables, where the folder's place is of no use.
+        return replace(arrays, notes=tuple(note.replace(str(folder), folder.name) for note in arrays.notes))
 
 
 def _assemble(

@@ -10,7 +10,6 @@ from lra.grid import expand
 from lra.grid.cell import Cell
 from lra.results import records
 from tasks import TASKS
-from tasks.task import SPLITS
 
 
 def recipe(task: str = "listops", model: str = "fnet", protocol: str = "lra") -> dict[str, Any]:
@@ -24,12 +23,6 @@ def _recipe(task: str, model: str, protocol: str) -> str:
     made = PROTOCOLS[protocol].recipe(task, model)
     train = dataclasses.replace(made.train, precision="float32")
     return json.dumps(dataclasses.asdict(dataclasses.replace(made, train=train, data=TASKS[task].rules)))
-
-
-def published_counts(task: str) -> dict[str, int]:
-    """The published numbers of examples, by split; ListOps' for tasks without."""
-    known = TASKS[task].counts if task in TASKS else ()
-    return dict(zip(SPLITS, known or TASKS["listops"].counts, strict=True))
 
 
 def record(
@@ -58,7 +51,7 @@ def record(
         "overrides": [],
         "data": {
             "source": "generated (seed 0)", "fingerprint": f"{task}-{length}", "task_version": "1", "notes": [],
-            "counts": published_counts(task), "majority": {"test": 0.2},
+            "counts": {"train": 96_000, "validation": 2_000, "test": 2_000}, "majority": {"test": 0.2},
         },
         "device": {"platform": "cpu", "kind": "cpu", "count": 1, "host_cpu": "a CPU", "host_cores": 2},
         "versions": {"python": "3.11.2", "jax": "0.10.2"},

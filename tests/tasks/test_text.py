@@ -29,7 +29,11 @@ def test_real_counts_and_classes(real):
     assert counts == {"train": [11_250] * 2, "validation": [1_250] * 2, "test": [12_500] * 2}
     assert real.values.shape == (50_000, 4000) and real.values.dtype == np.uint8
     assert real.lengths.min() == 32 and real.lengths.max() == 4000
-    assert real.notes == ("1,510 of 50,000 reviews, longer than 4,000 bytes, were cut",)
+    assert real.notes == (
+        "418 of 50,000 reviews are copies of another; 123 of the test split are in another split",
+        "1,510 of 50,000 reviews, longer than 4,000 bytes, were cut",
+    )
+    assert not real.unverified
 
 
 def test_real_reviews_are_their_files(real):
