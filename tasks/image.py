@@ -30,7 +30,7 @@ import numpy as np
 from tasks.io import safe_pickle, tfds
 from tasks.io.archives import open_source
 from tasks.io.sources import CIFAR10, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out, note_repeats
+from tasks.io.splits import canonical_order, check_counts, check_repeats, consecutive, content_digest, hold_out
 from tasks.task import Archive, BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -162,7 +162,7 @@ def _assemble(
         by_content = canonical_order(digests[split], label[split])
         order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
     check_counts(label, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "CIFAR-10")
-    remarks.notes += note_repeats(digests, "pictures")
+    check_repeats(digests, remarks, "pictures")
     kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]
     values = np.concatenate(levels)[np.concatenate(parts)]

@@ -33,7 +33,7 @@ from tasks.io import tfds
 from tasks.io.archives import is_clutter, open_source
 from tasks.io.room import require_room
 from tasks.io.sources import ACLIMDB, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out, note_repeats
+from tasks.io.splits import canonical_order, check_counts, check_repeats, consecutive, content_digest, hold_out
 from tasks.task import BuildRequest, DataError, RawDataset, Remarks, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
@@ -127,7 +127,7 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, rem
         remarks.accept(f"{not_utf8} reviews are not UTF-8")
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
     check_counts(liked, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "IMDb")
-    remarks.notes += note_repeats(digests, "reviews")
+    check_repeats(digests, remarks, "reviews")
     order = {split: canonical_order(digests[split], liked[split]) for split in texts}
     kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
     parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]

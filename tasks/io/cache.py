@@ -50,8 +50,8 @@ def prepare(
         task: the task.
         length: sequence length.
         seed: seeds the generator and the held-out split.
-        source: 'auto' (any cached copy, real data before generated; else the first source that
-            `tasks.io.sources` finds), 'generate', 'tfds', 'download', or the path of a folder or archive.
+        source: 'auto' (the user's folder; else any cached copy, real data before generated; else the first source
+            that `tasks.io.sources` finds), 'generate', 'tfds', 'download', or the path of a folder or archive.
         rules: the task's settings; by default `task.rules`.
         cache: the cache's folder.
         workers: maximum number of processes.

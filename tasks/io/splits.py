@@ -9,6 +9,9 @@ import numpy as np
 
 from tasks.task import SPLITS, DataError, Remarks, Split
 
+_FEW = 0.01
+"""Share of the test split that may be in train as well; of Text's, 0.5 % are."""
+
 
 def content_digest(content: bytes) -> bytes:
     """BLAKE2b digest (16 bytes) that identifies a document by its content."""
@@ -77,16 +80,31 @@ def note_repeats(digests: Mapping[str, Sequence[bytes]], noun: str) -> list[str]
     """A note on documents that occur more than once, and in several splits; none if all are distinct.
 
     Args:
-        digests: `content_digest` of each document, by split, with 'test' last.
+        digests: `content_digest` of each document, by split.
         noun: the documents' name, in the plural.
     """
     total = sum(map(len, digests.values()))
     repeats = total - len({digest for part in digests.values() for digest in part})
     if not repeats:
         return []
-    others = {digest for split, part in digests.items() if split != "test" for digest in part}
-    shared = sum(digest in others for digest in digests["test"])
+    shared = _count_shared(digests)
     return [f"{repeats:,} of {total:,} {noun} are copies of another; {shared:,} of the test split are in another split"]
+
+
+def check_repeats(digests: Mapping[str, Sequence[bytes]], remarks: Remarks, noun: str) -> None:
+    """Notes repeats like `note_repeats`. Raises `DataError` if more of the test split are in train than are published.
+
+    That is up to 1 %: more means that a part of the copy stands in the place of another.
+    """
+    remarks.notes += note_repeats(digests, noun)
+    shared, total = _count_shared(digests), len(digests["test"])
+    if shared > _FEW * total:
+        remarks.accept(f"{shared:,} of the {total:,} {noun} of test are in train, too")
+
+
+def _count_shared(digests: Mapping[str, Sequence[bytes]]) -> int:
+    others = {digest for split, part in digests.items() if split != "test" for digest in part}
+    return sum(digest in others for digest in digests["test"])
 
 
 def consecutive(labels: np.ndarray, counts: Sequence[int]) -> dict[str, Split]:

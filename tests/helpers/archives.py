@@ -77,6 +77,16 @@ def papers(folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60,
     return out
 
 
+def expressions(folder: Path, train: str = "") -> Path:
+    """`listops-1000` below `folder`: three expressions in each split, of at most five tokens, and `train` more rows."""
+    out = folder / "listops-1000"
+    out.mkdir(parents=True)
+    for number, name in enumerate(("train", "val", "test")):
+        rows = "".join(f"( ( [MAX {number} ) {i} ) ]\t{max(number, i)}\n" for i in (3, 4, 5))
+        (out / f"basic_{name}.tsv").write_text(f"Source\tTarget\n{rows}{train if name == 'train' else ''}")
+    return out
+
+
 def drawings(folder: Path, count: int = 30, size: int = 32, kind: str = "curv_contour_length_14") -> Path:
     """`pathfinder32/curv_contour_length_14` below `folder`: noise as PNGs, and text metadata in two files."""
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Text: bytes of IMDb, the held-out split, damaged copies."""
 
+import re
 import shutil
 
 import numpy as np
@@ -121,6 +122,43 @@ def test_a_damaged_copy_is_named(tmp_path, damage, words):
     folder = archives.imdb(tmp_path)
     damage(folder)
     with pytest.raises(DataError, match=words):
+        build(folder)
+
+
+@pytest.mark.parametrize("name", ["0_5.txt", "0_3.txt", "0_11.txt", "0.txt", "0_7 (1).txt", "notes.txt"])
+def test_a_name_without_a_rating_of_its_class_needs_a_word_from_the_user(tmp_path, name, monkeypatch):
+    folder = archives.imdb(tmp_path, each=100)
+    monkeypatch.setattr("tasks.text._COUNTS", (181, 20, 200))
+    assert not build(folder).notes[1:]
+    (folder / "train" / "pos" / name).write_text("good")
+    first = re.escape(f"train/pos/{name} is the first")
+    with pytest.raises(DataError, match=rf"1 reviews are not named NUMBER_RATING.txt.*{first}.*--allow_unverified"):
+        build(folder, allow_unverified=False)
+    arrays = build(folder)
+    assert arrays.unverified and any(f"train/pos/{name} is the first" in note for note in arrays.notes)
+
+
+def test_what_operating_systems_leave_behind_is_left_out(tmp_path):
+    folder = archives.imdb(tmp_path)
+    expected = build(folder)
+    for name in ("train/pos/._0_7.txt", "train/neg/.DS_Store", "test/pos/Thumbs.db"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert np.array_equal(build(folder).values, expected.values)
+
+
+def test_train_in_the_place_of_test_needs_a_word_from_the_user(tmp_path, monkeypatch):
+    folder = archives.imdb(tmp_path)
+    shutil.rmtree(folder / "test")
+    shutil.copytree(folder / "train", folder / "test")
+    monkeypatch.setattr("tasks.text._COUNTS", (72, 8, 80))
+    with pytest.raises(DataError, match=r"80 of the 80 reviews of test are in train, too: .*--allow_unverified"):
+        build(folder, allow_unverified=False)
+
+
+def test_a_file_that_is_far_too_long_is_no_review(tmp_path):
+    folder = archives.imdb(tmp_path)
+    (folder / "test/neg/99_1.txt").write_text("x" * 2_000_000)
+    with pytest.raises(DataError, match=r"99_1.txt has more than 1,048,576 bytes"):
         build(folder)
 
 
