@@ -167,24 +167,16 @@ class _Target:
         return not (path.is_absolute() or ".." in path.parts or is_clutter(name)) and self.wanted(str(path))
 
     def write(self, name: str, size: int, content: IO[bytes]) -> None:
-        """Writes a file. Raises `DataError` if all files together are larger than the limit."""
-        self._take(max(size, _BLOCK))
-        file = self.folder.joinpath(*PurePosixPath(name).parts)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        written = 0
-        with open(file, "wb") as out:
-            while block := content.read(1 << 20):
-                written += len(block)
-                if written > size:  # a zip may say that a file is smaller than it is
-                    raise zipfile.BadZipFile(f"{name} is larger than the archive says")
-                out.write(block)
-        self.files += 1
-        self.progress(lambda: f"{self.files:,} files unpacked from {self.path.name}")
-
-    def _take(self, size: int) -> None:
-        self.room -= size
+        """Writes a file of so many bytes. Raises `DataError` if all files together are larger than the limit."""
+        self.room -= max(size, _BLOCK)
         if self.room < 0:
             raise DataError(f"{self.path} unpacks to more than {self.limit:,} bytes: not what it should be")
+        file = self.folder.joinpath(*PurePosixPath(name).parts)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "wb") as out:
+            shutil.copyfileobj(content, out, 1 << 20)  # reads no more than `size`
+        self.files += 1
+        self.progress(lambda: f"{self.files:,} files unpacked from {self.path.name}")
 
 
 def _unpack_tar(path: Path, opener: Any, target: _Target) -> None:

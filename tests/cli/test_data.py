@@ -116,6 +116,16 @@ def test_run_names_the_copy_and_its_notes_and_so_do_the_tables(tmp_path):
     assert record["data"]["notes"][:2] == [part, cut]
 
 
+def test_a_file_name_that_a_terminal_would_obey_is_shown_as_text(tmp_path):
+    folder = archives.drawings(tmp_path / "release")
+    with open(folder / "metadata" / "0.npy", "a") as file:
+        file.write("imgs/0 \x1b[2J.png 99 1\n")
+    told = prepare(tmp_path, f"--source={tmp_path}/release", tasks=("--tasks=pathfinder", "--workers=1"))
+    told += call("list", "tasks", "--details", f"--data={tmp_path}/data").stdout
+    assert told.count("1 empty or broken pictures were skipped") == 2 and told.count("\\x1b[2J.png") == 2
+    assert "\x1b" not in told
+
+
 # --- unverified copies --------------------------------------------------------------------------------
 
 TEXT = ("--tasks=text", "--protocol=lra", "--lengths=100", "--workers=1")
