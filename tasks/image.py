@@ -13,7 +13,8 @@ Data card
                 content, so that every copy gives the same splits.
     Traps       Published numbers may use RGB, data augmentation or normalised floats: none is done here.
                 The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so
-                that an untrusted file runs no code.
+                that an untrusted file runs no code. A copy is refused where sizes, classes or numbers of
+                pictures are not CIFAR-10's, or pictures of test are in train as well.
     Licence     None stated by its authors; made for research. Not distributed with this project.
     Cite        A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """

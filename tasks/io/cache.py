@@ -73,6 +73,8 @@ def prepare(
         if isinstance(origin, Path):
             return origin
     else:
+        if source_dir is not None and source != "tfds":
+            report(f"{source_dir} is not looked into, since the source is {source}")
         origin = sources.resolve(
             task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
         )

@@ -88,6 +88,12 @@ def test_the_folder_that_is_named_goes_before_what_was_prepared_earlier(tmp_path
     assert "does not exist" in refused(tmp_path, "--lengths=1000", *FEW, f"--source_dir={tmp_path}/gone")
 
 
+def test_a_folder_that_is_named_beside_another_source_is_told(tmp_path):
+    archives.expressions(tmp_path / "release")
+    told = prepare(tmp_path, *FEW, "--source=generate", f"--source_dir={tmp_path}/release")
+    assert f"listops: {tmp_path}/release is not looked into, since the source is generate" in told
+
+
 def test_a_release_put_into_the_cache_s_sources_goes_before_what_was_generated(tmp_path):
     assert "generated" in prepare(tmp_path, *FEW)
     archives.expressions(tmp_path / "data/sources/lra_release")
