@@ -13,8 +13,8 @@ Data card
                 table. The value is the byte and the token id is value + 1. The release's splits are kept,
                 and every pair of the test split counts.
     Traps       A paper can occur in pairs of several splits (the pairs differ): as published. Pairs that are
-                repeated are counted and noted; a line that is no pair is refused. The release's own trainer compares the two encodings as [x1, x2] alone, the paper says [x1,
-                x2, x1·x2, x1−x2].
+                repeated are counted and noted; a line that is no pair is refused. The release's own trainer
+                compares the two encodings as [x1, x2] alone, the paper says [x1, x2, x1·x2, x1−x2].
     Licence     Papers of the ACL Anthology (CC BY-NC-SA 3.0 before 2016, CC BY 4.0 since). Not
                 distributed with this project.
     Cite        D. R. Radev et al., "The ACL Anthology Network corpus", 2009 (W09-3607); Y. Tay et al.,
