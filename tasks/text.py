@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -57,8 +57,8 @@ def _find_files(path: Path) -> list[Path]:
     return find_parts(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
 
 
-def _read_folder(path: Path, remarks: Remarks) -> Iterator[Review]:
-    misplaced: list[str] = []
+def _read_folder(path: Path, misplaced: list[str]) -> Iterator[Review]:
+    """Yields the reviews of a folder; names without a rating of their class are added to `misplaced`."""
     for folder in _find_files(path):
         split, label = folder.parent.name, int(folder.name == "pos")
         with os.scandir(folder) as files:
@@ -70,11 +70,6 @@ def _read_folder(path: Path, remarks: Remarks) -> Iterator[Review]:
                 misplaced.append(name)
             with open(name, "rb") as file:
                 yield split, name, file.read(_TOO_LONG + 1), label
-    if misplaced:
-        remarks.accept(
-            f"{len(misplaced):,} reviews are not named NUMBER_RATING.txt, with a rating of 1 to 4 in neg and of 7 to "
-            f"10 in pos: {'/'.join(Path(misplaced[0]).parts[-3:])} is the first"
-        )
 
 
 def _is_named_for(label: int, name: str) -> bool:
@@ -102,10 +97,13 @@ def build(request: BuildRequest) -> RawDataset:
         remarks = tfds.copy_remarks(path, request.allow_unverified)
         return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", remarks)
     with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, remarks):
-        return _assemble(request, _read_folder(folder, remarks), f"aclImdb ({path.name})", remarks)
+        misplaced: list[str] = []
+        return _assemble(request, _read_folder(folder, misplaced), f"aclImdb ({path.name})", remarks, misplaced)
 
 
-def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, remarks: Remarks) -> RawDataset:
+def _assemble(
+    request: BuildRequest, reviews: Iterable[Review], source: str, remarks: Remarks, misplaced: Sequence[str] = ()
+) -> RawDataset:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
@@ -128,6 +126,11 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, rem
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
     check_counts(liked, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "IMDb")
     check_repeats(digests, remarks, "reviews")
+    if misplaced:
+        remarks.accept(
+            f"{len(misplaced):,} reviews are not named NUMBER_RATING.txt, with a rating of 1 to 4 in neg and of 7 to "
+            f"10 in pos: {'/'.join(Path(misplaced[0]).parts[-3:])} is the first"
+        )
     order = {split: canonical_order(digests[split], liked[split]) for split in texts}
     kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
     parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]

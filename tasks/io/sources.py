@@ -245,9 +245,11 @@ def find_parts(path: Path, roots: Sequence[str], parts: Sequence[str], archive: 
 
     Raises:
         SourceNotFound: `path` contains neither.
-        DataError: some of the parts are missing.
+        DataError: some of the parts are missing, or `path` is only one of them.
     """
     if path.is_file():
+        if path.name in parts:
+            raise DataError(f"{path} is one of the files of {task}: name the folder that holds all of them")
         return [path]
     for root in (path, *(path / root for root in roots)):
         present = [part for part in parts if (root / part).exists()]

@@ -112,8 +112,6 @@ def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.
 def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
     rules: PathfinderConfig = request.rules
     counts = [rules.train, rules.validation, rules.test]
-    if min(counts) < 1:
-        raise DataError("every split of Pathfinder needs at least one picture")
     total, labels = sum(counts), np.zeros(0, np.uint8)
     require_room(request, total)
     progress = Progress(request.report)
@@ -303,9 +301,17 @@ def _assemble(
 
 
 def _split_sizes(pictures: int, rules: PathfinderConfig) -> list[int]:
-    """Divides a release's pictures in the proportions of the settings, with at least one to validate and to test."""
+    """Divides a release's pictures in the proportions of the settings, with at least one each.
+
+    Raises:
+        DataError: none is left to train on.
+    """
     total = rules.train + rules.validation + rules.test
     validation, test = (max(1, round(pictures * part / total)) for part in (rules.validation, rules.test))
+    if pictures <= validation + test:
+        raise DataError(
+            f"of {pictures:,} pictures, data.validation and data.test leave none to train on: make data.train greater"
+        )
     return [pictures - validation - test, validation, test]
 
 
@@ -357,6 +363,9 @@ def build(variant: Variant, request: BuildRequest) -> RawDataset:
             f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
             f"{request.length:,}"
         )
+    rules: PathfinderConfig = request.rules
+    if min(rules.train, rules.validation, rules.test) < 1:
+        raise DataError("every split of Pathfinder needs at least one picture")
     return _generate(variant, request) if request.source == "generate" else _read(variant, request)
 
 

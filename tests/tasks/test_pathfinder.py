@@ -252,6 +252,9 @@ def test_blocks_are_small_whatever_the_size():
     assert pixels.nbytes <= 1 << 20 and len(pixels) == len(labels) == 64
 
 
-def test_a_split_without_pictures_is_refused():
-    with pytest.raises(DataError, match="every split of Pathfinder needs at least one picture"):
-        build("generate", rules=PathfinderConfig(train=10, validation=0, test=10))
+def test_a_split_without_pictures_is_refused(tmp_path):
+    for source in ("generate", archives.drawings(tmp_path)):
+        with pytest.raises(DataError, match="every split of Pathfinder needs at least one picture"):
+            build(source, rules=PathfinderConfig(train=10, validation=0, test=10))
+    with pytest.raises(DataError, match=r"of 30 pictures, data\.validation and data\.test leave none to train on"):
+        build(tmp_path, rules=PathfinderConfig(train=50))

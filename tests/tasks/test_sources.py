@@ -110,6 +110,12 @@ def test_a_source_that_there_is_not_is_told(task, source, words, tmp_path):
         found(task, source, tmp_path)
 
 
+def test_one_of_several_files_is_no_source(tmp_path):
+    file = archives.expressions(tmp_path) / "basic_train.tsv"
+    with pytest.raises(DataError, match=r"basic_train\.tsv is one of the files of ListOps: name the folder"):
+        found(TASKS["listops"], str(file))
+
+
 def test_an_empty_or_missing_folder_is_told(tmp_path):
     with pytest.raises(SourceNotFound, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
         found(TEXT, str(tmp_path))

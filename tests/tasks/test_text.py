@@ -128,9 +128,9 @@ def test_a_damaged_copy_is_named(tmp_path, damage, words):
 @pytest.mark.parametrize("name", ["0_5.txt", "0_3.txt", "0_11.txt", "0.txt", "0_7 (1).txt", "notes.txt"])
 def test_a_name_without_a_rating_of_its_class_needs_a_word_from_the_user(tmp_path, name, monkeypatch):
     folder = archives.imdb(tmp_path, each=100)
-    monkeypatch.setattr("tasks.text._COUNTS", (181, 20, 200))
-    assert not build(folder).notes[1:]
-    (folder / "train" / "pos" / name).write_text("good")
+    monkeypatch.setattr("tasks.text._COUNTS", (180, 20, 200))
+    assert build(folder, allow_unverified=False).notes == ()
+    next((folder / "train" / "pos").iterdir()).rename(folder / "train" / "pos" / name)
     first = re.escape(f"train/pos/{name} is the first")
     with pytest.raises(DataError, match=rf"1 reviews are not named NUMBER_RATING.txt.*{first}.*--allow_unverified"):
         build(folder, allow_unverified=False)
