@@ -121,7 +121,7 @@ def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
     for split in ("train", "test"):
         examples = list(tfds.read_examples(folder, split))
         pictures = np.stack([example["image"] for example in examples]).transpose(0, 3, 1, 2)
-        yield split, (pictures, np.array([example["label"] for example in examples], np.uint8))
+        yield split, _check_classes(folder, pictures, np.array([example["label"] for example in examples], np.uint8))
 
 
 def build(request: BuildRequest) -> RawDataset:

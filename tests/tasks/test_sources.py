@@ -9,6 +9,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks import TASKS
@@ -151,6 +152,25 @@ def test_a_release_packed_otherwise_is_read_by_its_content(tmp_path, task, name,
     whole = prepare(TASKS[task], TASKS[task].length, 0, str(folder), cache=tmp_path)
     assert describe(entry)["settings"]["source"]["path"] == str(tmp_path / "named" / name)
     assert open_entry(entry).fingerprint == open_entry(whole).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "words"),
+    [
+        ("text", {"text": b"good", "label": -1}, "1.0.0 train 0 has the class -1 where 0 and 1 are known"),
+        ("text", {"text": b" ", "label": 1}, "1.0.0 train 0 is empty"),
+        (
+            "image",
+            {"image": np.zeros((32, 32, 3), np.uint8), "label": 10},
+            "1.0.0, picture 1: class 10 in a set of ten",
+        ),
+    ],
+)
+def test_a_tfds_copy_is_checked_as_well(tmp_path, monkeypatch, name, example, words):
+    folder = prepared_copy(tmp_path, "1.0.0")
+    monkeypatch.setattr(tfds, "read_examples", lambda folder, split: iter([example]))
+    with pytest.raises(DataError, match=words):
+        TASKS[name].build(archives.request(TASKS[name], folder))
 
 
 # --- without network ----------------------------------------------------------------------------------
