@@ -13,7 +13,8 @@ Data card
                 content, so that every copy gives the same splits.
     Traps       Published numbers may use RGB, data augmentation or normalised floats: none is done here.
                 The Python version is a pickle; it is read without unpickling (`tasks.io.safe_pickle`), so
-                that an untrusted file runs no code.
+                that an untrusted file runs no code. A copy is refused where sizes, classes or numbers of
+                pictures are not CIFAR-10's, or pictures of test are in train as well.
     Licence     None stated by its authors; made for research. Not distributed with this project.
     Cite        A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
@@ -30,8 +31,8 @@ import numpy as np
 from tasks.io import safe_pickle, tfds
 from tasks.io.archives import open_source
 from tasks.io.sources import CIFAR10, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
-from tasks.task import Archive, BuildRequest, DataError, RawDataset, SourceNotFound, Task
+from tasks.io.splits import canonical_order, check_counts, check_repeats, consecutive, content_digest, hold_out
+from tasks.task import Archive, BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -42,7 +43,7 @@ PYTHON = Archive(
     "the folder cifar-10-batches-py",
 )
 _RECORD = 1 + 3 * 1024
-_COUNTS = {"train": 50_000, "test": 10_000}
+_COUNTS = (45_000, 5_000, 10_000)
 
 Pictures = tuple[np.ndarray, np.ndarray]
 """Colours uint8 [N, 3, 32, 32] and classes uint8 [N]."""
@@ -101,8 +102,12 @@ def read_python(file: Path) -> Pictures:
 
 
 def _check_classes(file: Path, pictures: np.ndarray, labels: np.ndarray) -> Pictures:
-    if labels.max(initial=0) > 9:
-        raise DataError(f"{file}: class {labels.max()} in a set of ten classes: it is not a CIFAR-10 batch")
+    wrong = np.flatnonzero(labels > 9)
+    if len(wrong):
+        number = int(wrong[0])
+        raise DataError(
+            f"{file}, picture {number + 1}: class {labels[number]} in a set of ten classes: it is not a CIFAR-10 batch"
+        )
     return pictures, labels
 
 
@@ -116,7 +121,7 @@ def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
     for split in ("train", "test"):
         examples = list(tfds.read_examples(folder, split))
         pictures = np.stack([example["image"] for example in examples]).transpose(0, 3, 1, 2)
-        yield split, (pictures, np.array([example["label"] for example in examples], np.uint8))
+        yield split, _check_classes(folder, pictures, np.array([example["label"] for example in examples], np.uint8))
 
 
 def build(request: BuildRequest) -> RawDataset:
@@ -125,19 +130,20 @@ def build(request: BuildRequest) -> RawDataset:
         raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", tfds.copy_notes(path))
-    archive = PYTHON if path.name == PYTHON.name else CIFAR10
+        remarks = tfds.copy_remarks(path, request.allow_unverified)
+        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", remarks)
+    archive = PYTHON if path.name.startswith("cifar-10-python") else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
     def wanted(name: str) -> bool:
         return Path(name).name.removesuffix(".bin") in names
 
-    with open_source(request, archive, wanted, 400_000_000) as (folder, notes):
-        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", notes)
+    with open_source(request, archive, wanted, 400_000_000) as (folder, remarks):
+        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", remarks)
 
 
 def _assemble(
-    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, notes: list[str]
+    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, remarks: Remarks
 ) -> RawDataset:
     levels: list[np.ndarray] = []
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
@@ -156,13 +162,15 @@ def _assemble(
         label[split] = np.concatenate(labels[split])
         by_content = canonical_order(digests[split], label[split])
         order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
-    notes += check_counts(label, _COUNTS, request.allow_unverified, "CIFAR-10")
+    check_counts(label, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "CIFAR-10")
+    check_repeats(digests, remarks, "pictures")
     kept, held = hold_out(label["train"], request.rules.validation, request.seed)
     parts = [order["train"][kept], order["train"][held], order["test"]]
     values = np.concatenate(levels)[np.concatenate(parts)]
     classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
     splits = consecutive(classes, [len(part) for part in parts])
-    return RawDataset(values, np.full(len(values), 1024, np.int32), splits, source, tuple(notes))
+    lengths = np.full(len(values), 1024, np.int32)
+    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
 
 
 IMAGE = Task(
@@ -177,6 +185,7 @@ IMAGE = Task(
     sources=("folder", "tfds"),
     inputs=_find_files,
     archive=CIFAR10,
+    counts=_COUNTS,
     tfds="cifar10",
     summary="grey CIFAR-10 pictures as 1,024 pixels; ten classes",
     shape=(32, 32),

@@ -10,7 +10,8 @@ Data card
     Decided     The closing bracket is a token (an early release dropped it, which makes the task unlearnable).
                 The vocabulary is fixed, so that ids never depend on a split or on a hash seed. Round brackets
                 carry no meaning and are removed. The generator never cuts an expression: at a shorter `length`
-                it draws shorter ones. Longer rows of a release are cut and counted.
+                it draws shorter ones. Longer rows of a release are cut and counted. Every row of a release is
+                evaluated: one that is no whole expression, or whose answer is another, is refused.
     Also        `listops_short`: the same rules with short expressions, for laptops and tests; not comparable
                 with published numbers.
     Licence     Generated data has none; the release is Apache-2.0.
@@ -18,7 +19,7 @@ Data card
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,11 @@ import numpy as np
 
 from tasks.io.archives import open_source
 from tasks.io.generate import draw_distinct
+from tasks.io.lines import read_ascii_lines
+from tasks.io.room import require_room
 from tasks.io.sources import LRA_RELEASE, find_parts
-from tasks.io.splits import consecutive
-from tasks.task import BuildRequest, DataError, RawDataset, Task
+from tasks.io.splits import consecutive, content_digest, note_repeats
+from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Task
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 VOCABULARY = (*"0123456789", *OPERATORS, "]")
@@ -39,6 +42,9 @@ FILES = tuple(f"basic_{part}.tsv" for part in ("train", "val", "test"))
 _IDS = {token: value for value, token in enumerate(VOCABULARY)}
 _CANDIDATES = 8192
 """Trees drawn per block: a constant of the stream, so changing it changes the data (and the version)."""
+_ANSWERS = tuple("0123456789")
+_CHECKED = 200
+"""Rows of a release that are evaluated together: few enough for the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,25 @@ class ListOpsConfig:
 
 def evaluate(values: np.ndarray) -> int:
     """Evaluates one expression, given as raw values [n]. Raises `DataError` if it is not well formed."""
+    if not len(values):
+        raise DataError("the expression is empty")
     stack: list[list[int]] = [[]]
     for value in values.tolist():
+        if len(stack) == 1 and stack[0]:
+            raise DataError(f"'{VOCABULARY[value]}' follows the expression's end")
         if value < _OPERATOR:
             stack[-1].append(value)
         elif value < _CLOSE:
             stack.append([value])
         else:
-            if len(stack) < 2 or len(stack[-1]) < 2:
-                raise DataError("a ListOps expression closes an operator it never opened, or one without arguments")
+            if len(stack) < 2:
+                raise DataError("a ']' closes an operator that was never opened")
             operator, *args = stack.pop()
+            if not args:
+                raise DataError(f"{VOCABULARY[operator]} has no arguments")
             stack[-1].append(_apply(operator - _OPERATOR, args))
-    if len(stack) != 1 or len(stack[0]) != 1:
-        raise DataError("a ListOps expression has unclosed operators or more than one value")
+    if len(stack) > 1:
+        raise DataError(f"{VOCABULARY[stack[-1][0]]} is not closed by a ']'")
     return stack[0][0]
 
 
@@ -84,6 +96,83 @@ def _apply(operator: int, args: list[int]) -> int:
         ordered = sorted(args)
         return (ordered[(len(args) - 1) // 2] + ordered[len(args) // 2]) // 2
     return sum(args) % 10
+
+
+def evaluate_all(expressions: Sequence[bytes]) -> np.ndarray:
+    """Evaluates many expressions at once, level by level: int64 [N], −1 where one is not well formed.
+
+    Args:
+        expressions: raw values of each.
+    """
+    sizes = np.array([len(expression) for expression in expressions], np.int64)
+    tokens = np.frombuffer(b"".join(expressions), np.uint8)
+    answers = np.full(len(sizes), -1, np.int64)
+    depth, well_formed = _depths(tokens, sizes)
+    kept = np.repeat(well_formed, sizes)
+    if well_formed.any():
+        answers[well_formed] = _evaluate_levels(tokens[kept], depth[kept])
+    return answers
+
+
+def _depths(tokens: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many operators are open before each token (int64 [n]), and which expressions are well formed (bool [N])."""
+    step = np.zeros(len(tokens), np.int64)
+    step[tokens >= _OPERATOR] = 1
+    step[tokens == _CLOSE] = -1
+    after = np.cumsum(step)
+    ends = np.cumsum(sizes)
+    filled = sizes > 0
+    well_formed = filled.copy()
+    starts = (ends - sizes)[filled]
+    if not len(starts):
+        return after, well_formed
+    before_row = np.repeat(after[starts] - step[starts], sizes[filled])
+    depth = after - step - before_row
+    lowest = np.minimum.reduceat(after - before_row, starts)
+    # One value stands at depth 0: a digit or an operator; a ']' brings its own operator's depth back.
+    values = np.add.reduceat((depth == 0) & (tokens != _CLOSE), starts, dtype=np.int64)
+    balanced = (after[ends[filled] - 1] - before_row[ends[filled] - 1]) == 0
+    empty = np.zeros(len(tokens), bool)
+    empty[1:] = (tokens[1:] == _CLOSE) & (tokens[:-1] >= _OPERATOR) & (tokens[:-1] < _CLOSE)
+    well_formed[filled] = balanced & (lowest >= 0) & (values == 1) & ~np.logical_or.reduceat(empty, starts)
+    return depth, well_formed
+
+
+def _evaluate_levels(tokens: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """The values of well-formed expressions that follow each other, from the deepest level up.
+
+    Args:
+        tokens: raw values uint8 [n].
+        depth: how many operators are open before each token, int64 [n].
+    """
+    nodes = np.flatnonzero(tokens != _CLOSE)
+    order = np.argsort(depth[nodes].astype(np.uint16), kind="stable")  # a radix sort
+    ends = np.cumsum(np.bincount(depth[nodes]))
+    values = tokens.astype(np.int64)
+    below = np.zeros(0, np.int64)
+    for end, start in zip(ends[::-1], [*ends[-2::-1], 0], strict=True):
+        level = nodes[order[start:end]]
+        operators = level[tokens[level] >= _OPERATOR]
+        if len(operators):
+            # The arguments of an operator are the values one level deeper between it and the next operator.
+            starts = np.searchsorted(below, operators)
+            values[operators] = _apply_all(tokens[operators] - _OPERATOR, values[below], starts)
+        below = level
+    return values[below]
+
+
+def _apply_all(operators: np.ndarray, args: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Applies each operator (0 MIN, 1 MAX, 2 MED, 3 SM) to its arguments, which begin at `starts` in `args`."""
+    counts = np.diff(starts, append=len(args))
+    answers = np.where(operators == 0, np.minimum.reduceat(args, starts), np.maximum.reduceat(args, starts))
+    answers = np.where(operators == 3, np.add.reduceat(args, starts) % 10, answers)
+    median = operators == 2
+    if median.any():
+        sizes = counts[median]
+        ordered = np.sort(np.repeat(np.arange(len(sizes)) * 16, sizes) + args[np.repeat(median, counts)]) & 15
+        first = np.cumsum(sizes) - sizes
+        answers[median] = (ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) // 2
+    return answers
 
 
 def parse(text: str) -> np.ndarray:
@@ -167,12 +256,7 @@ def _draw_symbols(
         if len(counts):
             kind = rng.integers(0, len(OPERATORS), len(counts))
             starts = np.cumsum(counts) - counts
-            segment = np.repeat(np.arange(len(counts)), counts)
-            ordered = np.sort(segment * 16 + below) & 15
-            median = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) // 2
-            total = np.add.reduceat(below, starts) % 10
-            choices = np.stack([ordered[starts], ordered[starts + counts - 1], median, total])
-            answer[operator] = choices[kind, np.arange(len(counts))]
+            answer[operator] = _apply_all(kind, below, starts)
             symbol[operator] = _OPERATOR + kind
             size[operator] = 2 + np.add.reduceat(below_size, starts)
         values.append((symbol, answer))
@@ -213,19 +297,21 @@ def _generate(request: BuildRequest) -> RawDataset:
     counts = [rules.train, rules.validation, rules.test]
     if min(counts) < 1:
         raise DataError("every split of ListOps needs at least one example")
+    require_room(request, sum(counts))
     examples = draw_distinct(
         partial(draw_block, rules, request.seed), sum(counts), "expressions", request.workers, request.report
     )
-    values, lengths, labels = _pack(examples, request.length)
+    values, lengths, labels = _pack(examples, request)
     return RawDataset(values, lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
 
 
-def _pack(examples: list[tuple[bytes, int]], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    values = np.zeros((len(examples), length), np.uint8)
+def _pack(examples: list[tuple[bytes, int]], request: BuildRequest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    require_room(request, len(examples))
+    values = np.zeros((len(examples), request.length), np.uint8)
     lengths = np.zeros(len(examples), np.int32)
     for row, (data, _) in enumerate(examples):
-        lengths[row] = min(len(data), length)
-        values[row, : lengths[row]] = np.frombuffer(data, np.uint8)[:length]
+        lengths[row] = min(len(data), request.length)
+        values[row, : lengths[row]] = np.frombuffer(data, np.uint8)[: request.length]
     return values, lengths, np.array([answer for _, answer in examples], np.uint8)
 
 
@@ -239,24 +325,45 @@ def _find_files(path: Path) -> list[Path]:
 
 
 def read_tsv(file: Path) -> list[tuple[bytes, int]]:
-    """Reads (raw values, answer) from each row of a TSV of the release. Raises `DataError` naming file and line."""
-    examples = []
-    try:
-        with open(file, encoding="ascii", newline="") as lines:
-            rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if next(rows, None) != ["Source", "Target"]:
+    """Reads (raw values, answer) from each row of a TSV of the release, and checks that the answers are right.
+
+    Raises:
+        DataError: the file is no such TSV, an expression is not well formed, or its answer is another; names the line.
+    """
+    examples: list[tuple[bytes, int]] = []
+    for line, text in read_ascii_lines(file):
+        row = text.split("\t")
+        if line == 1:
+            if row != ["Source", "Target"]:
                 raise DataError(f"{file}: the first line must be 'Source<tab>Target'")
-            for line, row in enumerate(rows, start=2):
-                if len(row) != 2 or row[1] not in tuple("0123456789"):
-                    raise DataError(f"{file}, line {line}: expected an expression, a tab and a digit")
-                examples.append((parse(row[0]).tobytes(), int(row[1])))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a ListOps file: {error.reason} at byte {error.start}") from None
-    except csv.Error as error:
-        raise DataError(f"{file}: not a ListOps file: {error}") from None
+            continue
+        if len(row) != 2 or row[1] not in _ANSWERS:
+            raise DataError(f"{file}, line {line}: expected an expression, a tab and a digit, and nothing else")
+        try:
+            examples.append((parse(row[0]).tobytes(), int(row[1])))
+        except DataError as error:
+            raise DataError(f"{file}, line {line}: {error}") from None
+        if len(examples) % _CHECKED == 0:
+            _check_answers(file, examples, len(examples) - _CHECKED)
     if not examples:
-        raise DataError(f"{file}: no rows")
+        raise DataError(f"{file}: no rows" if file.stat().st_size else f"{file} is empty: the first line is missing")
+    _check_answers(file, examples, len(examples) // _CHECKED * _CHECKED)
     return examples
+
+
+def _check_answers(file: Path, examples: list[tuple[bytes, int]], first: int) -> None:
+    """Raises `DataError` if an example from number `first` on is not well formed or has another answer."""
+    expressions, answers = [data for data, _ in examples[first:]], [answer for _, answer in examples[first:]]
+    wrong = np.flatnonzero(evaluate_all(expressions) != np.array(answers, np.int64))
+    if not len(wrong):
+        return
+    row = int(wrong[0])
+    line = first + row + 2  # the header is line 1
+    try:
+        value = evaluate(np.frombuffer(expressions[row], np.uint8))
+    except DataError as error:
+        raise DataError(f"{file}, line {line}: {error}") from None
+    raise DataError(f"{file}, line {line}: the expression is {value}, and the file says {answers[row]}")
 
 
 def _is_wanted(name: str) -> bool:
@@ -264,14 +371,19 @@ def _is_wanted(name: str) -> bool:
 
 
 def _read(request: BuildRequest) -> RawDataset:
-    with open_source(request, LRA_RELEASE, _is_wanted, 1_000_000_000) as (folder, unverified):
+    with open_source(request, LRA_RELEASE, _is_wanted, 1_000_000_000) as (folder, remarks):
         parts = [read_tsv(file) for file in _find_files(folder)]
     examples = [example for part in parts for example in part]
-    values, lengths, labels = _pack(examples, request.length)
+    values, lengths, labels = _pack(examples, request)
     splits = consecutive(labels, [len(part) for part in parts])
     cut = sum(len(data) > request.length for data, _ in examples)
-    notes = [*unverified, *([f"{cut} expressions longer than {request.length} tokens were cut"] if cut else [])]
-    return RawDataset(values, lengths, splits, "lra_release", tuple(notes))
+    if cut:
+        remarks.notes.append(
+            f"{cut:,} of {len(examples):,} expressions, longer than {request.length:,} tokens, were cut"
+        )
+    digests = {split: [content_digest(data) for data, _ in part] for split, part in zip(SPLITS, parts, strict=True)}
+    remarks.notes += note_repeats(digests, "expressions")
+    return RawDataset(values, lengths, splits, "lra_release", tuple(remarks.notes), unverified=remarks.unverified)
 
 
 def build(request: BuildRequest) -> RawDataset:
@@ -291,6 +403,7 @@ LISTOPS = Task(
     sources=("generate", "folder"),
     inputs=_find_files,
     archive=LRA_RELEASE,
+    counts=(96_000, 2_000, 2_000),
     summary="nested list operators, up to 2,000 tokens; ten answers",
     names=tuple("0123456789"),
     alphabet=VOCABULARY,
@@ -306,5 +419,6 @@ LISTOPS_SHORT = replace(
     sources=("generate",),
     inputs=None,
     archive=None,
+    counts=(),
     summary="the same with expressions under 64 tokens, for laptops; not comparable with published numbers",
 )

@@ -12,9 +12,9 @@ Data card
                 is stored once, known by its contents and not by its id, and a pair is two rows of the
                 table. The value is the byte and the token id is value + 1. The release's splits are kept,
                 and every pair of the test split counts.
-    Traps       A paper can occur in pairs of several splits (the pairs differ): as published. The
-                release's own trainer compares the two encodings as [x1, x2] alone, the paper says [x1,
-                x2, x1·x2, x1−x2].
+    Traps       A paper can occur in pairs of several splits (the pairs differ): as published. Pairs that are
+                repeated are counted and noted; a line that is no pair is refused. The release's own trainer
+                compares the two encodings as [x1, x2] alone, the paper says [x1, x2, x1·x2, x1−x2].
     Licence     Papers of the ACL Anthology (CC BY-NC-SA 3.0 before 2016, CC BY 4.0 since). Not
                 distributed with this project.
     Cite        D. R. Radev et al., "The ACL Anthology Network corpus", 2009 (W09-3607); Y. Tay et al.,
@@ -32,15 +32,13 @@ import numpy as np
 
 from tasks.io.archives import open_source
 from tasks.io.files import Progress
+from tasks.io.lines import read_lines
 from tasks.io.npy_writer import Table
 from tasks.io.sources import LRA_RELEASE, find_parts
-from tasks.io.splits import content_digest
-from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split, Task
+from tasks.io.splits import content_digest, note_repeats
+from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Remarks, Split, Task
 
 FILES = tuple(f"new_aan_pairs.{part}.tsv" for part in ("train", "eval", "test"))
-COUNTS = (147_086, 18_090, 17_437)
-_LONGEST = 1 << 26
-"""Limit on the bytes of a line; the longest known lines have some hundred thousand."""
 _LABELS = {b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1}
 _BLOCK = 256
 """Documents that are buffered and written together."""
@@ -69,28 +67,26 @@ def read_pairs(file: Path, allow_unverified: bool, not_utf8: list[int]) -> Itera
     Raises:
         DataError: the file is malformed; the message names file and line.
     """
-    with open(file, "rb") as lines:
-        # The limit: a file without line ends must not be read as one huge line.
-        for number, line in enumerate(iter(lambda: lines.readline(_LONGEST), b""), start=1):
-            fields = line.rstrip(b"\r\n").split(b"\t")
-            if len(fields) != 5:
-                raise DataError(f"{file}, line {number}: {len(fields)} columns where label, id, id, text, text belong")
-            label = _LABELS.get(fields[0])
-            if label is None:
-                shown = fields[0][:20].decode("latin-1")
-                raise DataError(f"{file}, line {number}: the label must be 0.0 or 1.0, not '{shown}'")
-            if not fields[3] or not fields[4]:
-                raise DataError(f"{file}, line {number}: a document is empty")
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                if not allow_unverified:
-                    raise DataError(
-                        f"{file}, line {number}: byte {error.start} is not UTF-8 ({error.reason}): the copy "
-                        "was re-encoded or is damaged; take its bytes as they are with --allow_unverified"
-                    ) from None
-                not_utf8[0] += 1
-            yield label, fields[3], fields[4]
+    for number, line in read_lines(file):
+        fields = line.split(b"\t")
+        if len(fields) != 5:
+            raise DataError(f"{file}, line {number}: {len(fields)} columns where label, id, id, text, text belong")
+        label = _LABELS.get(fields[0])
+        if label is None:
+            shown = fields[0][:20].decode("latin-1")
+            raise DataError(f"{file}, line {number}: the label must be 0.0 or 1.0, not '{shown}'")
+        if not fields[3].strip() or not fields[4].strip():
+            raise DataError(f"{file}, line {number}: a document is empty")
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            if not allow_unverified:
+                raise DataError(
+                    f"{file}, line {number}: byte {error.start} is not UTF-8 ({error.reason}): the copy "
+                    "was re-encoded or is damaged; take its bytes as they are with --allow_unverified"
+                ) from None
+            not_utf8[0] += 1
+        yield label, fields[3], fields[4]
 
 
 class _Documents:
@@ -129,11 +125,11 @@ def build(request: BuildRequest) -> RawDataset:
     def wanted(name: str) -> bool:
         return Path(name).name in FILES
 
-    with open_source(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, notes):
-        return _assemble(request, _find_files(folder), f"lra_release ({path.name})", notes)
+    with open_source(request, LRA_RELEASE, wanted, 50_000_000_000) as (folder, remarks):
+        return _assemble(request, _find_files(folder), f"lra_release ({path.name})", remarks)
 
 
-def _assemble(request: BuildRequest, files: list[Path], source: str, notes: list[str]) -> RawDataset:
+def _assemble(request: BuildRequest, files: list[Path], source: str, remarks: Remarks) -> RawDataset:
     splits: dict[str, Split] = {}
     progress, not_utf8 = Progress(request.report), [0]
     with Table(request.scratch, request.length) as table:
@@ -149,17 +145,20 @@ def _assemble(request: BuildRequest, files: list[Path], source: str, notes: list
             pairs = np.array(index, np.int32).reshape(-1, 2)
             splits[split] = Split(pairs, np.frombuffer(bytes(labels), np.uint8))
         documents.flush()
-    counts = tuple(len(split.labels) for split in splits.values())
-    if counts != COUNTS:
-        line = "{:,} / {:,} / {:,} pairs; the whole release has {:,} / {:,} / {:,}"
-        notes.append(line.format(*counts, *COUNTS))
+    remarks.notes += _note_repeats(splits)
     lengths = np.array(documents.lengths, np.int32)
     full = int((lengths == request.length).sum())
     if full:
-        notes.append(f"{full:,} of {len(lengths):,} documents fill the length: longer ones were cut")
+        remarks.notes.append(f"{full:,} of {len(lengths):,} documents fill the length: longer ones were cut")
     if not_utf8[0]:
-        notes.append(f"{not_utf8[0]:,} lines are not UTF-8")
-    return RawDataset(table.array(), lengths, splits, source, tuple(notes))
+        remarks.accept(f"{not_utf8[0]:,} lines are not UTF-8")
+    return RawDataset(table.array(), lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
+
+
+def _note_repeats(splits: dict[str, Split]) -> list[str]:
+    """A note on pairs that occur more than once: two equal rows of documents, whatever their label."""
+    digests = {name: [pair.tobytes() for pair in split.index] for name, split in splits.items()}
+    return note_repeats(digests, "pairs")
 
 
 RETRIEVAL = Task(
@@ -174,6 +173,7 @@ RETRIEVAL = Task(
     sources=("folder",),
     inputs=_find_files,
     archive=LRA_RELEASE,
+    counts=(147_086, 18_090, 17_437),
     pair=True,
     summary="two papers as bytes: does one cite the other",
     names=("unrelated", "cites"),

@@ -7,7 +7,7 @@ Notation: M documents in the table, N examples in a split, L the length, P = 1 o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,25 @@ class Split:
     """Classes, uint8 [N]."""
 
 
+@dataclass
+class Remarks:
+    """What a reader has found out about a copy of real data."""
+
+    allow_unverified: bool
+    """Whether the user accepts a copy that differs from the published data."""
+    notes: list[str] = field(default_factory=list)
+    """For the user, as `RawDataset.notes`."""
+    unverified: bool = False
+    """Whether something was accepted only because the user allowed it."""
+
+    def accept(self, problem: str) -> None:
+        """Notes a difference from the published data. Raises `DataError` unless the user accepts such a copy."""
+        if not self.allow_unverified:
+            raise DataError(f"{problem}: fetch it again, or take this copy with --allow_unverified")
+        self.unverified = True
+        self.notes.append(problem)
+
+
 @dataclass(frozen=True)
 class RawDataset:
     """A task's data as its `build` returns them: the table of documents and the splits that point into it.
@@ -56,6 +75,8 @@ class RawDataset:
     """Where the bytes came from, for display: 'generated (seed 0)', 'tfds imdb_reviews 1.0.0'."""
     notes: tuple[str, ...] = ()
     """Remarks on this copy for the user: examples cut, skipped or dropped."""
+    unverified: bool = field(default=False, kw_only=True)
+    """Whether the copy differs from the published data and was accepted with --allow_unverified."""
 
     def majority(self, split: str = "test") -> float:
         """Accuracy of always answering the split's most frequent class."""
@@ -146,6 +167,9 @@ class Task:
     inputs: Callable[[Path], list[Path]] | None = None
     archive: Archive | None = None
     """The download that contains the task."""
+    counts: tuple[int, ...] = ()
+    """Published numbers of examples: train, validation, test; empty if the task is ours alone. Where we hold
+    validation data out of train, it is with the default settings."""
     tfds: str = ""
     """Name (and configuration) in TensorFlow Datasets, as in its folder's path: 'imdb_reviews/plain_text'."""
     pair: bool = False
@@ -156,3 +180,11 @@ class Task:
     """Names of the classes, for display."""
     alphabet: tuple[str, ...] = ()
     """Symbols of the values, for display; empty for bytes and pixels."""
+
+    def compare_counts(self, counts: Mapping[str, int]) -> str:
+        """A note on numbers of examples that are not the published ones; '' if they are, or none are published."""
+        actual = tuple(counts.get(split, 0) for split in SPLITS)
+        if not self.counts or actual == self.counts:
+            return ""
+        shown, published = (" / ".join(f"{count:,}" for count in each) for each in (actual, self.counts))
+        return f"{shown} examples where the release has {published}"

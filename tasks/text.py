@@ -12,8 +12,9 @@ Data card
                 one final score. Reviews are ordered by content, so that every copy gives the same splits.
                 The length is part of a result's name: accuracy grows with it.
     Traps       418 of the 50,000 reviews are copies of another, some of them across train and test: as
-                published. Bytes that are not UTF-8 mean a re-encoded copy, whose tokens differ: it is
-                refused.
+                published, and noted. Bytes that are not UTF-8 mean a re-encoded copy, whose tokens differ:
+                it is refused. So is an empty review, and one whose name, NUMBER_RATING.txt, has no rating of
+                its class (neg has 1 to 4, pos 7 to 10).
     Licence     None stated; IMDb's reviews, collected for research. Not distributed with this project.
     Cite        A. L. Maas et al., "Learning word vectors for sentiment analysis", ACL 2011, P11-1015.
 """
@@ -21,20 +22,24 @@ Data card
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tasks.io import tfds
-from tasks.io.archives import open_source
+from tasks.io.archives import is_clutter, open_source
+from tasks.io.room import require_room
 from tasks.io.sources import ACLIMDB, find_parts
-from tasks.io.splits import canonical_order, check_counts, consecutive, content_digest, hold_out
-from tasks.task import BuildRequest, DataError, RawDataset, Task
+from tasks.io.splits import canonical_order, check_counts, check_repeats, consecutive, content_digest, hold_out
+from tasks.task import BuildRequest, DataError, RawDataset, Remarks, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
-_COUNTS = {"train": 25_000, "test": 25_000}
+_COUNTS = (22_500, 2_500, 25_000)
+_TOO_LONG = 1 << 20
+"""Bytes that no review has: the longest has 13,704."""
 
 Review = tuple[str, str, bytes, int]
 """(split, name for messages, content, class)"""
@@ -52,16 +57,25 @@ def _find_files(path: Path) -> list[Path]:
     return find_parts(path, ("aclImdb",), _FOLDERS, ACLIMDB, "IMDb reviews")
 
 
-def _read_folder(path: Path) -> Iterator[Review]:
+def _read_folder(path: Path, misplaced: list[str]) -> Iterator[Review]:
+    """Yields the reviews of a folder; names without a rating of their class are added to `misplaced`."""
     for folder in _find_files(path):
         split, label = folder.parent.name, int(folder.name == "pos")
         with os.scandir(folder) as files:
-            names = sorted(file.path for file in files if file.name.endswith(".txt"))
+            names = sorted(file.path for file in files if file.name.endswith(".txt") and not is_clutter(file.name))
         if not names:
             raise DataError(f"{folder} holds no reviews (*.txt): the copy is incomplete")
         for name in names:
+            if not _is_named_for(label, os.path.basename(name)):
+                misplaced.append(name)
             with open(name, "rb") as file:
-                yield split, name, file.read(), label
+                yield split, name, file.read(_TOO_LONG + 1), label
+
+
+def _is_named_for(label: int, name: str) -> bool:
+    """Whether a review's name, as '0_9.txt', has a rating of its class."""
+    rating = re.fullmatch(r"\d+_(\d+)\.txt", name)
+    return rating is not None and int(rating[1]) in ((7, 8, 9, 10) if label else (1, 2, 3, 4))
 
 
 def _read_tfds(folder: Path) -> Iterator[Review]:
@@ -80,12 +94,16 @@ def build(request: BuildRequest) -> RawDataset:
     """Builds Text from a folder, an archive or a TFDS copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
-        return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", tfds.copy_notes(path))
-    with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, notes):
-        return _assemble(request, _read_folder(folder), f"aclImdb ({path.name})", notes)
+        remarks = tfds.copy_remarks(path, request.allow_unverified)
+        return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", remarks)
+    with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, remarks):
+        misplaced: list[str] = []
+        return _assemble(request, _read_folder(folder, misplaced), f"aclImdb ({path.name})", remarks, misplaced)
 
 
-def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, notes: list[str]) -> RawDataset:
+def _assemble(
+    request: BuildRequest, reviews: Iterable[Review], source: str, remarks: Remarks, misplaced: Sequence[str] = ()
+) -> RawDataset:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
@@ -94,18 +112,29 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, not
         text = content.strip()
         if not text:
             raise DataError(f"{name} is empty: the copy is damaged, fetch {ACLIMDB.url} again")
+        if len(text) > _TOO_LONG:
+            raise DataError(f"{name} has more than {_TOO_LONG:,} bytes, and the longest review 13,704: it is no review")
+        if label not in (0, 1):
+            raise DataError(f"{name} has the class {label} where 0 and 1 are known: the copy is damaged")
         not_utf8 += not _check_utf8(text, name, request.allow_unverified)
         cut += len(text) > request.length
         texts[split].append(text[: request.length])
         digests[split].append(content_digest(text))
         labels[split].append(label)
     if not_utf8:
-        notes.append(f"{not_utf8} reviews are not UTF-8")
+        remarks.accept(f"{not_utf8} reviews are not UTF-8")
     liked = {split: np.array(values, np.uint8) for split, values in labels.items()}
-    notes += check_counts(liked, _COUNTS, request.allow_unverified, "IMDb")
+    check_counts(liked, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "IMDb")
+    check_repeats(digests, remarks, "reviews")
+    if misplaced:
+        remarks.accept(
+            f"{len(misplaced):,} reviews are not named NUMBER_RATING.txt, with a rating of 1 to 4 in neg and of 7 to "
+            f"10 in pos: {'/'.join(Path(misplaced[0]).parts[-3:])} is the first"
+        )
     order = {split: canonical_order(digests[split], liked[split]) for split in texts}
     kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
     parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]
+    require_room(request, sum(map(len, order.values())))
     values = np.zeros((sum(map(len, order.values())), request.length), np.uint8)
     lengths = np.zeros(len(values), np.int32)
     row = 0
@@ -118,8 +147,8 @@ def _assemble(request: BuildRequest, reviews: Iterable[Review], source: str, not
     classes = np.concatenate([liked[split][rows] for split, rows in parts])
     splits = consecutive(classes, [len(rows) for _, rows in parts])
     if cut:
-        notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
-    return RawDataset(values, lengths, splits, source, tuple(notes))
+        remarks.notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
+    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
 
 
 def _check_utf8(text: bytes, name: str, allow: bool) -> bool:
@@ -148,6 +177,7 @@ TEXT = Task(
     sources=("folder", "tfds"),
     inputs=_find_files,
     archive=ACLIMDB,
+    counts=_COUNTS,
     tfds="imdb_reviews/plain_text",
     summary="IMDb reviews as bytes: liked or not",
     names=("negative", "positive"),

@@ -8,11 +8,11 @@ from configs import PROTOCOLS
 from configs.recipe import suggest
 from lra.cli.arguments import ListArguments, PrepareArguments
 from lra.cli.output import print_line, print_problem
-from lra.errors import UsageError
+from lra.errors import UsageError, printable
 from lra.grid import expand
 from models import MIXERS
 from tasks import TASKS, DataError
-from tasks.io.cache import describe, entries
+from tasks.io.cache import describe, entries, summary
 from tasks.io.preview import details, preview
 
 
@@ -29,11 +29,9 @@ def prepare(args: PrepareArguments) -> int:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
         prepared.append(entry)
-        contents = describe(entry)
-        counts = " / ".join(f"{contents['counts'][split]:,}" for split in ("train", "validation", "test"))
-        print(f"{plan.task}, length {plan.length:,}: {counts} examples, {contents['source']}, in {entry}")
-        for note in contents["notes"]:
-            print(f"  {note}")
+        print_line(f"{plan.task}, length {plan.length:,}: {summary(entry)}")
+        for note in describe(entry)["notes"]:
+            print_line(f"  {note}")
     if args.preview:
         for page in preview(prepared, args.preview):
             print(page)
@@ -66,7 +64,11 @@ def list_(args: ListArguments, names: Sequence[str]) -> int:
 
 def _list_prepared(args: ListArguments) -> int:
     prepared = entries(args.data)
-    print("\n\n".join(map(details, prepared)) or f"Nothing is prepared in {args.data}: see `run.py prepare`.")
+    for entry in prepared:
+        # Notes may name files of an archive, which anyone may have packed.
+        print("\n".join(map(printable, details(entry).split("\n"))), end="\n\n")
+    if not prepared:
+        print(f"Nothing is prepared in {args.data}: see `run.py prepare`.")
     return 0
 
 

@@ -8,12 +8,12 @@ import os
 import sys
 from typing import Any
 
-from lra.errors import one_line
+from lra.errors import one_line, printable
 
 
 def print_line(text: str) -> None:
-    """Prints a line that is seen at once, even if the output is a file or a pipe."""
-    print(text, flush=True)
+    """Prints a line that is seen at once, even if the output is a file or a pipe; what it names may be untrusted."""
+    print(printable(text), flush=True)
 
 
 def print_problem(verb: str, problem: object) -> None:

@@ -152,7 +152,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     command_flags += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
     lines = slurm.build_commands(plans, options.vmap_seeds == "on", command_flags)
     settings = slurm.parse_settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
-    expand.prepare_data(plans, options.data, options.sources, print_line)
+    expand.report_data(expand.prepare_data(plans, options.data, options.sources, print_line), print_line)
     folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
     jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
     note = f"python run.py status --results={options.results} shows their progress"

@@ -15,7 +15,7 @@ from lra.grid.cell import Cell, Code, ModelSpec, Plan, ProbedMixer, cell_key
 from lra.grid.spec import DataOptions, RunOptions
 from models import MIXERS, code_versions
 from tasks import TASKS, Task
-from tasks.io.cache import describe, prepare
+from tasks.io.cache import describe, prepare, summary
 
 
 def parse_models(words: Sequence[str], all_models: Sequence[str]) -> list[ModelSpec]:
@@ -79,6 +79,10 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+_LONGEST = 2**24
+"""No model or data set here is near it: greater lengths are typing errors."""
+
+
 def make_plans(
     protocol: Protocol,
     tasks: Sequence[str],
@@ -105,6 +109,8 @@ def make_plans(
     for name in task_names:
         if name not in (*protocol.tasks, *protocol.variants):
             raise UsageError(_no_recipe(protocol, name))
+    if any(length > _LONGEST for length in lengths):
+        raise UsageError(f"lengths can be at most {_LONGEST:,} tokens, not {max(lengths):,}")
     if any(length < 1 for length in lengths) or any(not 0 <= seed < 2**32 for seed in seeds):
         raise UsageError("lengths must be at least 1, and seeds at least 0 and below 2³²")
     plans = []
@@ -152,6 +158,7 @@ def make_cells(
         return [make_cell(plan, None, device, options.devices, options.limits, processes) for plan in plans]
     plans = group_seeds(plans, options.vmap_seeds, device)
     entries = prepare_data(plans, options.data, options.sources, report)
+    report_data(entries, report)
     return [make_cell(plan, entries[plan], device, options.devices, processes=processes) for plan in plans]
 
 
@@ -236,6 +243,17 @@ def prepare_data(
                 source_dir=sources.source_dir, allow_unverified=sources.allow_unverified,
             )  # fmt: skip
     return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in plans}
+
+
+def report_data(entries: Mapping[Plan, Path], report: Callable[[str], None]) -> None:
+    """Names the copies of real data that cells are trained on, with their notes, such as expressions that are cut."""
+    named = {entry: f"{plan.task}, length {plan.length:,}" for plan, entry in entries.items()}
+    for entry, data in named.items():
+        contents = describe(entry)
+        if contents["notes"] or contents["settings"]["source"]["kind"] != "generate":
+            report(f"{data}: {summary(entry)}")
+        for note in contents["notes"]:
+            report(f"  {note}")
 
 
 _RANDOM_TOKENS = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}

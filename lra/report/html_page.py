@@ -110,6 +110,7 @@ def _column(column: Column) -> dict[str, Any]:
     return {
         "task": column.task, "length": column.length, "source": column.source, "version": column.version,
         "fingerprint": column.fingerprint, "examples": column.examples, "majority": _digits(column.majority),
+        "notes": published.data_notes(column),
     }  # fmt: skip
 
 

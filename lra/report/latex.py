@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lra.report import selection
+from lra.report import published, selection
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
 from lra.report.stats import Estimate
@@ -26,10 +26,10 @@ def escape(text: str) -> str:
 def to_latex(leaderboard: Leaderboard) -> str:
     r"""leaderboard.tex: one table per group, for \input{leaderboard}."""
     head = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}; written by `run.py leaderboard`.\n"
-    return "\n".join([head, *(_table(group, selection.METRICS[leaderboard.metric]) for group in leaderboard.groups)])
+    return "\n".join([head, *(_table(group, leaderboard) for group in leaderboard.groups)])
 
 
-def _table(group: Group, metric: str) -> str:
+def _table(group: Group, leaderboard: Leaderboard) -> str:
     shown = [
         name for name in ("overrides", "variant", "accelerator") if len({getattr(r, name) for r in group.rows}) > 1
     ]
@@ -37,10 +37,13 @@ def _table(group: Group, metric: str) -> str:
     short = [name.partition(" (")[0] for name in group.averages]
     header = " & ".join(map(escape, ["#", "model", *shown, *group.columns, *short]))
     same = [getattr(group.rows[0], name) for name in ("overrides", "variant", "accelerator") if name not in shown]
+    metric = selection.METRICS[leaderboard.metric]
     caption = [", ".join([group_title(group), *filter(None, same)]), metric, FOOTNOTE.rstrip(".")]
     caption += ["Superscripts: seeds, where there are several"]
     if group.averages:
         caption.append(f"Averages: {'; '.join(group.averages)}")
+    notes = {name: published.data_notes(leaderboard.columns[name]) for name in group.columns}
+    caption += [f"Data of {name}: {'; '.join(remarks)}" for name, remarks in notes.items() if remarks]
     lines = "\n".join(f"    {_line(row, group, shown)} \\\\" for row in group.rows)
     numbers = len(group.columns) + len(short)
     return (

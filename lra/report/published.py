@@ -1,4 +1,4 @@
-"""Published accuracies beside ours: only figures read in their source, and only under the same protocol and length."""
+"""Published accuracies beside ours: only figures read in their source, under the same protocol, length and data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lra.report import averages
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Column, Row
 from lra.report.stats import Estimate
+from tasks import TASKS
 
 PROTOCOLS = {"lra": "lra-paper", "lra_paper": "lra-paper", "small": "small"}
 """Our protocols and their names in published.csv. A paper's own tuning is comparable with none of them."""
@@ -74,11 +75,23 @@ def parse_number(text: str) -> float | None:
 def published_for(row: Row, column: Column) -> Published | None:
     """The published accuracy that a row's score may be compared with.
 
-    None unless the row has the protocol's own recipe and the column the paper's length of the task.
+    None unless the row has the protocol's own recipe, and the column the paper's length of the task and as many
+    examples as the published data.
     """
     if not row.unchanged or averages.LENGTHS.get(column.task) != column.length:
         return None
+    if TASKS[column.task].compare_counts(column.counts):
+        return None
     return _by_cell().get((PROTOCOLS.get(row.protocol, ""), row.model, column.task))
+
+
+def data_notes(column: Column) -> list[str]:
+    """The remarks on a column's data; those of older records lack that they are a part of the published data."""
+    task = TASKS.get(column.task)
+    part = task.compare_counts(column.counts) if task and column.counts else ""
+    is_divided_otherwise = task is not None and sum(column.counts.values()) == sum(task.counts)
+    missing = [part] if part and not is_divided_otherwise and part not in column.notes else []
+    return [*missing, *column.notes]
 
 
 def comparisons(leaderboard: Leaderboard) -> list[Comparison]:

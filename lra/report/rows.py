@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lra.report import averages
 from lra.report.stats import Estimate
@@ -29,6 +30,10 @@ class Column:
     """Size of the split that is scored."""
     majority: float | None
     """Accuracy of always answering the most frequent class, %."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Numbers of examples, by split."""
+    notes: tuple[str, ...] = ()
+    """Remarks on this copy of the data: a part of the release, documents that were cut."""
 
 
 def column_key(record: Record) -> ColumnKey:
@@ -66,7 +71,7 @@ def make_columns(records: Sequence[Record], metric: str) -> tuple[dict[ColumnKey
             majority = (data.get("majority") or {}).get(split)
             columns[key] = Column(
                 name, *key, str(data.get("source")), (data.get("counts") or {}).get(split),
-                None if majority is None else 100 * majority,
+                None if majority is None else 100 * majority, _counts(data), _notes(data),
             )  # fmt: skip
         conflicts += _conflicts(f"{task}@{length}", [key for key in ranked if scored[key]])
     return columns, conflicts
@@ -74,6 +79,15 @@ def make_columns(records: Sequence[Record], metric: str) -> tuple[dict[ColumnKey
 
 def _data_preference(record: Record) -> tuple[bool, str]:
     return not record["data"].get("counts"), str(record["data"].get("source"))
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, int]:
+    return {split: count for split, count in (data.get("counts") or {}).items() if isinstance(count, int)}
+
+
+def _notes(data: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = data.get("notes")
+    return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
 
 def _conflicts(name: str, keys: list[ColumnKey]) -> list[str]:

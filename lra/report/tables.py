@@ -41,7 +41,7 @@ def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
 
     For each column: the mean (%), the interval's ends, the spread over seeds, the number of seeds, the statuses of
     seeds without a score, steps per second, whether it is best, the published accuracy under the same protocol and the
-    difference from it.
+    difference from it, and remarks on the data.
     """
     frame = pd.DataFrame([_csv_line(row, group, leaderboard) for group in leaderboard.groups for row in group.rows])
     averages = [name for group in leaderboard.groups for name in group.averages]
@@ -54,7 +54,19 @@ def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
 
 
 _IDENTITY = ("rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters")
-_SUFFIXES = ("", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published")
+_SUFFIXES = (
+    "",
+    " low",
+    " high",
+    " ± seeds",
+    " n",
+    " status",
+    " best",
+    " steps/s",
+    " published",
+    " − published",
+    " notes",
+)
 
 
 def _csv_line(row: Row, group: Group, leaderboard: Leaderboard) -> dict[str, object]:
@@ -70,6 +82,9 @@ def _csv_line(row: Row, group: Group, leaderboard: Leaderboard) -> dict[str, obj
         line[f"{name} n"] = len(score.values)
         line[f"{name} status"] = failures_text(score)
         line[f"{name} steps/s"] = score.steps_per_second
+        notes = published.data_notes(leaderboard.columns[name])
+        if notes:
+            line[f"{name} notes"] = "; ".join(notes)
         theirs = published.published_for(row, leaderboard.columns[name])
         if theirs is not None:
             line[f"{name} published"] = theirs.value
@@ -150,6 +165,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
             parts += _reasons_list(group)
     parts.append(f"{selection.METRICS[leaderboard.metric]}. {FOOTNOTE}\n")
     parts.append(_data_table(leaderboard))
+    parts += _notes_list(leaderboard)
     comparisons = published.comparisons(leaderboard)
     if comparisons:
         lines = [
@@ -187,6 +203,16 @@ def _data_table(leaderboard: Leaderboard) -> str:
         for c in leaderboard.columns.values()
     ]  # fmt: skip
     return markdown.make_table(["task", "data", "version", "fingerprint", "examples", "most frequent class (%)"], lines)
+
+
+def _notes_list(leaderboard: Leaderboard) -> list[str]:
+    """A list of the remarks on the columns' data."""
+    lines = [
+        f"- {markdown.escape(f'{name}: {note}')}\n"
+        for name, column in leaderboard.columns.items()
+        for note in published.data_notes(column)
+    ]
+    return ["".join(lines)] if lines else []
 
 
 _OPTIONAL = (

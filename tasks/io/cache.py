@@ -50,8 +50,8 @@ def prepare(
         task: the task.
         length: sequence length.
         seed: seeds the generator and the held-out split.
-        source: 'auto' (any cached copy, real data before generated; else the first source that
-            `tasks.io.sources` finds), 'generate', 'tfds', 'download', or the path of a folder or archive.
+        source: 'auto' (the user's folder; else any cached copy, real data before generated; else the first source
+            that `tasks.io.sources` finds), 'generate', 'tfds', 'download', or the path of a folder or archive.
         rules: the task's settings; by default `task.rules`.
         cache: the cache's folder.
         workers: maximum number of processes.
@@ -69,22 +69,59 @@ def prepare(
     settings = {"task": task.name, "version": task.version, "length": length, "seed": seed}
     settings["rules"] = dataclasses.asdict(rules)
     if source == "auto":
-        cached = _find_cached(cache, task, settings, report)
-        if cached is not None:
-            return cached
-    origin = sources.resolve(
-        task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
-    )
+        origin = _search(task, cache, settings, source_dir, allow_unverified, report)
+        if isinstance(origin, Path):
+            return origin
+    else:
+        if source_dir is not None and source != "tfds":
+            report(f"{source_dir} is not looked into, since the source is {source}")
+        origin = sources.resolve(
+            task, source, cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
+        )
     settings["source"] = origin.identity
     entry = cache / f"{task.name}-v{task.version}-L{length}-{_hash_json(settings)[:12]}"
     if _is_whole(entry, report):  # before the lock: a read-only cache will do
-        return entry
+        return _require_accepted(entry, allow_unverified)
     with locked(cache, entry.name, report):
         if _is_whole(entry, report):
-            return entry
+            return _require_accepted(entry, allow_unverified)
         request = BuildRequest(length, seed, origin.source, rules, workers, report, None, allow_unverified)
         _build_entry(task, entry, request, settings)
     return entry
+
+
+def _search(
+    task: Task,
+    cache: Path,
+    settings: dict[str, Any],
+    source_dir: Path | None,
+    allow_unverified: bool,
+    report: Callable[[str], None],
+) -> sources.ResolvedSource | Path:
+    """What 'auto' takes: a source to read, or an entry of the cache. Says so if the user's folder is passed over."""
+    missing: sources.MissingFolder | None = None
+    try:
+        origin, reason = sources.find_named(task, source_dir)
+    except sources.MissingFolder as error:
+        origin, reason, missing = None, str(error), error
+    if origin is not None:
+        return origin
+    cached = _find_cached(cache, task, settings, allow_unverified, report)
+    if cached is None or _is_generated(cached):
+        origin = sources.find_collected(task, cache)
+    if cached is not None and origin is None:
+        if reason:
+            report(f"{reason}: {describe(cached)['source']}, in {cached}, is taken instead")
+        return cached
+    if missing is not None:
+        raise missing
+    if origin is None:
+        origin = sources.resolve(
+            task, "auto", cache, source_dir=source_dir, allow_unverified=allow_unverified, report=report
+        )
+    if reason:
+        report(f"{reason}: {'it is generated' if origin.source == 'generate' else f'{origin.source} is taken'} instead")
+    return origin
 
 
 def _is_whole(entry: Path, report: Callable[[str], None]) -> bool:
@@ -108,7 +145,7 @@ def _build_entry(task: Task, entry: Path, request: BuildRequest, settings: dict[
     try:
         with writing(entry.parent):
             temporary.mkdir()
-            arrays = task.build(dataclasses.replace(request, scratch=temporary))
+            arrays = _build(task, dataclasses.replace(request, scratch=temporary))
             _write_entry(temporary, arrays, settings, task)
             if entry.exists():
                 shutil.rmtree(entry)
@@ -116,6 +153,28 @@ def _build_entry(task: Task, entry: Path, request: BuildRequest, settings: dict[
             sync(entry.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _build(task: Task, request: BuildRequest) -> RawDataset:
+    try:
+        return task.build(request)
+    except (MemoryError, OverflowError, ValueError) as error:  # NumPy's, on arrays that are too large
+        size = str(error) or "out of memory"
+        raise DataError(
+            f"{task.name} cannot be prepared at length {request.length:,} with these settings ({size}): choose a "
+            "smaller --lengths or fewer examples (--set data.…)"
+        ) from error
+
+
+def _require_accepted(entry: Path, allow_unverified: bool) -> Path:
+    """The entry. Raises `DataError` if it is an unverified copy, and the user does not accept that this time."""
+    meta = describe(entry)
+    if meta.get("unverified") and not allow_unverified:
+        raise DataError(
+            f"{meta['source']}, in {entry}, was taken with --allow_unverified ({'; '.join(meta['notes'])}): give the "
+            "flag again, or another source"
+        )
+    return entry
 
 
 def open_entry(entry: Path) -> Dataset:
@@ -163,19 +222,33 @@ def describe(entry: Path) -> dict[str, Any]:
     return meta
 
 
+def summary(entry: Path) -> str:
+    """'96,000 / 2,000 / 2,000 examples, lra_release, read from FOLDER, in ENTRY', for display."""
+    meta = describe(entry)
+    counts = " / ".join(f"{meta['counts'][split]:,}" for split in SPLITS)
+    path = meta["settings"]["source"].get("path")
+    return f"{counts} examples, {meta['source']}, {f'read from {path}, ' if path else ''}in {entry}"
+
+
 def entries(cache: Path) -> list[Path]:
     """All complete entries of a cache, sorted by name."""
     return sorted(meta.parent for meta in cache.glob("*/meta.json") if not meta.parent.name.startswith("."))
 
 
-def _find_cached(cache: Path, task: Task, settings: dict[str, Any], report: Callable[[str], None]) -> Path | None:
+def _find_cached(
+    cache: Path, task: Task, settings: dict[str, Any], allow_unverified: bool, report: Callable[[str], None]
+) -> Path | None:
     candidates = []
     for entry in entries(cache):
         if entry.name.startswith(f"{task.name}-v{task.version}-L{settings['length']}-"):
             try:
                 cached = describe(entry)["settings"]
                 if cached | {"source": None} == settings | {"source": None}:
+                    if not _is_generated(entry) and cached["source"].get("reader") != sources.READER:
+                        report(f"{entry} was read before the checks that are made now: skipped")
+                        continue
                     open_entry(entry)
+                    _require_accepted(entry, allow_unverified)
                     candidates.append((cached["source"]["kind"] == "generate", -entry.stat().st_mtime_ns, entry))
             except (DataError, KeyError, ValueError, OSError) as error:
                 refusal = _as_data_error(entry, error)
@@ -183,6 +256,10 @@ def _find_cached(cache: Path, task: Task, settings: dict[str, Any], report: Call
                     raise refusal from None
                 report(f"{refusal}: skipped")
     return min(candidates)[2] if candidates else None
+
+
+def _is_generated(entry: Path) -> bool:
+    return bool(describe(entry)["settings"]["source"]["kind"] == "generate")
 
 
 def _write_entry(folder: Path, arrays: RawDataset, settings: dict[str, Any], task: Task) -> None:
@@ -195,11 +272,13 @@ def _write_entry(folder: Path, arrays: RawDataset, settings: dict[str, Any], tas
         if not _is_mapped_from(file, array):
             _save(file, np.ascontiguousarray(array))
         checksums[file.name] = sha256(file)
+    counts = {name: len(split.labels) for name, split in arrays.splits.items()}
     meta = {
         "settings": settings,
         "source": arrays.source,
-        "notes": arrays.notes,
-        "counts": {name: len(split.labels) for name, split in arrays.splits.items()},
+        "notes": [*_note_part(task, counts, settings), *arrays.notes],
+        "unverified": arrays.unverified,
+        "counts": counts,
         "majority": {name: arrays.majority(name) for name in arrays.splits},
         "vocab": task.vocab,
         "classes": task.classes,
@@ -213,6 +292,18 @@ def _write_entry(folder: Path, arrays: RawDataset, settings: dict[str, Any], tas
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     sync(folder / "meta.json")
     sync(folder)
+
+
+def _note_part(task: Task, counts: dict[str, int], settings: dict[str, Any]) -> list[str]:
+    """A note on a copy of the published data that has only a part of them."""
+    if settings["source"]["kind"] == "generate":
+        return []
+    # Settings divide the data otherwise, and do not change how many there are.
+    is_divided_otherwise = settings["rules"] != dataclasses.asdict(task.rules)
+    if is_divided_otherwise and sum(counts.values()) == sum(task.counts):
+        return []
+    note = task.compare_counts(counts)
+    return [note] if note else []
 
 
 def _is_mapped_from(file: Path, array: np.ndarray) -> bool:

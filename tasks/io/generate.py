@@ -24,9 +24,7 @@ def draw_blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, 
     if workers <= 1:
         yield from map(draw, itertools.count())
         return
-    # Fresh interpreters: forking a process that has started threads (TensorFlow, BLAS) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with _start_pool(workers) as pool:
         waiting: deque[Future[Block]] = deque()
         try:
             for number in itertools.count():
@@ -36,6 +34,19 @@ def draw_blocks(draw: Callable[[int], Block], workers: int) -> Generator[Block, 
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _start_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of processes. Raises `DataError` where the system gives it no semaphores, which live in /dev/shm."""
+    # Fresh interpreters: forking a process that has started threads (TensorFlow, BLAS) can hang.
+    context = multiprocessing.get_context("spawn")
+    try:
+        return ProcessPoolExecutor(workers, mp_context=context)
+    except (OSError, ImportError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"cannot write /dev/shm, which processes need to work together ({reason}): --workers=1 does without"
+        ) from None
 
 
 def draw_distinct(

@@ -7,6 +7,7 @@ never downloaded by `auto`: the release is 7.7 GB, a generator takes seconds to 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.io import download, tfds
+from tasks.io.archives import find_archive
 from tasks.io.files import Report
 from tasks.task import Archive, DataError, SourceNotFound, Task
 
@@ -33,6 +35,10 @@ CIFAR10 = Archive(
 LRA_RELEASE = Archive(
     "https://storage.googleapis.com/long-range-arena/lra_release.gz", unpacked="the folder lra_release"
 )
+
+READER = 2
+"""Version of the readers' checks, part of the cache key of what was read: raised when copies that were accepted before
+would be refused or noted now. The arrays' own changes are a task's `version`."""
 
 GENERATED = "listops, pathfinder and pathx need no download: --source=generate makes them"
 
@@ -91,15 +97,56 @@ def resolve(
     return _resolve_auto(task, cache, source_dir, allow_unverified, report)
 
 
+class MissingFolder(DataError):
+    """The folder that the user names does not exist."""
+
+
+def find_named(task: Task, source_dir: Path | None) -> tuple[ResolvedSource | None, str]:
+    """The task's data in the folder that the user names.
+
+    Args:
+        task: the task.
+        source_dir: the folder; None: that of $LRA_SOURCE, if it is set.
+
+    Returns:
+        The source, or None; and why the folder that is named gives none, '' if none is named.
+
+    Raises:
+        MissingFolder: the folder does not exist.
+        DataError: what it has of the task is incomplete.
+    """
+    folder = _named_folder(source_dir)
+    if folder is None:
+        return None, ""
+    if not folder.is_dir():
+        raise MissingFolder(f"the source folder {folder} does not exist")
+    if task.inputs is None:
+        return None, f"{folder} holds nothing of {task.name}, whose sources are {_list_sources(task)}"
+    try:
+        return _resolve_folder(task, folder), ""
+    except SourceNotFound as error:
+        return None, f"{folder} holds nothing of {task.name} ({error})"
+
+
+def _named_folder(source_dir: Path | None) -> Path | None:
+    named = source_dir or os.environ.get("LRA_SOURCE")
+    return Path(named).expanduser() if named else None
+
+
+def find_collected(task: Task, cache: Path) -> ResolvedSource | None:
+    """The task's data in the cache's own folder of sources, if they are there. Raises `DataError` if incomplete."""
+    if task.inputs is not None and (cache / "sources").is_dir():
+        with contextlib.suppress(SourceNotFound):
+            return _resolve_folder(task, cache / "sources")
+    return None
+
+
 def _resolve_auto(
     task: Task, cache: Path, source_dir: Path | None, allow_unverified: bool, report: Report
 ) -> ResolvedSource:
-    if task.inputs is not None:
-        for place in _search_folders(cache, source_dir):
-            try:
-                return _resolve_folder(task, place)
-            except SourceNotFound:
-                continue
+    source = find_named(task, source_dir)[0] or find_collected(task, cache)
+    if source is not None:
+        return source
     if "tfds" in task.sources and tfds.is_installed():
         copy = tfds.find_prepared(task.tfds, tfds.search_folders(cache, allow_unverified))
         if copy is not None:
@@ -111,10 +158,10 @@ def _resolve_auto(
 
 def _search_folders(cache: Path, source_dir: Path | None) -> list[Path]:
     """The folders to search. One that the user names must exist; the cache's `sources` need not."""
-    named = source_dir or os.environ.get("LRA_SOURCE")
-    if named and not Path(named).expanduser().is_dir():
-        raise DataError(f"the source folder {named} does not exist")
-    places = [Path(named).expanduser()] if named else []
+    named = _named_folder(source_dir)
+    if named and not named.is_dir():
+        raise MissingFolder(f"the source folder {named} does not exist")
+    places = [named] if named else []
     return [place for place in (*places, cache / "sources") if place.is_dir()]
 
 
@@ -135,12 +182,14 @@ def _resolve_folder(task: Task, path: Path) -> ResolvedSource:
     for file in files:
         stat = file.stat()
         listing.update(f"{file}\n{stat.st_size}\n{stat.st_mtime_ns}\n".encode())
-    return ResolvedSource(str(path), {"kind": "folder", "path": str(path), "files": listing.hexdigest()})
+    identity = {"kind": "folder", "path": str(path), "files": listing.hexdigest(), "reader": READER}
+    return ResolvedSource(str(path), identity)
 
 
 def _tfds_copy(folder: Path) -> ResolvedSource:
     stamp = (folder / "dataset_info.json").stat().st_mtime_ns
-    return ResolvedSource(str(folder), {"kind": "tfds", "path": str(folder), "files": str(stamp)})
+    identity = {"kind": "tfds", "path": str(folder), "files": str(stamp), "reader": READER}
+    return ResolvedSource(str(folder), identity)
 
 
 def _resolve_tfds(
@@ -196,9 +245,11 @@ def find_parts(path: Path, roots: Sequence[str], parts: Sequence[str], archive: 
 
     Raises:
         SourceNotFound: `path` contains neither.
-        DataError: some of the parts are missing.
+        DataError: some of the parts are missing, or `path` is only one of them.
     """
     if path.is_file():
+        if path.name in parts:
+            raise DataError(f"{path} is one of the files of {task}: name the folder that holds all of them")
         return [path]
     for root in (path, *(path / root for root in roots)):
         present = [part for part in parts if (root / part).exists()]
@@ -207,6 +258,7 @@ def find_parts(path: Path, roots: Sequence[str], parts: Sequence[str], archive: 
         if present:
             missing = next(part for part in parts if part not in present)
             raise DataError(f"{root} has {present[0]} but no {missing}: the copy is incomplete")
-    if (path / archive.name).is_file():
-        return [path / archive.name]
+    packed = find_archive(path, archive)
+    if packed:
+        return [packed]
     raise SourceNotFound(f"{path} holds no {task}: {', '.join(parts)} or {archive.name} should be in it")

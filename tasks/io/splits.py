@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tasks.task import SPLITS, DataError, Split
+from tasks.task import SPLITS, DataError, Remarks, Split
+
+_FEW = 0.01
+"""Share of the test split that may be in train as well; of Text's, 0.5 % are."""
 
 
 def content_digest(content: bytes) -> bytes:
@@ -50,37 +53,58 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def check_counts(
-    labels: Mapping[str, np.ndarray], counts: Mapping[str, int], allow_unverified: bool, name: str
-) -> list[str]:
+def check_counts(labels: Mapping[str, np.ndarray], counts: Mapping[str, int], remarks: Remarks, name: str) -> None:
     """Checks that a copy has the published numbers of examples, and classes of equal size.
 
     Args:
         labels: classes of each split.
         counts: published number of examples of each split.
-        allow_unverified: accept a copy that differs.
+        remarks: accepts a copy that differs, or not.
         name: the data's name in messages.
 
-    Returns:
-        Notes on the differences.
-
     Raises:
-        DataError: the copy differs and `allow_unverified` is False.
+        DataError: the copy differs, and the user does not accept that.
     """
     actual = {split: len(values) for split, values in labels.items()}
     if actual != dict(counts):
-        line = f"{name} has {_format_counts(counts)} examples and this copy {_format_counts(actual)}"
+        remarks.accept(f"{name} has {_format_counts(counts)} examples and this copy {_format_counts(actual)}")
     elif any(len(set(np.bincount(values))) > 1 for values in labels.values()):
-        line = f"{name} has equally many examples of each class and this copy does not"
-    else:
-        return []
-    if not allow_unverified:
-        raise DataError(f"{line}: fetch it again, or take this copy with --allow_unverified")
-    return [line]
+        remarks.accept(f"{name} has equally many examples of each class and this copy does not")
 
 
 def _format_counts(counts: Mapping[str, int]) -> str:
     return " and ".join(f"{count:,} {split}" for split, count in counts.items())
+
+
+def note_repeats(digests: Mapping[str, Sequence[bytes]], noun: str) -> list[str]:
+    """A note on documents that occur more than once, and in several splits; none if all are distinct.
+
+    Args:
+        digests: `content_digest` of each document, by split.
+        noun: the documents' name, in the plural.
+    """
+    total = sum(map(len, digests.values()))
+    repeats = total - len({digest for part in digests.values() for digest in part})
+    if not repeats:
+        return []
+    shared = _count_shared(digests)
+    return [f"{repeats:,} of {total:,} {noun} are copies of another; {shared:,} of the test split are in another split"]
+
+
+def check_repeats(digests: Mapping[str, Sequence[bytes]], remarks: Remarks, noun: str) -> None:
+    """Notes repeats like `note_repeats`. Raises `DataError` if more of the test split are in train than are published.
+
+    That is up to 1 %: more means that a part of the copy stands in the place of another.
+    """
+    remarks.notes += note_repeats(digests, noun)
+    shared, total = _count_shared(digests), len(digests["test"])
+    if shared > _FEW * total:
+        remarks.accept(f"{shared:,} of the {total:,} {noun} of test are in train, too")
+
+
+def _count_shared(digests: Mapping[str, Sequence[bytes]]) -> int:
+    others = {digest for split, part in digests.items() if split != "test" for digest in part}
+    return sum(digest in others for digest in digests["test"])
 
 
 def consecutive(labels: np.ndarray, counts: Sequence[int]) -> dict[str, Split]:

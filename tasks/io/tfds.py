@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.io.archives import verify
 from tasks.io.files import Report, sha256, writing
-from tasks.task import Archive, DataError
+from tasks.task import Archive, DataError, Remarks
 
 MISSING = (
     "TensorFlow Datasets is not installed: pip install tensorflow tensorflow-datasets, or give the folder or "
@@ -91,9 +91,12 @@ def build(name: str, path: Path, archive: Archive, cache: Path, allow_unverified
     return Path(builder.data_dir)
 
 
-def copy_notes(folder: Path) -> list[str]:
-    """Notes for the user on a prepared copy."""
-    return ["built by TFDS from an unverified copy of the archive"] if _UNVERIFIED in folder.parts else []
+def copy_remarks(folder: Path, allow_unverified: bool) -> Remarks:
+    """Remarks on a prepared copy. Raises `DataError` if it is unverified and the user does not accept that."""
+    remarks = Remarks(allow_unverified)
+    if _UNVERIFIED in folder.parts:
+        remarks.accept("built by TFDS from an unverified copy of the archive")
+    return remarks
 
 
 def _build_labelled_only(builder: Any) -> None:

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tasks.pathfinder.compiled import compiled
 from tasks.pathfinder.layout import choose_options, plan
 from tasks.pathfinder.stamps import Stamps, build_stamps
 
@@ -135,7 +135,7 @@ def _brightness(rules: Rules) -> np.ndarray:
     return np.stack([target, disc * np.float32(rules.snake_contrast), disc], dtype=np.float64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _paste(image: np.ndarray, stamp: np.ndarray, level: np.ndarray, top: int, left: int) -> None:
     """Pastes a stamp with its corner at (top, left), in the brightness given by `level`; the larger value stays."""
     size = image.shape[0]
@@ -144,14 +144,14 @@ def _paste(image: np.ndarray, stamp: np.ndarray, level: np.ndarray, top: int, le
             image[i, j] = max(image[i, j], level[stamp[i - top, j - left]])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _window_position(at: int, size: int, side: int) -> int:
     """The position of a disc's centre at coordinate `at` in its window of `side` pixels: off centre near a border."""
     half = side // 2
     return min(at, half) if at < size - half else side - (size - at)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _paint(
     tables: Stamps, levels: np.ndarray, paddles: np.ndarray, marks: np.ndarray, rows: np.ndarray, images: np.ndarray
 ) -> None:

@@ -9,8 +9,8 @@ draw enough paddles to cover that much.
 """
 
 import numpy as np
-from numba import njit
 
+from tasks.pathfinder.compiled import compiled
 from tasks.pathfinder.stamps import CROSSED, DEGREES, Stamps
 
 # --- random numbers: SplitMix64 (Steele, Lea and Flood 2014), one stream per picture ---
@@ -19,14 +19,14 @@ _GOLDEN, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 _S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _mix(bits: np.uint64) -> np.uint64:
     bits = (bits ^ (bits >> _S30)) * _M1
     bits = (bits ^ (bits >> _S27)) * _M2
     return bits ^ (bits >> _S31)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _new_stream(seed: int, index: int) -> np.ndarray:
     """The initial state of picture `index`'s stream: uint64 [1]."""
     state = np.empty(1, np.uint64)
@@ -34,20 +34,20 @@ def _new_stream(seed: int, index: int) -> np.ndarray:
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _uniform(state: np.ndarray) -> float:
     """The next number in [0, 1), with 53 random bits."""
     state[0] += _GOLDEN
     return (_mix(state[0]) >> _S11) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _integer(state: np.ndarray, limit: int) -> int:
     """The next integer in [0, limit)."""
     return int(_uniform(state) * limit)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def choose_options(seed: int, start: int, count: int, options: int) -> np.ndarray:
     """Chooses an option 0 … options - 1 for each picture, by the first number of its stream: int64 [count].
 
@@ -68,7 +68,7 @@ def choose_options(seed: int, start: int, count: int, options: int) -> np.ndarra
 TAKEN = 76  # a first paddle needs values of at most 0.3 · 255
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _claim(mask: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None:
     """Pastes a paddle's mask centred on (y, x); the larger value stays."""
     half = stamp.shape[0] // 2
@@ -77,7 +77,7 @@ def _claim(mask: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None:
             mask[i, j] = max(mask[i, j], stamp[i - y + half, j - x + half])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _crosses(mask: np.ndarray, hard: np.ndarray, y: int, x: int) -> bool:
     """Whether a paddle at (y, x) would run into taken ground."""
     for k in range(hard.shape[0]):
@@ -87,7 +87,7 @@ def _crosses(mask: np.ndarray, hard: np.ndarray, y: int, x: int) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _max_nearby(mask: np.ndarray, near: np.ndarray, y: int, x: int) -> int:
     """The mask's largest value within the margin of (y, x)."""
     top = 0
@@ -98,7 +98,7 @@ def _max_nearby(mask: np.ndarray, near: np.ndarray, y: int, x: int) -> int:
     return top
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _has_room(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
     """Whether all of a first paddle's core at (y, x) is free."""
     for k in range(core.shape[0]):  # noqa: SIM110  # Numba compiles no generator
@@ -107,7 +107,7 @@ def _has_room(mask: np.ndarray, core: np.ndarray, y: int, x: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_room(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray) -> tuple[int, int]:
     """Draws a pixel uniformly from those with room for a first paddle whose core stays `band` pixels off the border.
 
@@ -141,13 +141,13 @@ def _find_room(state: np.ndarray, mask: np.ndarray, band: int, core: np.ndarray)
 # --- contours. A tip is int64 [5]: pivot (y, x), direction, and the last paddle's anchor (y, x) ---
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _move(y: int, x: int, shift: np.ndarray) -> tuple[int, int]:
     """The shifted point, always rounded up, as in the original."""
     return int(np.ceil(y + shift[0])), int(np.ceil(x + shift[1]))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_first(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, x: int) -> bool:
     """Puts a contour's first paddle at (y, x). False if it would leave the picture."""
     hy, hx = _move(y, x, tables.head[degree])
@@ -158,7 +158,7 @@ def _lay_first(tables: Stamps, tip: np.ndarray, size: int, degree: int, y: int, 
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray, retries: int) -> bool:
     """Adds a paddle to a contour, and claims the ground of the one before it. False if the contour is stuck."""
     y, x = _move(tip[0], tip[1], tables.step[tip[2]])
@@ -183,7 +183,7 @@ def _extend(tables: Stamps, state: np.ndarray, mask: np.ndarray, tip: np.ndarray
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_first_targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, tips: np.ndarray, distance: int, retries: int
 ) -> bool:
@@ -206,7 +206,7 @@ def _lay_first_targets(
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_targets(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, distance: int, retries: int
 ) -> bool:
@@ -227,7 +227,7 @@ def _lay_targets(
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_distractor(
     tables: Stamps, state: np.ndarray, mask: np.ndarray, paddles: np.ndarray, length: int, retries: int
 ) -> bool:
@@ -250,7 +250,7 @@ def _lay_distractor(
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lay_out(
     tables: Stamps, numbers: tuple[int, ...], state: np.ndarray, paddles: np.ndarray, marks: np.ndarray
 ) -> int:
@@ -278,7 +278,7 @@ def _lay_out(
     return label
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def plan(
     tables: Stamps, numbers: tuple[int, ...], seed: int, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,9 +19,11 @@ Data card
                 of the picture, are tokens like any other, while the official code masks them as padding.
                 The difficulty is in the name: some published examples are easy ones.
     Traps       A release's `metadata/*.npy` are text files. One picture of the official release is an
-                empty file (32×32, easy): empty or broken pictures are skipped, counted and named. The
-                official archive has two folders `pathfinder128`, and users report that one cannot be
-                learned: if a folder contains two, neither is chosen, and the user has to name one.
+                empty file (32×32, easy): empty or broken pictures are skipped, counted and named. A picture
+                named twice in the metadata, as by a copy `0 (1).npy`, is refused; so are equal pictures
+                with two labels, and equal ones under several names if they are more than 1 %: fewer are
+                noted. The official archive has two folders `pathfinder128`, and users report that one
+                cannot be learned: if a folder contains two, neither is chosen, and the user has to name one.
     Licence     The original generator has an MIT licence, the release is Apache-2.0; generated data has
                 none.
     Cite        D. Linsley et al., "Learning long-range spatial dependencies with horizontal gated
@@ -44,15 +46,21 @@ import numpy as np
 from PIL import Image
 
 from tasks.io import tfds
-from tasks.io.archives import open_source
+from tasks.io.archives import find_archive, is_clutter, open_source
 from tasks.io.files import Progress
 from tasks.io.generate import draw_blocks
+from tasks.io.lines import read_ascii_lines
 from tasks.io.npy_writer import Table
+from tasks.io.room import require_room
 from tasks.io.sources import LRA_RELEASE
 from tasks.io.splits import canonical_order, consecutive, content_digest
-from tasks.task import BuildRequest, DataError, RawDataset, SourceNotFound, Task
+from tasks.task import BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
+_FEW = 0.01
+"""Share of pictures that may be copies of another; more means that a part of the data is there twice."""
+Picture = tuple[str, bytes, int]
+"""(name for messages, PNG, label)"""
 _BLOCK_PIXELS = 1 << 20
 """Pixels that a worker draws per block. The pictures depend on their indices, not on the blocks."""
 
@@ -104,9 +112,8 @@ def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.
 def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
     rules: PathfinderConfig = request.rules
     counts = [rules.train, rules.validation, rules.test]
-    if min(counts) < 1:
-        raise DataError("every split of Pathfinder needs at least one picture")
     total, labels = sum(counts), np.zeros(0, np.uint8)
+    require_room(request, total)
     progress = Progress(request.report)
     stream = draw_blocks(partial(draw_block, variant, request.seed), request.workers)
     with Table(request.scratch, request.length) as table:
@@ -161,7 +168,7 @@ def _record_files(folder: Path, variant: Variant) -> list[Path]:
 
 
 def _metadata_files(folder: Path) -> list[Path]:
-    files = (folder / "metadata").glob("*.npy")
+    files = (file for file in (folder / "metadata").glob("*.npy") if not is_clutter(file.name))
     return sorted(files, key=lambda file: (len(file.stem), file.stem))  # 0, 1, … 9, 10
 
 
@@ -172,35 +179,46 @@ def _find_files(variant: Variant, path: Path) -> list[Path]:
     try:
         folder = _find_folder(path, variant)
     except SourceNotFound:
-        if (path / LRA_RELEASE.name).is_file():
-            return [path / LRA_RELEASE.name]
+        packed = find_archive(path, LRA_RELEASE)
+        if packed:
+            return [packed]
         raise
-    return _record_files(folder, variant) or [*_metadata_files(folder), *sorted((folder / "imgs").iterdir())]
+    pictures = (place for place in (folder / "imgs").glob("*") if not is_clutter(place.name))
+    return _record_files(folder, variant) or [*_metadata_files(folder), *sorted(pictures)]
 
 
-def _read_release(folder: Path) -> Iterator[tuple[str, bytes, int]]:
-    """Yields (name, PNG, label) of each picture in a release's metadata; the PNG is b'' if its file is missing."""
+def _read_release(folder: Path) -> Iterator[Picture]:
+    """Yields each picture in a release's metadata; the PNG is b'' if its file is missing."""
     files = _metadata_files(folder)
     if not files:
         raise DataError(f"{folder / 'metadata'} holds no metadata (*.npy): the copy is incomplete")
-    for file in files:
-        try:
-            lines = file.read_text(encoding="ascii").splitlines()
-        except UnicodeDecodeError:
-            raise DataError(f"{file} is not text, as a release's metadata are") from None
-        for number, line in enumerate(lines, start=1):
-            fields = line.split()
-            if len(fields) < 4 or fields[3] not in ("0", "1"):
-                raise DataError(f"{file}, line {number}: folder, file, number and label 0 or 1 are expected")
-            name = PurePosixPath(fields[0], fields[1])
-            if name.is_absolute() or ".." in name.parts:
-                raise DataError(f"{file}, line {number}: {name} lies outside the data set")
+    named: dict[bytes, tuple[int, int, int]] = {}  # a digest takes less memory than a path
+    for place, file in enumerate(files):
+        for number, name, label in _read_metadata(file):
+            earlier, line, other = named.setdefault(content_digest(name.as_posix().encode()), (place, number, label))
+            if (earlier, line) != (place, number):
+                labels = "" if label == other else f", with the labels {other} and {label}"
+                raise DataError(
+                    f"{file}, line {number}: {name} is in {files[earlier]}, line {line}, too{labels}: remove the copy"
+                )
             picture = folder / name
-            yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", int(fields[3])
+            yield str(picture), picture.read_bytes() if os.path.isfile(picture) else b"", label
 
 
-def _read_records(files: list[Path]) -> Iterator[tuple[str, bytes, int]]:
-    """Yields (name, PNG, label) of each picture of a TFDS copy."""
+def _read_metadata(file: Path) -> Iterator[tuple[int, PurePosixPath, int]]:
+    """Yields (line, picture, label) of each line of a metadata file, which is text. Raises `DataError`."""
+    for number, line in read_ascii_lines(file):
+        fields = line.split()
+        if len(fields) < 4 or fields[3] not in ("0", "1"):
+            raise DataError(f"{file}, line {number}: folder, file, number and label 0 or 1 are expected")
+        name = PurePosixPath(fields[0], fields[1])
+        if name.is_absolute() or ".." in name.parts:
+            raise DataError(f"{file}, line {number}: {name} lies outside the data set")
+        yield number, name, int(fields[3])
+
+
+def _read_records(files: list[Path]) -> Iterator[Picture]:
+    """Yields each picture of a TFDS copy."""
     for number, record in enumerate(tfds.read_records(files, {"image": bytes, "label": int})):
         yield f"record {number} of {files[0].parent}", record["image"], record["label"]
 
@@ -238,20 +256,22 @@ def _read(variant: Variant, request: BuildRequest) -> RawDataset:
         parts = PurePosixPath(name).parts
         return subset in pairwise(parts) or f"{variant.name}-{variant.difficulty}.tfrecord-" in parts[-1]
 
-    with open_source(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, notes):
+    with open_source(request, LRA_RELEASE, wanted, 100_000_000_000) as (place, remarks):
         folder = _find_folder(place, variant)
         records = _record_files(folder, variant)
         pictures = _read_records(records) if records else _read_release(folder)
         source = f"tfds {folder.parent.name} {folder.name}" if records else f"lra_release ({folder.name})"
-        return _assemble(variant, request, pictures, source, notes)
+        arrays = _assemble(variant, request, pictures, source, remarks)
+        # Notes end up in tables, where the folder's place is of no use.
+        return replace(arrays, notes=tuple(note.replace(str(folder), folder.name) for note in arrays.notes))
 
 
 def _assemble(
-    variant: Variant, request: BuildRequest, pictures: Iterator[tuple[str, bytes, int]], source: str, notes: list[str]
+    variant: Variant, request: BuildRequest, pictures: Iterator[Picture], source: str, remarks: Remarks
 ) -> RawDataset:
-    digests: list[bytes] = []
     labels = bytearray()
     broken: list[str] = []
+    contents = _Contents(source)
     progress = Progress(request.report)
     with Table(request.scratch, request.length, "stored.npy") as table:
         for name, content, label in pictures:
@@ -259,28 +279,72 @@ def _assemble(
             if pixels is None:
                 broken.append(name)
                 continue
+            contents.add(name, pixels.tobytes(), label)
             table.add(pixels[None])
-            digests.append(content_digest(pixels.tobytes()))
             labels.append(label)
             progress(lambda: f"{table.rows:,} pictures read")
     if len(labels) < 3:
         raise DataError(f"{source}: {len(labels)} of {len(labels) + len(broken)} pictures can be read")
     if broken:
         ellipsis = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
-        notes.append(f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{ellipsis}")
+        remarks.notes.append(
+            f"{len(broken):,} empty or broken pictures were skipped: {', '.join(broken[:3])}{ellipsis}"
+        )
+    contents.check(remarks)
     classes = np.frombuffer(bytes(labels), np.uint8)
-    order = canonical_order(digests, classes)
+    order = canonical_order(contents.digests, classes)
     order = order[np.random.default_rng([request.seed, 0x9A7F]).permutation(len(order))]
-    rules: PathfinderConfig = request.rules
-    validation, test = (
-        max(1, round(len(order) * part / (rules.train + rules.validation + rules.test)))
-        for part in (rules.validation, rules.test)
-    )
-    counts = [len(order) - validation - test, validation, test]
     lengths = np.full(len(order), request.length, np.int32)
-    return RawDataset(
-        _reorder(table, order, request), lengths, consecutive(classes[order], counts), source, tuple(notes)
-    )
+    splits = consecutive(classes[order], _split_sizes(len(order), request.rules))
+    values = _reorder(table, order, request)
+    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
+
+
+def _split_sizes(pictures: int, rules: PathfinderConfig) -> list[int]:
+    """Divides a release's pictures in the proportions of the settings, with at least one each.
+
+    Raises:
+        DataError: none is left to train on.
+    """
+    total = rules.train + rules.validation + rules.test
+    validation, test = (max(1, round(pictures * part / total)) for part in (rules.validation, rules.test))
+    if pictures <= validation + test:
+        raise DataError(
+            f"of {pictures:,} pictures, data.validation and data.test leave none to train on: make data.train greater"
+        )
+    return [pictures - validation - test, validation, test]
+
+
+class _Contents:
+    """The pictures' contents: finds those that occur more than once, under one name or several."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digests: list[bytes] = []
+        self._labels: dict[bytes, int] = {}
+        self._copies: list[str] = []
+
+    def add(self, name: str, pixels: bytes, label: int) -> None:
+        """Adds a picture. Raises `DataError` if there is an equal one with another label."""
+        digest = content_digest(pixels)
+        if digest in self._labels:
+            if self._labels[digest] != label:
+                raise DataError(f"{name} has the label {label}, and an equal picture has {1 - label}: fetch it again")
+            self._copies.append(name)
+        self._labels[digest] = label
+        self.digests.append(digest)
+
+    def check(self, remarks: Remarks) -> None:
+        """Notes pictures that are equal to another. Raises `DataError` if they are too many to be by chance."""
+        if not self._copies:
+            return
+        line = (
+            f"{len(self._copies):,} of {len(self.digests):,} pictures are copies of another, as {self._copies[0]}, and "
+            "may be in several splits"
+        )
+        if len(self._copies) > _FEW * len(self.digests):
+            raise DataError(f"{self.source}: {line}: remove what is there twice")
+        remarks.notes.append(line)
 
 
 def _reorder(table: Table, order: np.ndarray, request: BuildRequest) -> np.ndarray:
@@ -299,6 +363,9 @@ def build(variant: Variant, request: BuildRequest) -> RawDataset:
             f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
             f"{request.length:,}"
         )
+    rules: PathfinderConfig = request.rules
+    if min(rules.train, rules.validation, rules.test) < 1:
+        raise DataError("every split of Pathfinder needs at least one picture")
     return _generate(variant, request) if request.source == "generate" else _read(variant, request)
 
 
@@ -317,6 +384,7 @@ def _task(size: int, difficulty: str) -> Task:
         sources=("generate", "folder", "tfds"),
         inputs=partial(_find_files, variant),
         archive=LRA_RELEASE,
+        counts=(160_000, 20_000, 20_000),
         tfds=variant.name,
         summary=f"{size}×{size} drawings: are two discs joined by a dashed path ({difficulty})",
         shape=(size, size),
@@ -333,6 +401,7 @@ PATHFINDER_SHORT = replace(
     sources=("generate",),
     inputs=None,
     archive=None,
+    counts=(),
     tfds="",
     summary="the same with curves of 3 dashes, for laptops; not comparable with published numbers",
 )

@@ -16,6 +16,8 @@ from tests.helpers.records import measurement, record
 
 FILES = [file for part in ("lra", "tasks", "models", "configs") for file in sorted((ROOT / part).rglob("*.py"))]
 FORBIDDEN = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml", "zipfile"}
+READS_ZIP = "tasks/io/archives.py"
+"""Writes each file of a zip itself: nothing extracts."""
 
 NASTY = "a|b\\|c`<script>alert(1)</script>\n\n# head ![x](http://e/) [y](javascript:z) \x1b[2J\u2028&amp;</td>$\\frac$"
 
@@ -26,7 +28,8 @@ def test_nothing_unpickles_evaluates_or_extracts(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            assert not {name.partition(".")[0] for name in names} & FORBIDDEN
+            allowed = {"zipfile"} if file == ROOT / READS_ZIP else set()
+            assert not {name.partition(".")[0] for name in names} & FORBIDDEN - allowed
         if isinstance(node, ast.Call):
             words = {word.arg: ast.unparse(word.value) for word in node.keywords}
             called = ast.unparse(node.func)
@@ -41,6 +44,7 @@ def nasty(**fields):
     hostile = record(
         NASTY, mixer=NASTY, accelerator=NASTY, overrides=[NASTY], protocol=NASTY, task=f"listops{NASTY}", **fields
     )
+    hostile["data"] |= {"notes": [NASTY], "source": NASTY}
     return hostile | {"command": NASTY, "commit": NASTY, "versions": {NASTY: NASTY}, "error": NASTY, "log": [NASTY]}
 
 

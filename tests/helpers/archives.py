@@ -58,7 +58,8 @@ def imdb(folder: Path, each: int = 40, seed: int = 0) -> Path:
             place.mkdir(parents=True)
             for i in range(each):
                 words = " ".join(rng.choice(WORDS, rng.integers(5, 60)))
-                (place / f"{i}_{rng.integers(1, 11)}.txt").write_text(f"{split} {label} {i}: {words} café")
+                rating = rng.integers(1, 5) if label == "neg" else rng.integers(7, 11)
+                (place / f"{i}_{rating}.txt").write_text(f"{split} {label} {i}: {words} café")
     return folder / "aclImdb"
 
 
@@ -73,6 +74,16 @@ def papers(folder: Path, documents: int = 30, pairs: tuple[int, int, int] = (60,
             for i in range(count):
                 a, b = rng.integers(0, documents, 2)
                 file.write(f"{float(i % 2)}\tP{a}\tP{b}\t{texts[a]}\t{texts[b]}\n")
+    return out
+
+
+def expressions(folder: Path, train: str = "") -> Path:
+    """`listops-1000` below `folder`: three expressions in each split, of at most five tokens, and `train` more rows."""
+    out = folder / "listops-1000"
+    out.mkdir(parents=True)
+    for number, name in enumerate(("train", "val", "test")):
+        rows = "".join(f"( ( [MAX {number} ) {i} ) ]\t{max(number, i)}\n" for i in (3, 4, 5))
+        (out / f"basic_{name}.tsv").write_text(f"Source\tTarget\n{rows}{train if name == 'train' else ''}")
     return out
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lra.report import averages, leaderboard, published
+from lra.report import averages, html_page, leaderboard, published, tables
 from models import MIXERS
 from tests.helpers.records import recipe, record
 
@@ -28,6 +28,7 @@ def test_the_difference_from_the_paper_s_figure():
     assert beside.published.value == 36.37 and beside.difference == pytest.approx(3.63)
     own = recipe("text", "nystromformer", "small")
     small = record("nystromformer", "text", 0.6, length=4000, protocol="small", recipe=own)
+    small["data"]["counts"] = {"train": 22_500, "validation": 2_500, "test": 25_000}
     assert [b.published.value for b in published.comparisons(leaderboard.build([small]))] == [65.52]
 
 
@@ -37,6 +38,27 @@ def test_another_length_recipe_or_model_has_no_published_figure():
     changed["recipe"]["train"]["steps"] = 9
     unknown = record("ff_only", score=0.4)
     assert published.comparisons(leaderboard.build([shorter, changed, unknown])) == []
+
+
+@pytest.mark.parametrize(
+    "counts", [{"train": 3, "validation": 3, "test": 3}, {"train": 96_000, "validation": 2_000, "test": 1_999}, {}]
+)
+def test_a_part_of_the_data_has_no_published_figure_anywhere(counts):
+    part = record("transformer", score=0.4)
+    part["data"] |= {"counts": counts, "source": "lra_release"}
+    built = leaderboard.build([part])
+    assert published.comparisons(built) == []
+    assert "Beside published" not in tables.to_markdown(built)
+    assert not [name for name in tables.to_frame(built) if "published" in name]
+    (row,) = html_page.page_data(built, [])["rows"]
+    assert row["scores"]["listops@2000"]["published"] is None
+
+
+def test_data_that_settings_have_changed_have_no_published_figure():
+    changed = record("transformer", score=0.4, overrides=["data.train=50"])
+    changed["recipe"]["data"]["train"] = 50
+    changed["data"]["counts"]["train"] = 50
+    assert published.comparisons(leaderboard.build([changed])) == []
 
 
 def test_too_many_parameters_do_not_hide_the_paper_s_figure_of_the_same_recipe():

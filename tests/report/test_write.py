@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lra.errors import UsageError
-from lra.report import leaderboard, selection, tables
+from lra.report import html_page, leaderboard, selection, tables
 from lra.report.latex import to_latex
 from lra.report.write import write_leaderboard
 from lra.results import load, records
@@ -110,6 +110,25 @@ def test_latex_escapes_the_columns_that_tell_rows_apart():
     text = to_latex(leaderboard.build([one, other | {"recipe": one["recipe"]}]))
     assert r"& A \& B\_1 &" in text and r"& train.steps=9 \& 50\% &" in text
     assert "A & B" not in text and "9 & 50%" not in text
+
+
+def test_every_table_has_the_remarks_on_its_data(tmp_path):
+    part, cut = "4 / 3 / 3 examples where the release has 96,000 / 2,000 / 2,000", "1 of 10 | expressions <were> cut"
+    older, noted, whole = record(score=0.4), record("luna", score=0.4, length=8), record("luna", "text", length=4000)
+    older["data"]["counts"] = {"train": 4, "validation": 3, "test": 3}  # from before such notes
+    noted["data"] |= {"counts": older["data"]["counts"], "notes": [part, cut]}
+    whole["data"]["counts"] = {"train": 22_500, "validation": 2_500, "test": 25_000}
+    write(tmp_path, [older, noted, whole])
+    text, _ = write_leaderboard([tmp_path], tmp_path / "out")
+    noted_lines = [f"listops@8: {part}", "listops@8: 1 of 10 \\| expressions \\<were> cut", f"listops@2000: {part}"]
+    assert [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")] == noted_lines
+    frame = pd.read_csv(tmp_path / "out/leaderboard.csv").set_index("model")
+    assert frame.loc["luna", "listops@8 notes"] == f"{part}; {cut}"
+    assert frame.loc["fnet", "listops@2000 notes"] == part and "text@4000 notes" not in frame
+    latex = (tmp_path / "out/leaderboard.tex").read_text()
+    assert f"Data of listops@2000: {part}" in latex and r"\textbar{} expressions \textless{}were" in latex
+    columns = html_page.page_data(leaderboard.build([older, noted, whole]), [])["columns"]
+    assert [columns[name]["notes"] for name in ("listops@8", "listops@2000", "text@4000")] == [[part, cut], [part], []]
 
 
 def test_several_folders_are_merged_and_a_cell_in_two_of_them_counts_once(tmp_path):

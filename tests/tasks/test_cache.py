@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tasks import TASKS
-from tasks.io import cache
+from tasks.io import cache, sources
 from tasks.io.cache import describe, entries, open_entry
 from tasks.io.files import sha256
 from tasks.io.npy_writer import Table
@@ -107,6 +107,23 @@ def test_auto_takes_real_data_before_generated(tmp_path):
     real = prepared(tmp_path, task, str(tmp_path / "data"), length=1024, rules=FEW)
     assert prepared(tmp_path, task, "auto", length=1024, rules=FEW) == real
     assert prepared(tmp_path, task, "generate", length=1024, rules=FEW) == drawn
+
+
+def test_what_was_read_before_the_checks_of_now_is_read_again(tmp_path, monkeypatch):
+    archives.expressions(tmp_path / "release")
+    task, source, lines = TASKS["listops"], str(tmp_path / "release"), []
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "READER", sources.READER - 1)
+        old = prepared(tmp_path, task, source, length=2000)
+        before = open_entry(old).fingerprint
+    meta = json.loads((old / "meta.json").read_text())
+    del meta["settings"]["source"]["reader"], meta["unverified"]  # as the oldest entries
+    meta["fingerprint"] = cache._fingerprint(meta)
+    (old / "meta.json").write_text(json.dumps(meta))
+    new = prepared(tmp_path, task, source, length=2000)
+    assert new != old and open_entry(new).fingerprint == before  # so that keys of records stay
+    assert prepared(tmp_path, task, "auto", length=2000, report=lines.append) == new
+    assert lines == [f"{old} was read before the checks that are made now: skipped"]
 
 
 # --- damage -------------------------------------------------------------------------------------------
@@ -249,7 +266,7 @@ def test_a_disk_that_fills_up_is_told_in_one_line_and_leaves_nothing(tmp_path, n
     program = f"""
 from pathlib import Path
 from tasks import TASKS
-from tasks.io import cache
+from tasks.io import cache, sources
 from tasks.io.cache import prepare
 from tasks.task import DataError
 task = TASKS[{task!r}]

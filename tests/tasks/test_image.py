@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -159,7 +160,10 @@ def cut(file, size):
         (lambda f: cut(f / "data_batch_3.bin", 5000), "data_batch_3.bin: 5,000 bytes are not whole records"),
         (lambda f: cut(f / "data_batch_3.bin", 0), "data_batch_3.bin: 0 bytes"),
         (lambda f: (f / "test_batch.bin").unlink(), "no test_batch.bin: the copy is incomplete"),
-        (lambda f: (f / "test_batch.bin").write_bytes(b"\x0a" * 3073), "class 10 in a set of ten classes"),
+        (
+            lambda f: (f / "test_batch.bin").write_bytes(b"\x0a" * 3073),
+            "batch.bin, picture 1: class 10 in",
+        ),
     ],
 )
 def test_a_damaged_copy_is_named(tmp_path, damage, words):
@@ -177,6 +181,14 @@ def test_a_damaged_python_version_is_named(both):
         batch.write_bytes(content)
         with pytest.raises(DataError, match="data_batch_2"):
             build(python)
+
+
+def test_a_batch_in_the_place_of_the_test_batch_needs_a_word_from_the_user(tmp_path):
+    folder = archives.cifar(tmp_path, train=250)
+    shutil.copy(folder / "data_batch_2.bin", folder / "test_batch.bin")
+    arrays = build(folder)
+    assert "50 of 300 pictures are copies of another; 50 of the test split are in another split" in arrays.notes
+    assert "50 of the 50 pictures of test are in train, too" in arrays.notes and arrays.unverified
 
 
 def test_other_counts_need_a_word_from_the_user(tmp_path):

@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.listops import LISTOPS, LISTOPS_SHORT, VOCABULARY, ListOpsConfig, draw_block, evaluate, parse, read_tsv
+from tasks.listops import (
+    FILES,
+    LISTOPS,
+    LISTOPS_SHORT,
+    VOCABULARY,
+    ListOpsConfig,
+    draw_block,
+    evaluate,
+    evaluate_all,
+    parse,
+    read_tsv,
+)  # fmt: skip
 from tasks.task import BuildRequest, DataError
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "lra_release_mini.tar.xz"
@@ -169,10 +180,50 @@ def test_the_reader_agrees_with_the_release(release):
     assert checked == 700
 
 
-def test_the_answer_is_the_file_s_own(tmp_path):
-    """Whatever the expression's value is: results on a release are results on its labels."""
-    (tmp_path / "a.tsv").write_text("Source\tTarget\n( ( ( [MAX 1 ) 2 ) ] )\t7\n( ( ( [MIN 3 ) 4 ) ] )\t3\n")
-    assert [answer for _, answer in read_tsv(tmp_path / "a.tsv")] == [7, 3]
+ROWS = "( ( ( [MAX 1 ) 2 ) ] )\t2\n( ( ( [MIN 3 ) 4 ) ] )\t3\n"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_tsv_that_an_editor_on_windows_saved_is_read(tmp_path, mark, end):
+    (tmp_path / "a.tsv").write_bytes(mark + f"Source\tTarget\n{ROWS}".replace("\n", end).encode())
+    assert read_tsv(tmp_path / "a.tsv") == [(bytes([11, 1, 2, 14]), 2), (bytes([10, 3, 4, 14]), 3)]
+
+
+@pytest.mark.parametrize("row", [0, 1, 199, 200, 201, 450])
+def test_one_wrong_answer_is_found_wherever_it_stands(tmp_path, row):
+    rows = ["[MED 1 5 9 [SM 4 8 ] ]\t3"] * 451
+    rows[row] = "[MED 1 5 9 [SM 4 8 ] ]\t4"
+    (tmp_path / "a.tsv").write_text("\n".join(["Source\tTarget", *rows]))
+    with pytest.raises(DataError, match=rf"a.tsv, line {row + 2}: the expression is 3, and the file says 4$"):
+        read_tsv(tmp_path / "a.tsv")
+
+
+def test_many_expressions_are_evaluated_as_one_by_one():
+    rng = random.Random(3)
+    symbols = [*range(15), 14, 14, 14, 10, 11, 12, 13]
+    rows = [bytes(rng.choices(symbols, k=rng.randint(0, 7))) for _ in range(20_000)]
+    rows += [data for data, _ in draw_block(ListOpsConfig(), 0, 0)[:100]]
+    expected = []
+    for row in rows:
+        try:
+            expected.append(evaluate(np.frombuffer(row, np.uint8)))
+        except DataError:
+            expected.append(-1)
+    assert 100 < sum(value >= 0 for value in expected) < 19_000
+    assert evaluate_all(rows).tolist() == expected
+    well_formed = [(row, value) for row, value in zip(rows, expected, strict=True) if value >= 0]
+    assert all(value_of(text_of(row)) == value for row, value in well_formed)
+
+
+def test_rows_that_are_in_two_splits_are_counted(tmp_path):
+    for part, rows in zip(FILES, (ROWS, "5\t5\n", ROWS + ROWS), strict=True):
+        (tmp_path / part).write_text(f"Source\tTarget\n{rows}")
+    arrays = LISTOPS.build(BuildRequest(3, 0, str(tmp_path), ListOpsConfig(), 1, lambda line: None))
+    assert arrays.notes == (
+        "6 of 7 expressions, longer than 3 tokens, were cut",
+        "4 of 7 expressions are copies of another; 4 of the test split are in another split",
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,8 +233,16 @@ def test_the_answer_is_the_file_s_own(tmp_path):
         ("Source\tTarget\n", "no rows"),
         ("Source\tTarget\n[MAX 1 2 ]\n", "line 2"),
         ("Source\tTarget\n[MAX 1 2 ]\t12\n", "line 2"),
-        ("Source\tTarget\n[MUX 1 2 ]\t2\n", "MUX"),
-        ("Source\tTarget\n[MAX é 2 ]\t2\n", "not a ListOps file"),
+        ("Source\tTarget\n[MAX 1 2 ]\t2\n[MUX 1 2 ]\t2\n", r"basic_train.tsv, line 3: unknown ListOps token '\[MUX'"),
+        ("Source\tTarget\n[MAX é 2 ]\t2\n", "line 2: not text of this release"),
+        ("Source\tTarget\n[MAX 1 2 ]\t2\t2\n", "line 2: expected an expression, a tab and a digit, and nothing"),
+        ("Source\tTarget\n\n[MAX 1 2 ]\t2\n", "line 2: expected"),
+        ("Source\tTarget\n\t2\n", "line 2: the expression is empty"),
+        ("Source\tTarget\n( ( ) )\t2\n", "line 2: the expression is empty"),
+        ("Source\tTarget\n[MAX 1 2\t2\n", r"line 2: \[MAX is not closed"),
+        ("Source\tTarget\n[MAX ]\t2\n", r"line 2: \[MAX has no arguments"),
+        ("Source\tTarget\n[MAX 1 2 ] 2\t2\n", "line 2: '2' follows the expression's end"),
+        ("Source\tTarget\n] [MAX 1 2 ]\t2\n", "line 2: a ']' closes an operator that was never opened"),
     ],
 )
 def test_a_damaged_tsv_is_named(tmp_path, content, words):

@@ -114,6 +114,14 @@ def disguised(folder):
         file.write_bytes(data.getvalue())
 
 
+TWICE = r"0 \(1\).npy, line 1: imgs/0/sample_0.png is in .*metadata/0.npy, line 1, too: remove the copy"
+
+
+def add(folder, line):
+    with open(folder / "metadata/0.npy", "a") as file:
+        file.write(f"{line}\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -129,7 +137,22 @@ def disguised(folder):
             lambda f: (f / "metadata/0.npy").write_text("imgs/0 sample_0.png 0 2\n"),
             "0.npy, line 1: folder, file",
         ),
-        (lambda f: np.save(f / "metadata/0.npy", np.zeros(3)), "0.npy is not text"),
+        (lambda f: np.save(f / "metadata/0.npy", np.zeros(3)), "0.npy, line 1: not text of this release"),
+        (lambda f: shutil.copy(f / "metadata/0.npy", f / "metadata/0 (1).npy"), TWICE),
+        (
+            lambda f: add(f, (f / "metadata/1.npy").read_text().splitlines()[4]),
+            r"1.npy, line 5: imgs/1/sample_4.png is in .*0.npy, line 16, too",
+        ),
+        (lambda f: add(f, "imgs/0 sample_3.png 3 0"), r"0.npy, line 16: .*sample_3.png is .* with the labels 1 and 0"),
+        (lambda f: add(f, "./imgs/0/ sample_3.png 3 1"), r"0.npy, line 16: .*sample_3.png is in .*line 4, too"),
+        (
+            lambda f: shutil.copy(f / "imgs/0/sample_1.png", f / "imgs/1/sample_2.png"),
+            "sample_2.png has the label 0, and an equal picture has 1",
+        ),
+        (
+            lambda f: shutil.copy(f / "imgs/0/sample_1.png", f / "imgs/1/sample_3.png"),
+            r"1 of 30 pictures are copies of another, as .*sample_3.png.* remove what is there twice",
+        ),
         (lambda f: (f / "metadata/0.npy").write_text("../../x a.png 0 1\n"), "lies outside the data set"),
         (lambda f: [file.unlink() for file in (f / "metadata").iterdir()], "holds no metadata"),
         (lambda f: shutil.rmtree(f / "metadata"), "has no metadata: the copy is incomplete"),
@@ -141,6 +164,34 @@ def test_a_damaged_copy_is_named(tmp_path, damage, words):
     damage(folder)
     with pytest.raises(DataError, match=words):
         build(tmp_path)
+
+
+def test_a_few_equal_pictures_are_noted(tmp_path):
+    folder = archives.drawings(tmp_path, count=300)
+    shutil.copy(folder / "imgs/0/sample_1.png", folder / "imgs/1/sample_3.png")
+    arrays = build(folder)
+    assert len(arrays.values) == 300
+    assert arrays.notes == (
+        "1 of 300 pictures are copies of another, as curv_contour_length_14/imgs/1/sample_3.png, and may be in several "
+        "splits",
+    )
+
+
+def test_what_operating_systems_leave_behind_is_left_out(tmp_path):
+    expected = build(archives.drawings(tmp_path / "a"))
+    folder = archives.drawings(tmp_path / "b")
+    for name in ("metadata/._0.npy", "metadata/.DS_Store", "imgs/.DS_Store", "imgs/._0", "imgs/0/._sample_0.png"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert np.array_equal(build(folder).values, expected.values)
+    assert not [file for file in HARD.inputs(folder) if file.name.startswith(".")]
+
+
+def test_metadata_that_an_editor_on_windows_saved_are_read(tmp_path):
+    expected = build(archives.drawings(tmp_path / "a"))
+    folder = archives.drawings(tmp_path / "b")
+    for file in (folder / "metadata").iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert np.array_equal(build(folder).values, expected.values)
 
 
 def test_of_two_folders_none_is_chosen(tmp_path):
@@ -201,6 +252,9 @@ def test_blocks_are_small_whatever_the_size():
     assert pixels.nbytes <= 1 << 20 and len(pixels) == len(labels) == 64
 
 
-def test_a_split_without_pictures_is_refused():
-    with pytest.raises(DataError, match="every split of Pathfinder needs at least one picture"):
-        build("generate", rules=PathfinderConfig(train=10, validation=0, test=10))
+def test_a_split_without_pictures_is_refused(tmp_path):
+    for source in ("generate", archives.drawings(tmp_path)):
+        with pytest.raises(DataError, match="every split of Pathfinder needs at least one picture"):
+            build(source, rules=PathfinderConfig(train=10, validation=0, test=10))
+    with pytest.raises(DataError, match=r"of 30 pictures, data\.validation and data\.test leave none to train on"):
+        build(tmp_path, rules=PathfinderConfig(train=50))

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import optax
 import pytest
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 
+from tasks.pathfinder.compiled import compiled
 from tasks.pathfinder.draw import CONTOUR_LENGTH, SIZES, contours, draw, rules
 from tasks.pathfinder.stamps import DEGREES, build_stamps
 from tests.helpers import real_data
+from tests.helpers.cli import ROOT
 
 ALL = [(size, difficulty) for size in SIZES for difficulty in CONTOUR_LENGTH]
 
@@ -362,3 +365,18 @@ def test_statistics_match_the_original(size, difficulty, count):
     often = (b > 0).mean(0) > 0.05  # levels common enough for their mean count to be nearly normal
     assert np.abs(apart(a, b)[often]).max() < 4.5
     assert b[:, a.sum(0) == 0].sum() < 1e-4 * theirs.size  # no level of theirs that ours have never
+
+
+def test_where_numba_finds_no_folder_it_compiles_without_keeping():
+    """A function without a file stands for one whose folders cannot be written: Numba finds no place for either."""
+    names = {}
+    exec("def double(x):\n    return 2 * x", names)
+    with pytest.raises(RuntimeError, match="cannot cache function"):
+        numba.njit(cache=True)(names["double"])
+    assert compiled(names["double"])(21) == 42
+
+
+def test_every_compiled_function_of_the_package_goes_that_way():
+    folder = ROOT / "tasks"
+    users = {file.name for file in folder.rglob("*.py") if "njit" in file.read_text()}
+    assert users == {"compiled.py"}

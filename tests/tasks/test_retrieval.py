@@ -33,7 +33,6 @@ def test_real_counts_and_contents():
     assert [len(split.labels) for split in arrays.splits.values()] == [1190, 149, 149]
     assert np.bincount(arrays.splits["train"].labels).tolist() == [592, 598]
     assert arrays.values.shape == (770, 4000) and arrays.values.dtype == np.uint8
-    assert "1,190 / 149 / 149 pairs" in arrays.notes[0]
     check(arrays, real_data.folder() / "lra_release" / "tsv_data", 4000)
 
 
@@ -93,6 +92,7 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path):
         (b"0.5\tA\tB\ttext\ttext\n", "line 61: the label must be 0.0 or 1.0, not '0.5'"),
         (b"label\tid1\tid2\ttext1\ttext2\n", "not 'label'"),
         (b"1.0\tA\tB\t\ttext\n", "line 61: a document is empty"),
+        (b"1.0\tA\tB\t \ttext\n", "line 61: a document is empty"),
         (b"1.0\tA\tB\tcaf\xe9\ttext\n", r"line 61: byte 11 is not UTF-8 .* --allow_unverified"),
     ],
 )
@@ -124,8 +124,25 @@ def test_an_empty_or_missing_file_is_named(tmp_path):
 
 
 def test_a_file_without_line_ends_is_not_read_as_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.retrieval._LONGEST", 1000)
+    monkeypatch.setattr("tasks.io.lines.LONGEST", 1000)
     folder = archives.papers(tmp_path)
     (folder / FILES[0]).write_bytes(b"1.0\tA\tB\t" + b"x" * 5000)
-    with pytest.raises(DataError, match="line 1: 4 columns"):
+    with pytest.raises(DataError, match=r"train\.tsv, line 1: longer than 1,000 bytes"):
         build(folder)
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path):
+    plain, other = archives.papers(tmp_path / "a"), archives.papers(tmp_path / "b")
+    for name in FILES:
+        content = (other / name).read_bytes()
+        (other / name).write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert np.array_equal(build(plain).values, build(other).values)
+    (other / FILES[0]).write_bytes((plain / FILES[0]).read_text().encode("utf-16"))
+    with pytest.raises(DataError, match=r"train\.tsv is UTF-16"):
+        build(other)
+
+
+def test_pairs_that_are_in_two_splits_are_counted(tmp_path):
+    folder = archives.papers(tmp_path)
+    (folder / FILES[2]).write_bytes((folder / FILES[0]).read_bytes())
+    assert any("; 60 of the test split are in another split" in note for note in build(folder).notes)

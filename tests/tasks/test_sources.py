@@ -1,12 +1,15 @@
 """Which source is taken, what is said where there is none, and that only TFDS needs TensorFlow."""
 
 import dataclasses
+import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks import TASKS
@@ -108,6 +111,12 @@ def test_a_source_that_there_is_not_is_told(task, source, words, tmp_path):
         found(task, source, tmp_path)
 
 
+def test_one_of_several_files_is_no_source(tmp_path):
+    file = archives.expressions(tmp_path) / "basic_train.tsv"
+    with pytest.raises(DataError, match=r"basic_train\.tsv is one of the files of ListOps: name the folder"):
+        found(TASKS["listops"], str(file))
+
+
 def test_an_empty_or_missing_folder_is_told(tmp_path):
     with pytest.raises(SourceNotFound, match=f"{tmp_path} holds no IMDb reviews: train/neg"):
         found(TEXT, str(tmp_path))
@@ -119,6 +128,49 @@ def test_the_newest_version_of_a_prepared_copy_is_taken(tmp_path):
     for version in ("3.0.2", "3.0.10", "2.9.9"):
         prepared_copy(tmp_path, f"cifar10/{version}")
     assert tfds.find_prepared("cifar10", [tmp_path / "nowhere", tmp_path]).name == "3.0.10"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("lra_release", "w"), ("lra_release.tar", "w"), ("lra_release.gz", "w:gz"), ("lra_release.tar.gz", "w:gz"),
+     ("lra_release.tgz", "w:gz"), ("lra_release.tar.xz", "w:xz"), ("lra_release.tar.bz2", "w:bz2"),
+     ("lra_release.gz", "w"), ("lra_release.zip", "zip")],
+)  # fmt: skip
+@pytest.mark.parametrize("task", ["listops", "pathfinder"])
+def test_a_release_packed_otherwise_is_read_by_its_content(tmp_path, task, name, mode):
+    """As gunzip, a browser, or another site leaves it: also with an ending that is not true."""
+    folder = tmp_path / "unpacked"
+    archives.expressions(folder / "lra_release")
+    archives.drawings(folder / "lra_release")
+    (tmp_path / "named").mkdir()
+    if mode == "zip":
+        shutil.make_archive(str(tmp_path / "named/lra_release"), "zip", folder)
+    else:
+        with tarfile.open(tmp_path / "named" / name, mode) as tar:
+            tar.add(folder / "lra_release", "lra_release")
+    entry = prepare(TASKS[task], TASKS[task].length, 0, "auto", cache=tmp_path, source_dir=tmp_path / "named")
+    whole = prepare(TASKS[task], TASKS[task].length, 0, str(folder), cache=tmp_path)
+    assert describe(entry)["settings"]["source"]["path"] == str(tmp_path / "named" / name)
+    assert open_entry(entry).fingerprint == open_entry(whole).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "words"),
+    [
+        ("text", {"text": b"good", "label": -1}, "1.0.0 train 0 has the class -1 where 0 and 1 are known"),
+        ("text", {"text": b" ", "label": 1}, "1.0.0 train 0 is empty"),
+        (
+            "image",
+            {"image": np.zeros((32, 32, 3), np.uint8), "label": 10},
+            "1.0.0, picture 1: class 10 in a set of ten",
+        ),
+    ],
+)
+def test_a_tfds_copy_is_checked_as_well(tmp_path, monkeypatch, name, example, words):
+    folder = prepared_copy(tmp_path, "1.0.0")
+    monkeypatch.setattr(tfds, "read_examples", lambda folder, split: iter([example]))
+    with pytest.raises(DataError, match=words):
+        TASKS[name].build(archives.request(TASKS[name], folder))
 
 
 # --- without network ----------------------------------------------------------------------------------

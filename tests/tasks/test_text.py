@@ -1,5 +1,6 @@
 """Text: bytes of IMDb, the held-out split, damaged copies."""
 
+import re
 import shutil
 
 import numpy as np
@@ -29,7 +30,11 @@ def test_real_counts_and_classes(real):
     assert counts == {"train": [11_250] * 2, "validation": [1_250] * 2, "test": [12_500] * 2}
     assert real.values.shape == (50_000, 4000) and real.values.dtype == np.uint8
     assert real.lengths.min() == 32 and real.lengths.max() == 4000
-    assert real.notes == ("1,510 of 50,000 reviews, longer than 4,000 bytes, were cut",)
+    assert real.notes == (
+        "418 of 50,000 reviews are copies of another; 123 of the test split are in another split",
+        "1,510 of 50,000 reviews, longer than 4,000 bytes, were cut",
+    )
+    assert not real.unverified
 
 
 def test_real_reviews_are_their_files(real):
@@ -117,6 +122,43 @@ def test_a_damaged_copy_is_named(tmp_path, damage, words):
     folder = archives.imdb(tmp_path)
     damage(folder)
     with pytest.raises(DataError, match=words):
+        build(folder)
+
+
+@pytest.mark.parametrize("name", ["0_5.txt", "0_3.txt", "0_11.txt", "0.txt", "0_7 (1).txt", "notes.txt"])
+def test_a_name_without_a_rating_of_its_class_needs_a_word_from_the_user(tmp_path, name, monkeypatch):
+    folder = archives.imdb(tmp_path, each=100)
+    monkeypatch.setattr("tasks.text._COUNTS", (180, 20, 200))
+    assert build(folder, allow_unverified=False).notes == ()
+    next((folder / "train" / "pos").iterdir()).rename(folder / "train" / "pos" / name)
+    first = re.escape(f"train/pos/{name} is the first")
+    with pytest.raises(DataError, match=rf"1 reviews are not named NUMBER_RATING.txt.*{first}.*--allow_unverified"):
+        build(folder, allow_unverified=False)
+    arrays = build(folder)
+    assert arrays.unverified and any(f"train/pos/{name} is the first" in note for note in arrays.notes)
+
+
+def test_what_operating_systems_leave_behind_is_left_out(tmp_path):
+    folder = archives.imdb(tmp_path)
+    expected = build(folder)
+    for name in ("train/pos/._0_7.txt", "train/neg/.DS_Store", "test/pos/Thumbs.db"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert np.array_equal(build(folder).values, expected.values)
+
+
+def test_train_in_the_place_of_test_needs_a_word_from_the_user(tmp_path, monkeypatch):
+    folder = archives.imdb(tmp_path)
+    shutil.rmtree(folder / "test")
+    shutil.copytree(folder / "train", folder / "test")
+    monkeypatch.setattr("tasks.text._COUNTS", (72, 8, 80))
+    with pytest.raises(DataError, match=r"80 of the 80 reviews of test are in train, too: .*--allow_unverified"):
+        build(folder, allow_unverified=False)
+
+
+def test_a_file_that_is_far_too_long_is_no_review(tmp_path):
+    folder = archives.imdb(tmp_path)
+    (folder / "test/neg/99_1.txt").write_text("x" * 2_000_000)
+    with pytest.raises(DataError, match=r"99_1.txt has more than 1,048,576 bytes"):
         build(folder)
 
 

@@ -148,7 +148,8 @@ def test_the_tfds_version_of_pathfinder_gives_what_its_folder_gives(tmp_path):
         entry = prepare(task, 1024, 0, source, cache=tmp_path / source.replace("/", "-"), **settings)
         data = open_entry(entry)
         assert data.source == "tfds pathfinder32 1.0.0" and data.fingerprint == expected.fingerprint
-        assert data.notes[0].startswith("1 empty or broken pictures were skipped: record")
+        assert data.notes[0] == "23 / 3 / 3 examples where the release has 160,000 / 20,000 / 20,000"
+        assert data.notes[1].startswith("1 empty or broken pictures were skipped: record")
     archive = archives.pack(tmp_path / "data" / "TFDS", tmp_path / "pathfinder_tfds.gz")
     packed = open_entry(prepare(task, 1024, 0, str(archive), cache=tmp_path / "cache"))
     assert packed.fingerprint == expected.fingerprint

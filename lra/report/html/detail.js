@@ -132,7 +132,9 @@ function buildNotes() {
   document.getElementById("notes").append(
     make("p", {}, `${data.metric}. ${data.explained}`),
     ...data.conflicts.map((line) => make("p", { class: "lost" }, line)),
-    scrolling("Data", plainTable(["Task", "Data", "Version", "Fingerprint", "Examples", "Most frequent class (%)"], rows)));
+    scrolling("Data", plainTable(["Task", "Data", "Version", "Fingerprint", "Examples", "Most frequent class (%)"], rows)),
+    ...Object.entries(data.columns).flatMap(([name, column]) => column.notes.map((note) =>
+      make("p", { class: "note" }, `${name}: ${note}`))));
 }
 
 const count = (values) => new Set(values).size;
