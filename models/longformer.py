@@ -8,6 +8,7 @@ from flax import nnx
 
 from models.attention import attend
 from models.core.block_attention import attend_blocks, from_blocks
+from models.core.initial import Linear
 from models.core.layers import MASKED, MultiHead, at_least, split_heads
 
 
@@ -46,9 +47,9 @@ class Longformer(MultiHead):
         self.window, self.tokens = window, min(tokens, length)
         if self.tokens:
             width = dim if qkv is None else qkv
-            self.global_query = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
-            self.global_key = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
-            self.global_value = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_query = Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_key = Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_value = Linear(dim, width, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         o = window_attention(*self.project(x), mask, self.window, self.tokens, self.rate, rngs)

@@ -11,13 +11,14 @@ from flax import nnx
 
 from models.core.block_attention import from_blocks, pad_length, to_blocks
 from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds
+from models.core.initial import Linear
 from models.core.layers import MASKED, Constant, at_least, merge_heads, split_heads
 
 
 class Reformer(nnx.Module):
     """Reformer: The Efficient Transformer. Kitaev et al. 2020, arXiv:2001.04451, section 2.
 
-        out_i = Σ_r exp(z_ir − z_i) Σ_{j ∈ P_ir} exp(q_i·k_j / √K − log N_ij − z_ir) v_j,  k_j = q_j / ‖q_j‖
+        out_i = Σ_r exp(z_ir − z_i) Σ_{j ∈ P_ir} exp(q_i·k_j − log N_ij − z_ir) v_j,  k_j = q_j / ‖q_j‖
         P_ir = {j : |⌊s_ir / m⌋ − ⌊s_jr / m⌋| ≤ 1},  N_ij = how many rounds r have j in P_ir
 
     s_ir is i's rank when round r sorts positions by (hash, position), m is `chunk`, z are the logarithms of the
@@ -47,6 +48,7 @@ class Reformer(nnx.Module):
         hashes: int = 4,
         chunk: int = 64,
         buckets: int = 0,
+        scaled: bool = False,
         rngs: nnx.Rngs,
     ):
         qkv = dim if qkv is None else qkv
@@ -55,10 +57,10 @@ class Reformer(nnx.Module):
         at_least(1, hashes=hashes, chunk=chunk)
         if buckets < 0 or buckets % 2:
             raise ValueError(f"buckets must be 0 (for 2·length / chunk) or even, not {buckets}")
-        self.heads, self.rate, self.chunk = heads, dropout, min(chunk, length)
-        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+        self.heads, self.rate, self.chunk, self.scaled = heads, dropout, min(chunk, length), scaled
+        self.query = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.value = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = Linear(qkv, dim, use_bias=False, rngs=rngs)
         self.halves = half_sizes(buckets or 2 * -(-length // self.chunk))
         self.shape = (heads, qkv // heads, hashes, sum(self.halves))
         self.rotations = Constant(jax.random.normal(rngs.params(), self.shape))
@@ -69,7 +71,8 @@ class Reformer(nnx.Module):
         if rngs is not None:
             rotations = jax.random.normal(rngs.dropout(), self.shape)
         buckets = hash_buckets(q, rotations, self.halves)
-        return self.out(merge_heads(lsh_attention(q, v, mask, buckets, self.chunk, self.rate, rngs)))
+        y = lsh_attention(q, v, mask, buckets, self.chunk, self.rate, rngs, self.scaled)
+        return self.out(merge_heads(y))
 
 
 def half_sizes(buckets: int) -> tuple[int, ...]:
@@ -112,11 +115,16 @@ def lsh_attention(
     chunk: int,
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
+    scaled: bool = False,
 ) -> jax.Array:
-    """Attention within neighbouring chunks: q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K]."""
+    """Attention within neighbouring chunks: q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K].
+
+    The logits are q·k with k = q / ‖q‖, and q·k / √K if `scaled`.
+    """
     (batch, length, heads, width), rounds = q.shape, buckets.shape[-1]
     norm = jnp.sqrt(jnp.sum(jnp.square(q.astype(jnp.float32)), -1, keepdims=True) + 1e-12)
-    k = (q.astype(jnp.float32) / norm).astype(q.dtype)
+    # `attend_tiles` divides by √K.
+    k = (q.astype(jnp.float32) * ((1 if scaled else width**0.5) / norm)).astype(q.dtype)
     buckets = jnp.where(mask[..., None, None], buckets, jnp.iinfo(jnp.int32).max)
     buckets = pad_length(buckets, chunk)
     padded = buckets.shape[1]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import pad_length
+from models.core.initial import Linear, head_kernels
 from models.core.layers import MASKED, MultiHead, at_least, batch_bits, split_heads
 from models.core.layers import dropout as drop
 
@@ -51,9 +52,8 @@ class Sinkhorn(MultiHead):
         self.block, self.iterations = min(block, length), iterations
         self.temperature, self.noise = temperature, noise
         width, blocks = dim if qkv is None else qkv, -(-length // self.block)
-        self.pooled = nnx.Linear(dim, width, rngs=rngs)
-        scale = (width // heads) ** -0.5
-        self.sort = nnx.Param(scale * jax.random.normal(rngs.params(), (heads, width // heads, blocks)))
+        self.pooled = Linear(dim, width, rngs=rngs)
+        self.sort = nnx.Param(head_kernels(rngs, (heads, width // heads, blocks)))
         self.sort_bias = nnx.Param(jnp.zeros((heads, blocks)))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

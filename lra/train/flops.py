@@ -38,7 +38,7 @@ REDUCTIONS = {
     "cumlogsumexp",
 }  # fmt: skip
 UNKNOWN = {
-    "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd", "qr",
+    "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd",
     "householder_product",
 }  # fmt: skip
 """Primitives without a rule: they make the count NaN."""
@@ -125,6 +125,13 @@ def _is_real(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
 
 
+def _count_qr(eqn: JaxprEqn) -> float:
+    """Householder's reduction of [..., m, n], and the product of its reflections (Golub and Van Loan, section 5.2)."""
+    *batch, m, n = _shape(eqn.invars[0])
+    most, least = max(m, n), min(m, n)
+    return 2 * math.prod(batch) * 2.0 * least**2 * (most - least / 3)
+
+
 def _count_scatter(eqn: JaxprEqn) -> float:
     return _size(eqn.invars[2]) if _floating(eqn.invars[2]) else 0
 
@@ -146,6 +153,7 @@ COUNTED: dict[str, Callable[[JaxprEqn], float]] = {
     "dot_general": _count_dot,
     "conv_general_dilated": _count_convolution,
     "fft": _count_fft,
+    "qr": _count_qr,
     "scatter-add": _count_scatter,
     "scatter_add": _count_scatter,
     "scatter-mul": _count_scatter,

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.helpers.mixing import (
     DIM,
@@ -118,6 +119,20 @@ def test_narrow_heads_and_dropout():
     assert first.shape == x.shape
     np.testing.assert_array_equal(first, same)
     assert error(first, other) > 1e-3
+
+
+def test_what_is_added_to_the_packed_sequence_is_dropped_at_the_encoder_s_rate():
+    x, mask = inputs()
+    mixer, packed = build("luna", layer=1, packed=200, residual_dropout=0.4), normal(3, 200, DIM, seed=4)
+
+    def added(key):
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        return np.asarray(mixer.carry(x, mask, packed, rngs)[1] - packed)
+
+    whole, dropped = added(None), added(jax.random.key(0))
+    kept = np.abs(dropped) > 1e-5
+    np.testing.assert_allclose(dropped, np.where(kept, whole / 0.6, 0), atol=2e-5)
+    assert abs(kept.mean() - 0.6) < 0.05
 
 
 def test_padding_changes_nothing():

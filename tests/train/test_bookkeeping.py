@@ -19,7 +19,7 @@ def trainer(seeds=(0, 1), **fields):
     usual = {
         "outcome": TrainResult([SeedResult(seed) for seed in seeds]), "hooks": Hooks(), "recent": [], "profile": None,
         "budget": SimpleNamespace(steps=20), "state": State({"w": weights}, {}, jnp.int32(0)), "best": {"w": weights},
-        "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
+        "best_redrawn": (), "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
         "warm": False,
     }  # fmt: skip
     for name, value in (usual | fields).items():
@@ -38,7 +38,7 @@ def test_each_seed_is_tested_at_its_earliest_best_step_on_validation_and_at_its_
     trained = trainer(seeds=(0, 1, 2))
     trained.outcome.results[2].status = "diverged"
 
-    def score(params, split):
+    def score(params, redrawn, split):
         steps = np.asarray(params["w"])[:, 0].astype(int) - 1
         accuracies = [ACCURACY[split][seed][steps[seed]] for seed in (0, 1)]
         return np.zeros(3), np.array([*accuracies, 1.0])
