@@ -25,7 +25,8 @@ class Longformer(MultiHead):
 
     Dilated windows, which the paper uses for character models, are left out, as in its classifiers. The
     official code has no global token, computes two dense L×L attentions, and its global projections never get
-    a gradient.
+    a gradient. Its window of w positions includes the query's own, so where w is even it reaches w/2 to the right
+    and one less to the left.
     """
 
     def __init__(

@@ -19,6 +19,9 @@ class Sinkhorn(MultiHead):
         out_i = softmax([q_i·k̃_j ; q_i·k_j] / √K) [ṽ_j ; v_j] over the j of i's block
         k̃ = R k, ṽ = R v: sums of whole blocks
 
+    One softmax over a block's own and its sorted keys is a choice: the official code adds the outputs of two softmaxes,
+    one over each.
+
     Each head sorts separately. While training, Gumbel noise is added to the logits before the division
     (section 3.2.1), unless `noise` is off. Time L·block + (L/block)²·(block·K + iterations), memory
     L·block + iterations·(L/block)². W_B has L/block columns per head, so parameters grow with L: with

@@ -80,8 +80,9 @@ class Synthesizer(nnx.Module):
     no logit. Dropout of the random kinds' weights is drawn once per batch.
 
     The official benchmark's default, from which the published score comes, adds R to the dot product
-    (`random+dot`, there without α); its Text recipe's mode, rank and "ignore dot product" never reach the
-    model.
+    (`random+dot`, there without α). Its dense kind has one W₂ and no b for all heads, and reads the scores
+    [B, L, H, S] as [B, H, L, S] without a transpose, so that a row mixes heads and positions. Its Text recipe's mode,
+    rank and "ignore dot product" never reach the model.
     """
 
     def __init__(

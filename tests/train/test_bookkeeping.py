@@ -19,8 +19,8 @@ def trainer(seeds=(0, 1), **fields):
     usual = {
         "outcome": TrainResult([SeedResult(seed) for seed in seeds]), "hooks": Hooks(), "recent": [], "profile": None,
         "budget": SimpleNamespace(steps=20), "state": State({"w": weights}, {}, jnp.int32(0)), "best": {"w": weights},
-        "best_redrawn": (), "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
-        "warm": False,
+        "best_redrawn": {"ω": weights}, "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10,
+        "length": 5, "compiled": {}, "warm": False,
     }  # fmt: skip
     for name, value in (usual | fields).items():
         setattr(bare, name, value)
@@ -39,6 +39,7 @@ def test_each_seed_is_tested_at_its_earliest_best_step_on_validation_and_at_its_
     trained.outcome.results[2].status = "diverged"
 
     def score(params, redrawn, split):
+        np.testing.assert_array_equal(params["w"], redrawn["ω"])  # parameters go with what was drawn at their step
         steps = np.asarray(params["w"])[:, 0].astype(int) - 1
         accuracies = [ACCURACY[split][seed][steps[seed]] for seed in (0, 1)]
         return np.zeros(3), np.array([*accuracies, 1.0])
@@ -48,7 +49,8 @@ def test_each_seed_is_tested_at_its_earliest_best_step_on_validation_and_at_its_
         trained.outcome.steps = step
         for result in trained.outcome.results:
             result.steps = step
-        trained.state = State({"w": jnp.full((3, 1), float(step))}, {}, jnp.int32(step))
+        drawn = jnp.full((3, 1), float(step))
+        trained.state = State({"w": drawn}, {}, jnp.int32(step), {"ω": drawn})
         trained.recent = [np.full((2, 3, 2), step)]
         assert trained._validate() is (step in (1, 2, 4))
     trained._test()
