@@ -7,6 +7,7 @@ FLOPs per operation:
 
 - `dot_general`: 2 per multiply-add; convolutions likewise, over the kernel's window;
 - `fft` over N points: 5 N log₂ N per complex transform, half of it if one side is real (Cooley & Tukey's radix 2);
+- `qr` of m×n, m ≥ n: 4 n² (m − n/3), for the reduction and for forming Q (Golub & Van Loan, section 5.2);
 - arithmetic and transcendental functions of floating-point numbers: 1 per output element;
 - sums, products, maxima and cumulative sums of them: 1 per input element; scatter-add: 1 per element of the update;
 - cuDNN's attention, T queries on S keys, heads of width K: per head, 2 products of 2·T·S·K forwards, 5 backwards;
@@ -126,7 +127,6 @@ def _is_real(variable: Any) -> bool:
 
 
 def _count_qr(eqn: JaxprEqn) -> float:
-    """Householder's reduction of [..., m, n], and the product of its reflections (Golub and Van Loan, section 5.2)."""
     *batch, m, n = _shape(eqn.invars[0])
     most, least = max(m, n), min(m, n)
     return 2 * math.prod(batch) * 2.0 * least**2 * (most - least / 3)
