@@ -112,7 +112,8 @@ class Performer(nnx.Module):
 
     Redrawing: training draws new directions every `redraw` steps (0: never) as a function of seed and step, and
     evaluation uses those of the last step. The default is what the official benchmark's softmax kernel does, which
-    draws for every batch (there in evaluation too, from a seed computed from the queries' sum).
+    draws for every batch (there in evaluation too, from a seed computed from the queries' sum). On listops_short of
+    `quick`, three seeds, 64 features test at 42.9 % with it and at 44.6 % with the first draw throughout.
 
     The official benchmark ignores the mask here. Its default, and all its configs but that of ListOps, are
     `plain_relu`; ListOps has `softmax` with 2 features. It adds 10⁻⁶ to every softmax feature after dividing by the
