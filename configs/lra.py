@@ -5,6 +5,8 @@ google-research/long-range-arena); `lra_paper` has the appendix's values.
 
 Command: python run.py run --protocol=lra --tasks=listops,image,pathfinder --models=all --seeds=0,1,2
 
+Parameters start from what the released code draws them from (`models.core.initial`).
+
 Choices that the released configs leave open: a model without a shape takes the task's Transformer shape. Text has the
 paper's length of 4,000 (the released base config has 1,000: `--lengths=1000`). Pathfinder keeps the config's fixed
 positions, although training is reported to stay at 50 % with them (issue #60): `--set encoder.positions=learned`.
@@ -18,21 +20,21 @@ from typing import Any
 from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 
 _IMAGE = Encoder(
-    dim=32, heads=1, layers=1, qkv=32, mlp=64, positions="learned", dropout=0.3, attention_dropout=0.2
+    dim=32, heads=1, layers=1, qkv=32, mlp=64, positions="learned", dropout=0.3, attention_dropout=0.2, init="xavier"
 )  # fmt: skip
-_PATH = Encoder(dim=32, heads=2, layers=1, qkv=16, mlp=32, pool="mean")
+_PATH = Encoder(dim=32, heads=2, layers=1, qkv=16, mlp=32, pool="mean", init="xavier")
 
 TASKS = {
     "listops": Recipe(
-        Encoder(dim=512, heads=8, layers=4, qkv=512, mlp=1024),
+        Encoder(dim=512, heads=8, layers=4, qkv=512, mlp=1024, init="xavier"),
         Optimizer(0.05, weight_decay=0.1), Schedule("rsqrt", 1_000), Train(5_000, batch=32, eval_every=50),
     ),
     "text": Recipe(
-        Encoder(dim=256, heads=4, layers=4, qkv=256, mlp=1024),
+        Encoder(dim=256, heads=4, layers=4, qkv=256, mlp=1024, init="xavier"),
         Optimizer(0.05, weight_decay=0.1), Schedule("rsqrt", 8_000), Train(20_000, batch=32, eval_every=100),
     ),
     "retrieval": Recipe(
-        Encoder(dim=128, heads=4, layers=4, qkv=128, mlp=512),
+        Encoder(dim=128, heads=4, layers=4, qkv=128, mlp=512, init="xavier"),
         Optimizer(0.05, weight_decay=0.1), Schedule("rsqrt", 8_000), Train(5_000, batch=32, eval_every=100),
     ),
     "image": Recipe(_IMAGE, Optimizer(5e-4), Schedule("cosine", 175), Train(35_000, batch=256, eval_every=175)),

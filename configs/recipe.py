@@ -39,6 +39,8 @@ class Encoder:
     attention_dropout: float = 0.1
     reversible: bool = False
     """Blocks store no activations for the backward pass (see `models.core.reversible`)."""
+    init: Literal["lecun", "xavier", "torch"] = added("lecun")
+    """What parameters start from (see `models.core.initial`): as in Flax, the official benchmark, or PyTorch."""
 
 
 @dataclass(frozen=True)

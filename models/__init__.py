@@ -32,11 +32,11 @@ MIXERS: dict[str, str] = {
     "skyformer": "models.skyformer:Skyformer",
 }
 
-VERSIONS: dict[str, int] = {}
+VERSIONS: dict[str, int] = {"luna": 2, "performer": 2, "reformer": 2}
 """A mixer's version, where it is above 1. It goes up when the same recipe and seed give other numbers; what rounds
 otherwise is no reason. It is part of a cell's key, so finished cells of other versions run again."""
 
-ENCODER_VERSIONS: dict[str, dict[str, int]] = {}
+ENCODER_VERSIONS: dict[str, dict[str, int]] = {"positions": {"sinusoidal": 2}}
 """Versions of the encoder's parts, where they are above 1, by field and value: {"positions": {"sinusoidal": 2}}."""
 
 

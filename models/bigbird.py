@@ -25,7 +25,9 @@ class BigBird(MultiHead):
 
     Departs from the paper in its handling of padding: the "last" block is the last one that holds a real token,
     and random blocks are drawn among those up to it, so that padding changes nothing. In the official code random
-    blocks come from the first 1,024 tokens only, there is no attention dropout, and fewer than 8 blocks raise.
+    blocks come from the first 1,024 tokens only, there is no attention dropout, and fewer than 8 blocks raise. Its
+    padding leaks: inputs are filled up to whole blocks with zeros (one more block where there is nothing to fill),
+    and the mask, which is Boolean, with −10⁹, that is, True, so that those zeros are keys like any other.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.core.initial import over_positions
 from models.core.layers import Projections, at_least, dropout, split_heads
 
 
@@ -54,7 +55,7 @@ class Linformer(nnx.Module):
         self.rate = dropout
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
         # With variance 1/L, a projected key of a full-length input has the variance of a key.
-        self.shortening = nnx.Param(jax.random.normal(rngs.params(), (length, rank)) * length**-0.5)
+        self.shortening = nnx.Param(over_positions(rngs, (length, rank), length**-0.5))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         p = self.projections

@@ -21,7 +21,8 @@ class Local(MultiHead):
     CLS token is the first position of the first block, and sees only that block, in one layer or in many.
 
     In the official code, by the way it reshapes, a position attends to those equal to it modulo the number of
-    blocks instead of its neighbours, and the mask is reshaped the other way, so that padding leaks.
+    blocks instead of its neighbours, and the mask is reshaped the other way, so that padding leaks; as it does from
+    what fills up the last block, where the Boolean mask is padded with −10⁹, that is, True.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from flax import nnx
 
 from models.attention import attend
 from models.core.block_attention import attend_blocks, from_blocks
+from models.core.initial import Linear
 from models.core.layers import MASKED, MultiHead, at_least, split_heads
 
 
@@ -24,7 +25,8 @@ class Longformer(MultiHead):
 
     Dilated windows, which the paper uses for character models, are left out, as in its classifiers. The
     official code has no global token, computes two dense L×L attentions, and its global projections never get
-    a gradient.
+    a gradient. Its window of w positions includes the query's own, so where w is even it reaches w/2 to the right
+    and one less to the left.
     """
 
     def __init__(
@@ -46,9 +48,9 @@ class Longformer(MultiHead):
         self.window, self.tokens = window, min(tokens, length)
         if self.tokens:
             width = dim if qkv is None else qkv
-            self.global_query = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
-            self.global_key = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
-            self.global_value = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_query = Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_key = Linear(dim, width, use_bias=False, rngs=rngs)
+            self.global_value = Linear(dim, width, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         o = window_attention(*self.project(x), mask, self.window, self.tokens, self.rate, rngs)

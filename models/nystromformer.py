@@ -8,6 +8,7 @@ from flax import nnx
 
 from models.core.block_attention import from_blocks, mask_to_blocks, to_blocks
 from models.core.chunked import exp_below, map_chunks, map_heads, masked_max, to_chunks, weighted_sums
+from models.core.initial import fan_in_uniform, init_of
 from models.core.layers import MASKED, Projections, at_least, split_heads
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -128,6 +129,13 @@ def convolve(v: jax.Array, weights: jax.Array) -> jax.Array:
     return y.reshape(batch, blocks * block, heads, width)[:, :length]
 
 
+def initial_filters(rngs: nnx.Rngs, heads: int, size: int) -> jax.Array:
+    """Draws one filter per head, [H, W]: N(0, 1/W), or as PyTorch's convolution starts if `rngs` ask for it."""
+    if init_of(rngs) == "torch":
+        return fan_in_uniform(rngs.params(), (heads, size), size)
+    return jax.random.normal(rngs.params(), (heads, size)) * size**-0.5
+
+
 class Nystromformer(nnx.Module):
     """Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention.
 
@@ -162,8 +170,7 @@ class Nystromformer(nnx.Module):
             raise ValueError(f"kernel must be odd, or 0 for no convolution, not {kernel}")
         self.landmarks, self.iterations = landmarks, iterations
         self.projections = Projections(dim, heads, qkv, rngs=rngs)
-        filters = jax.random.normal(rngs.params(), (heads, kernel)) * max(kernel, 1) ** -0.5
-        self.filters = nnx.Param(filters) if kernel else None
+        self.filters = nnx.Param(initial_filters(rngs, heads, kernel)) if kernel else None
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         p = self.projections

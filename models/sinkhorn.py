@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import pad_length
+from models.core.initial import Linear, head_kernels
 from models.core.layers import MASKED, MultiHead, at_least, batch_bits, split_heads
 from models.core.layers import dropout as drop
 
@@ -17,6 +18,9 @@ class Sinkhorn(MultiHead):
         R = S(relu(W_B relu(W_P Σ_block x + b_P) + b_B) / τ),  S: rows, then columns, scaled to sum to 1 in turn
         out_i = softmax([q_i·k̃_j ; q_i·k_j] / √K) [ṽ_j ; v_j] over the j of i's block
         k̃ = R k, ṽ = R v: sums of whole blocks
+
+    One softmax over a block's own and its sorted keys is a choice: the official code adds the outputs of two softmaxes,
+    one over each.
 
     Each head sorts separately. While training, Gumbel noise is added to the logits before the division
     (section 3.2.1), unless `noise` is off. Time L·block + (L/block)²·(block·K + iterations), memory
@@ -51,9 +55,8 @@ class Sinkhorn(MultiHead):
         self.block, self.iterations = min(block, length), iterations
         self.temperature, self.noise = temperature, noise
         width, blocks = dim if qkv is None else qkv, -(-length // self.block)
-        self.pooled = nnx.Linear(dim, width, rngs=rngs)
-        scale = (width // heads) ** -0.5
-        self.sort = nnx.Param(scale * jax.random.normal(rngs.params(), (heads, width // heads, blocks)))
+        self.pooled = Linear(dim, width, rngs=rngs)
+        self.sort = nnx.Param(head_kernels(rngs, (heads, width // heads, blocks)))
         self.sort_bias = nnx.Param(jnp.zeros((heads, blocks)))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

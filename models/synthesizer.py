@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.core.initial import Linear, head_kernels, over_positions
 from models.core.layers import MASKED, Constant, at_least, dropout, merge_heads, split_heads
 
 KINDS = ("random", "fixed", "dense", "factorised_random", "factorised_dense", "dot")
@@ -47,9 +48,8 @@ class Dense(nnx.Module):
 
     def __init__(self, dim: int, heads: int, qkv: int, size: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.into = nnx.Linear(dim, qkv, rngs=rngs)
-        width = qkv // heads
-        self.out = nnx.Param(jax.random.normal(rngs.params(), (heads, width, size)) * width**-0.5)
+        self.into = Linear(dim, qkv, rngs=rngs)
+        self.out = nnx.Param(head_kernels(rngs, (heads, qkv // heads, size)))
         self.bias = nnx.Param(jnp.zeros((heads, size)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,8 +80,9 @@ class Synthesizer(nnx.Module):
     no logit. Dropout of the random kinds' weights is drawn once per batch.
 
     The official benchmark's default, from which the published score comes, adds R to the dot product
-    (`random+dot`, there without α); its Text recipe's mode, rank and "ignore dot product" never reach the
-    model.
+    (`random+dot`, there without α). Its dense kind has one W₂ and no b for all heads, and reads the scores
+    [B, L, H, S] as [B, H, L, S] without a transpose, so that a row mixes heads and positions. Its Text recipe's mode,
+    rank and "ignore dot product" never reach the model.
     """
 
     def __init__(
@@ -105,27 +106,27 @@ class Synthesizer(nnx.Module):
             if name not in KINDS or self.kinds.count(name) > 1:
                 raise ValueError(f"kind must be one or more of {', '.join(KINDS)}, joined by +, not {kind!r}")
         self.heads, self.rate = heads, dropout
-        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+        self.value = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = Linear(qkv, dim, use_bias=False, rngs=rngs)
         self.alpha = nnx.Param(jnp.zeros(len(self.kinds))) if len(self.kinds) > 1 else None
-        normal = lambda *shape: jax.random.normal(rngs.params(), shape)  # noqa: E731
         if "random" in self.kinds:
-            self.random = nnx.Param(normal(heads, length, length))
+            self.random = nnx.Param(over_positions(rngs, (heads, length, length), 1.0))
         if "fixed" in self.kinds:
-            self.fixed = Constant(normal(heads, length, length))
+            self.fixed = Constant(over_positions(rngs, (heads, length, length), 1.0))
         if "dense" in self.kinds:
             self.dense = Dense(dim, heads, qkv, length, rngs=rngs)
         if "factorised_random" in self.kinds:
             # The entries of their product have variance 1, like R's.
-            self.rows = nnx.Param(normal(heads, length, rank) * rank**-0.25)
-            self.columns = nnx.Param(normal(heads, length, rank) * rank**-0.25)
+            self.rows, self.columns = (
+                nnx.Param(over_positions(rngs, (heads, length, rank), rank**-0.25)) for _ in range(2)
+            )
         if "factorised_dense" in self.kinds:
             self.a = math.isqrt(length - 1) + 1
             self.dense_a = Dense(dim, heads, qkv, self.a, rngs=rngs)
             self.dense_b = Dense(dim, heads, qkv, -(-length // self.a), rngs=rngs)
         if "dot" in self.kinds:
-            self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-            self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
+            self.query = Linear(dim, qkv, use_bias=False, rngs=rngs)
+            self.key = Linear(dim, qkv, use_bias=False, rngs=rngs)
 
     def scores(self, kind: str, x: jax.Array) -> jax.Array:
         """Computes S of one kind, float32 [B, H, L, L], or [H, L, L] where it does not depend on x."""

@@ -7,6 +7,7 @@ FLOPs per operation:
 
 - `dot_general`: 2 per multiply-add; convolutions likewise, over the kernel's window;
 - `fft` over N points: 5 N log₂ N per complex transform, half of it if one side is real (Cooley & Tukey's radix 2);
+- `qr` of m×n, m ≥ n: 4 n² (m − n/3), for the reduction and for forming Q (Golub & Van Loan, section 5.2);
 - arithmetic and transcendental functions of floating-point numbers: 1 per output element;
 - sums, products, maxima and cumulative sums of them: 1 per input element; scatter-add: 1 per element of the update;
 - cuDNN's attention, T queries on S keys, heads of width K: per head, 2 products of 2·T·S·K forwards, 5 backwards;
@@ -38,7 +39,7 @@ REDUCTIONS = {
     "cumlogsumexp",
 }  # fmt: skip
 UNKNOWN = {
-    "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd", "qr",
+    "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd",
     "householder_product",
 }  # fmt: skip
 """Primitives without a rule: they make the count NaN."""
@@ -125,6 +126,12 @@ def _is_real(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
 
 
+def _count_qr(eqn: JaxprEqn) -> float:
+    *batch, m, n = _shape(eqn.invars[0])
+    most, least = max(m, n), min(m, n)
+    return 2 * math.prod(batch) * 2.0 * least**2 * (most - least / 3)
+
+
 def _count_scatter(eqn: JaxprEqn) -> float:
     return _size(eqn.invars[2]) if _floating(eqn.invars[2]) else 0
 
@@ -146,6 +153,7 @@ COUNTED: dict[str, Callable[[JaxprEqn], float]] = {
     "dot_general": _count_dot,
     "conv_general_dilated": _count_convolution,
     "fft": _count_fft,
+    "qr": _count_qr,
     "scatter-add": _count_scatter,
     "scatter_add": _count_scatter,
     "scatter-mul": _count_scatter,

@@ -24,7 +24,7 @@ from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits
 from lra.train.optimizer import count_parameters
-from lra.train.step import Program, State, chunk_length, program_bytes
+from lra.train.step import Program, State, chunk_length, program_bytes, with_redrawn
 from tasks.task import Dataset
 
 Tree = Any
@@ -141,7 +141,8 @@ class Trainer:
             else DeviceData(dataset, self.program.sharding)
         )
         self.state = self.program.init()
-        self.best = jax.tree.map(jnp.copy, self.state.params)
+        self.best, self.best_redrawn = jax.tree.map(jnp.copy, (self.state.params, self.state.redrawn))
+        """Parameters and `Redrawn` variables of each seed's best validation."""
         self.recent: list[np.ndarray] = []
         """Losses and accuracies since the last validation, [steps, seeds, 2] per chunk."""
         self.outcome = TrainResult(
@@ -277,12 +278,13 @@ class Trainer:
                 result.status, result.steps = "diverged", first + at + 1
                 result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
 
-    def _score(self, params: Tree, split: str) -> np.ndarray:
-        """Evaluates mean loss and accuracy over every example of a split, [2, seeds]."""
+    def _score(self, params: Tree, constants: Tree, split: str) -> np.ndarray:
+        """Evaluates mean loss and accuracy over a split's every example, [2, seeds], with these `Redrawn` variables."""
         count, size, started = self.counts[split], self.program.evaluation_batch(), time.perf_counter()
+        other_state = with_redrawn(self.program.other_state, constants)
         sums = [
             self.evaluate[split](
-                params, self.program.other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
+                params, other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
             )
             for i in range(0, count, size)
         ]
@@ -292,7 +294,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Validates all seeds and keeps the parameters of those that improved; returns whether any did."""
-        losses, accuracies = self._score(self.state.params, "validation")
+        losses, accuracies = self._score(self.state.params, self.state.redrawn, "validation")
         train = np.concatenate(self.recent).mean(axis=0, dtype=np.float64)
         self.recent = []
         better = np.zeros(len(self.outcome.results), bool)
@@ -314,15 +316,16 @@ class Trainer:
                 result.validation_best, result.best_step = accuracy, self.outcome.steps
                 better[s] = True
         if better.any():
-            self.best = _choose(better, self.state.params, self.best)
+            new, old = (self.state.params, self.state.redrawn), (self.best, self.best_redrawn)
+            self.best, self.best_redrawn = _choose(better, new, old)
         self.hooks.on_progress({"step": self.outcome.steps, "validation_accuracy": float(np.mean(accuracies))})
         return bool(better.any())
 
     def _test(self) -> None:
         """Tests the last and the best parameters of every seed that has not diverged."""
-        last = best = self._score(self.state.params, "test")[1]
+        last = best = self._score(self.state.params, self.state.redrawn, "test")[1]
         if any(result.best_step < result.steps for result in self.outcome.results):
-            best = self._score(self.best, "test")[1]
+            best = self._score(self.best, self.best_redrawn, "test")[1]
         for s, result in enumerate(self.outcome.results):
             if result.status == "ok":
                 result.test_last, result.test_best = float(last[s]), float(best[s])
@@ -337,7 +340,10 @@ class Trainer:
 
     def _arrays(self) -> Tree:
         """Returns the arrays that a checkpoint holds, under the names that it stores."""
-        return {"state": self.state._asdict(), "best": self.best, "rest": self.program.other_state}
+        return {
+            "state": self.state._asdict(), "best": self.best, "best_redrawn": self.best_redrawn,
+            "rest": self.program.other_state,
+        }  # fmt: skip
 
     def _restore(self) -> None:
         """Resumes from the newest usable checkpoint, if any."""
@@ -348,7 +354,8 @@ class Trainer:
         if checkpoint is None:
             return
         arrays, progress = checkpoint
-        self.state, self.best, self.program.other_state = State(**arrays["state"]), arrays["best"], arrays["rest"]
+        self.state, self.best, self.best_redrawn = State(**arrays["state"]), arrays["best"], arrays["best_redrawn"]
+        self.program.other_state = arrays["rest"]
         recent = progress.pop("recent")
         self.recent = [np.array(recent, np.float32)] if recent else []
         results = [SeedResult(**r) for r in progress.pop("results")]

@@ -25,6 +25,7 @@ from lra.train.data import Batch, SplitArrays, gather, tokens_of
 from lra.train.flax_layers import has_random_keys, reseed, set_mode
 from lra.train.optimizer import make_optimizer
 from models.core.layers import BatchRngs
+from models.core.redraw import Redrawn, redrawn
 
 Tree = Any
 Source = SplitArrays | Batch
@@ -33,18 +34,20 @@ Metrics = tuple[jax.Array, jax.Array]
 
 
 class State(NamedTuple):
-    """Everything that a step changes; the arrays of `params` and `optimizer` have a leading axis of seeds."""
+    """Everything that a step changes; all arrays but `step` have a leading axis of seeds."""
 
     params: Tree
     optimizer: Tree
     step: jax.Array
+    redrawn: Tree = ()
+    """The models' `Redrawn` variables; no arrays, if no mixer redraws any."""
 
 
 class Fixed(NamedTuple):
     """What a step reads and never changes; arguments of the programs, so that one program serves all seeds."""
 
     other_state: Tree
-    """The models' state that is not trained, with a leading axis of seeds."""
+    """The models' state that is not trained, with a leading axis of seeds; `Redrawn` variables are those of step 0."""
     seeds: jax.Array
     """uint32 [seeds]."""
 
@@ -79,9 +82,10 @@ class Program:
         self.sharding: jax.sharding.Sharding = (
             SingleDeviceSharding(devices[0]) if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         )
-        self.params, self.other_state = (
+        constants = [nnx.state(model, Redrawn) for model in models]
+        self.params, self.other_state, self.redrawn = (
             distributed.put_replicated(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), self.sharding)
-            for trees in ([p for _, p, _ in parts], [r for _, _, r in parts])
+            for trees in ([p for _, p, _ in parts], [r for _, _, r in parts], constants)
         )
         self.seeds = distributed.put_replicated(np.array(seeds, np.uint32), self.sharding)
 
@@ -91,12 +95,12 @@ class Program:
 
     def init(self) -> State:
         """Creates the state at step 0, in fresh buffers, so that it may be donated."""
-        state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params)
+        state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params, self.redrawn)
         return state
 
-    def _initial_state(self, params: Tree) -> State:
-        params = jax.tree.map(jnp.copy, params)
-        return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32))
+    def _initial_state(self, params: Tree, constants: Tree) -> State:
+        params, constants = jax.tree.map(jnp.copy, (params, constants))
+        return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32), constants)
 
     def vmap_seeds(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
         """Maps a function of one seed over all seeds, the leading axis of the arguments whose entry in `axes` is 0.
@@ -143,6 +147,14 @@ class Program:
         set_mode(model, training=rngs is not None)
         logits: jax.Array = model(*tokens_of(batch), rngs)
         return logits
+
+    def redraw(self, params: Tree, other_state: Tree, seed: jax.Array, step: jax.Array) -> Tree:
+        """Returns the `Redrawn` variables of a step of one seed, given the state before it."""
+        if not jax.tree.leaves(self.redrawn):
+            return self.redrawn
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _REDRAW), step)
+        constants: Tree = redrawn(nnx.merge(self.graph, params, other_state), key, step)
+        return constants
 
     def step(
         self, params: Tree, optimizer: Tree, other_state: Tree, seed: jax.Array, step: jax.Array, batch: Batch
@@ -200,18 +212,20 @@ class Program:
                 inputs = source
 
             def step_one_seed(
-                params: Tree, optimizer: Tree, other_state: Tree, seed: jax.Array, step: jax.Array, rows_or_batch: Any
-            ) -> Any:
+                params: Tree, optimizer: Tree, constants: Tree, other_state: Tree, seed: jax.Array, step: jax.Array,
+                rows_or_batch: Any,
+            ) -> Any:  # fmt: skip
                 batch = gather(source, rows_or_batch) if isinstance(source, SplitArrays) else rows_or_batch
-                return self.step(params, optimizer, other_state, seed, step, batch)
+                constants = self.redraw(params, with_redrawn(other_state, constants), seed, step)
+                return *self.step(params, optimizer, with_redrawn(other_state, constants), seed, step, batch), constants
 
-            step_seeds = self.vmap_seeds(step_one_seed, (0, 0, 0, 0, None, 0))
+            step_seeds = self.vmap_seeds(step_one_seed, (0, 0, 0, 0, 0, None, 0))
 
             def body(state: State, rows_or_batches: Any) -> tuple[State, Metrics]:
-                params, optimizer, metrics = step_seeds(
-                    state.params, state.optimizer, *fixed, state.step, rows_or_batches
+                params, optimizer, metrics, constants = step_seeds(
+                    state.params, state.optimizer, state.redrawn, *fixed, state.step, rows_or_batches
                 )
-                return State(params, optimizer, state.step + 1), metrics
+                return State(params, optimizer, state.step + 1, constants), metrics
 
             return jax.lax.scan(body, state, inputs)
 
@@ -268,15 +282,23 @@ class Program:
 
     def flops(self, source: Source) -> float:
         """Counts the FLOPs of one training step, over all seeds and devices (`flops.count`); may be NaN."""
-        state = jax.eval_shape(self._initial_state, self.params)
+        state = jax.eval_shape(self._initial_state, self.params, self.redrawn)
         return flops.count(partial(self.chunk, steps=1), state, self.fixed, source)
 
     def flops_compiler(self, source: Source) -> float | None:
         """Returns the compiler's count of the same, in which every loop's body counts once."""
-        state = jax.eval_shape(self._initial_state, self.params)
+        state = jax.eval_shape(self._initial_state, self.params, self.redrawn)
         lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.fixed, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
 
+
+def with_redrawn(other_state: Tree, constants: Tree) -> Tree:
+    """Replaces the `Redrawn` variables of the models' state that is not trained; there may be none."""
+    return nnx.merge_state(other_state, constants) if jax.tree.leaves(constants) else other_state
+
+
+_REDRAW = 0x5EED
+"""Separates the random keys of redraws from those of dropout, which are the seed's, folded with the step alone."""
 
 _SECONDS_PER_CHUNK = 1.0
 _CPU_SPEED = 3e10

@@ -61,11 +61,14 @@ def build(mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, leng
         seed: seed of the initial parameters.
     """
     e = recipe.encoder
-    context = {"heads": e.heads, "qkv": e.qkv, "dropout": e.attention_dropout, "layers": e.layers}
+    context = {
+        "heads": e.heads, "qkv": e.qkv, "layers": e.layers,
+        "dropout": e.attention_dropout, "residual_dropout": e.dropout,
+    }  # fmt: skip
     make_mixer = mixer_factory(mixer, dict(recipe.mixer), **context)
     return Encoder(
         make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
-        positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout,
+        positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout, init=e.init,
         reversible=e.reversible, remat=recipe.train.remat, rngs=nnx.Rngs(seed),
     )  # fmt: skip
 

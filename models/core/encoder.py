@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from models.core.initial import Init, InitialRngs, Linear
 from models.core.layers import BatchRngs, LayerNorm, dropout, embed, first_document
 from models.core.remat import run_recomputed
 from models.core.reversible import run_reversibly
@@ -42,8 +44,8 @@ class Mlp(nnx.Module):
 
     def __init__(self, dim: int, hidden: int, rate: float, *, rngs: nnx.Rngs):
         self.rate = rate
-        self.into = nnx.Linear(dim, hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, dim, rngs=rngs)
+        self.into = Linear(dim, hidden, rngs=rngs)
+        self.out = Linear(hidden, dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         x = dropout(jax.nn.gelu(self.into(x)), self.rate, rngs)
@@ -89,6 +91,7 @@ class Encoder(nnx.Module):
         make_mixer: builds a layer's mixer from (layer, dim, length seen by mixers, rngs).
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5) or 'learned'.
         rate: dropout after the embedding, after every mixer and in every feed-forward.
+        init: what parameters start from (`models.core.initial.Init`).
         reversible: blocks keep no activations for the backward pass (models/core/reversible.py).
         remat: blocks keep only their input and are recomputed in the backward pass (models/core/remat.py): the
             same numbers in less memory, for one more forward pass.
@@ -109,14 +112,18 @@ class Encoder(nnx.Module):
         pair_head: Literal["concat", "nli"] = "concat",
         pair: bool = False,
         rate: float = 0.1,
+        init: Init = "lecun",
         reversible: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
+        if init != "lecun":
+            rngs = InitialRngs(rngs.params(), init)
         self.pool, self.rate, self.reversible, self.remat = pool, rate, reversible, remat
         self.nli = pair and pair_head == "nli"
         seen = length + (pool == "cls")
-        self.embedding = nnx.Embed(vocab, dim, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+        embedding = nnx.initializers.normal(0.02 if init == "torch" else 1.0)
+        self.embedding = nnx.Embed(vocab, dim, embedding_init=embedding, rngs=rngs)
         self.cls = nnx.Param(jnp.zeros((dim,))) if pool == "cls" else None
         learned = positions == "learned"
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (seen, dim))) if learned else None
@@ -127,8 +134,9 @@ class Encoder(nnx.Module):
             raise ValueError("a mixer that carries something from layer to layer cannot be reversible")
         self.norm = LayerNorm(dim, rngs=rngs)
         widths = [dim * (4 if self.nli else 2), mlp, mlp // 2] if pair else [dim, mlp]
-        self.head = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
-        self.classifier = nnx.Linear(widths[-1], classes, rngs=rngs)
+        dense = Linear if init == "torch" else nnx.Linear
+        self.head = nnx.List([dense(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
+        self.classifier = dense(widths[-1], classes, rngs=rngs)
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Encodes token ids [B, L] (0 is padding) under mask [B, L] into one vector per document, [B, D]."""
@@ -176,7 +184,18 @@ class Encoder(nnx.Module):
 
 
 def sinusoidal(length: int, dim: int) -> jax.Array:
-    """Sinusoidal positions float32 [L, D]: sin, then cos, of position / 10,000^(2i/D) (Vaswani et al. 2017)."""
-    rate = jnp.exp(jnp.arange(0, dim, 2, dtype=jnp.float32) * (-jnp.log(10_000.0) / dim))
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * rate[None, :]
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :dim]
+    """Sinusoidal positions float32 [L, D] (Vaswani et al. 2017, section 3.5).
+
+        PE[p, 2i] = sin(p / 10,000^(2i/D)),    PE[p, 2i + 1] = cos(p / 10,000^(2i/D))
+
+    In float32, the angle of position 16,384 would be wrong in its third decimal. So the numbers of every 128th position
+    and of the first 128 are computed in float64, and all others from them by the sum of two angles.
+    """
+    rate = 10_000.0 ** (-np.arange(0, dim, 2) / dim)
+    near, far = (np.arange(count)[:, None] * rate for count in (128, -(-length // 128)))
+    sin_near, cos_near, sin_far, cos_far = (
+        jnp.asarray(f(angle), jnp.float32) for angle in (near, 128 * far) for f in (np.sin, np.cos)
+    )
+    sin = sin_far[:, None] * cos_near[None] + cos_far[:, None] * sin_near[None]
+    cos = cos_far[:, None] * cos_near[None] - sin_far[:, None] * sin_near[None]
+    return jnp.stack([sin, cos], axis=-1).reshape(-1, 2 * len(rate))[:length, :dim]

@@ -13,7 +13,7 @@ from flax import nnx
 from models import MIXERS
 from models.core.encoder import MakeMixer, Mixer
 
-CONTEXT = ("heads", "qkv", "dropout", "layer", "layers")
+CONTEXT = ("heads", "qkv", "dropout", "residual_dropout", "layer", "layers")
 """Arguments that the encoder passes to a mixer whose `__init__` names them; all others are the mixer's own options."""
 
 

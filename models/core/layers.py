@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.core.initial import Linear
+
 MASKED = -1e30
 """Score of a key that may not be attended to; the log-denominator of a softmax over no keys is near half of it."""
 
@@ -150,10 +152,10 @@ class Projections(nnx.Module):
         if heads < 1 or qkv % heads:
             raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
         self.heads = heads
-        self.query = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.key = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.value = nnx.Linear(dim, qkv, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(qkv, dim, use_bias=False, rngs=rngs)
+        self.query = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.key = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.value = Linear(dim, qkv, use_bias=False, rngs=rngs)
+        self.out = Linear(qkv, dim, use_bias=False, rngs=rngs)
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Projects x [B, L, D] to queries, keys and values, [B, L, H, K] each."""

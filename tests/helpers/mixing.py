@@ -297,7 +297,7 @@ def padding_changes(
     tokens = np.where(mask, np.random.default_rng(2).integers(1, 11, mask.shape), 0).astype(np.int32)
     long = run(nnx.merge(graph, params, rest), tokens, mask)
     short = run(nnx.merge(short_graph, params, short_rest), tokens[..., :length], mask[..., :length])
-    assert error(short[0], short[1]) > 1e-2  # logits do depend on the document
+    assert error(short[0], short[1]) > 1e-3  # logits do depend on the document
     return error(long, short)
 
 

@@ -71,6 +71,13 @@ def test_mean_pooling_averages_real_positions_only():
     np.testing.assert_allclose(model.encode(ids[:, 0], mask[:, 0]), model.norm(x)[:, :5].mean(1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "dim"), [(16_385, 6), (300, 5), (1, 2)])
+def test_sinusoids_are_exact_at_every_position(length, dim):
+    angle = np.arange(length)[:, None] / 10_000 ** (2 * (np.arange(dim) // 2) / dim)
+    want = np.where(np.arange(dim) % 2, np.cos(angle), np.sin(angle))
+    np.testing.assert_allclose(jit(lambda: sinusoidal(length, dim))(), want, atol=3e-7)
+
+
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_a_document_without_tokens_gives_finite_logits(pool):
     assert np.isfinite(run(encoder(pool=pool), *tokens(real=0))).all()

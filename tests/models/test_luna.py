@@ -1,10 +1,16 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from configs import PROTOCOLS
+from lra.train import worker
 from tests.helpers.mixing import (
     DIM,
+    LENGTH,
     assert_equals,
     assert_limit,
     build,
@@ -120,5 +126,28 @@ def test_narrow_heads_and_dropout():
     assert error(first, other) > 1e-3
 
 
+def test_what_is_added_to_the_packed_sequence_is_dropped_at_the_encoder_s_rate():
+    x, mask = inputs()
+    mixer, packed = build("luna", layer=1, packed=200, residual_dropout=0.4), normal(3, 200, DIM, seed=4)
+
+    def added(key):
+        rngs = None if key is None else nnx.Rngs(dropout=key)
+        return np.asarray(mixer.carry(x, mask, packed, rngs)[1] - packed)
+
+    whole, dropped = added(None), added(jax.random.key(0))
+    kept = np.abs(dropped) > 1e-5
+    np.testing.assert_allclose(dropped, np.where(kept, whole / 0.6, 0), atol=2e-5)
+    assert abs(kept.mean() - 0.6) < 0.05
+
+
 def test_padding_changes_nothing():
     assert padding_changes("luna", layers=2, packed=3) < 1e-5
+
+
+def test_the_encoder_passes_its_dropout_on():
+    recipe = PROTOCOLS["quick"].recipe("listops_short", "luna")
+    shape = dataclasses.replace(recipe.encoder, dropout=0.3, attention_dropout=0.2)
+    model = nnx.eval_shape(
+        lambda: worker.build("luna", dataclasses.replace(recipe, encoder=shape), 9, 3, False, LENGTH, 0)
+    )
+    assert [(b.mixer.rate, b.mixer.residual_rate) for b in model.blocks] == [(0.2, 0.3)] * 2

@@ -36,9 +36,10 @@ def union(buckets, mask, chunk):
     return seen
 
 
-def shared(q, v, seen):
+def shared(q, v, seen, scaled=False):
+    """Attention to the pairs `seen` with logits q·k / ‖k‖, over √K if `scaled`; `dense` divides by √K."""
     k = q / jnp.linalg.norm(q.astype(jnp.float32), axis=-1, keepdims=True)
-    return dense(q, k, v, seen)
+    return dense(q, k * (1 if scaled else np.sqrt(q.shape[-1])), v, seen)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,14 @@ def test_equals_the_union_of_rounds_in_bfloat16():
     np.testing.assert_allclose(np.where(mask[..., None, None], actual - np.asarray(expected), 0), 0, atol=2e-2)
 
 
-def test_one_chunk_is_full_attention_with_shared_queries_and_keys():
+@pytest.mark.parametrize("scaled", [False, True])
+def test_one_chunk_is_full_attention_with_shared_queries_and_keys(scaled):
     def full(mixer, x, mask):
         q, v = split_heads(mixer.query(x), 2), split_heads(mixer.value(x), 2)
         others = mask[:, None, None, :] & ~jnp.eye(x.shape[1], dtype=bool)
-        return mixer.out(merge_heads(shared(q, v, others)))
+        return mixer.out(merge_heads(shared(q, v, others, scaled)))
 
-    mixer, (x, mask) = build("reformer", 21, 16, chunk=50), inputs(21, 16, (21, 17))
+    mixer, (x, mask) = build("reformer", 21, 16, chunk=50, scaled=scaled), inputs(21, 16, (21, 17))
     assert_equals(mixer, full, x, mask, rounded=None, at_padding=True)
 
 

@@ -73,8 +73,8 @@ def encode(model, tokens, real):
         x, real = np.concatenate([value(model.cls)[None], x]), np.concatenate([[True], real])
     for place in range(len(x)):
         for i in range(DIM):
-            angle = place / 10_000 ** (2 * (i % (DIM // 2)) / DIM)
-            sinusoid = math.sin(angle) if i < DIM // 2 else math.cos(angle)
+            angle = place / 10_000 ** (i // 2 * 2 / DIM)
+            sinusoid = math.cos(angle) if i % 2 else math.sin(angle)
             x[place, i] += sinusoid if model.positions is None else value(model.positions)[place, i]
     for block in model.blocks:
         h = norm(block.norm_mixer, x)

@@ -10,7 +10,7 @@ from flax import nnx
 from configs.quick import recipe
 from models import MIXERS
 from models.core.factory import load_mixer, mixer_parameters
-from tests.helpers.mixing import build_encoder, jit, parameter_count
+from tests.helpers.mixing import build, build_encoder, inputs, jit, parameter_count, run
 
 KINDS = {
     "text": {"length": 21, "pool": "cls"},
@@ -54,6 +54,15 @@ def test_a_training_step_is_finite_and_reaches_every_parameter_s_loss(model, kin
     assert np.isfinite(value) and np.isfinite(after)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
     assert after < value
+
+
+@pytest.mark.parametrize("model", MIXERS)
+def test_what_comes_out_at_padding_is_moderate(model):
+    """Nothing reads it, but a norm, a mean with weight zero or a type of 16 bits would make NaN of what is huge."""
+    options = dict(recipe("listops_short", model).mixer)
+    x, mask = inputs(40, lengths=(40, 7, 1, 0, 23, 12, 30, 3))
+    out = np.abs(run(build(model, 40, **options), 3 * x, mask))
+    assert np.isfinite(out).all() and out.max() <= 5 * out[np.asarray(mask)].max()
 
 
 @pytest.mark.parametrize("model", MIXERS)

@@ -19,7 +19,7 @@ def trainer(seeds=(0, 1), **fields):
     usual = {
         "outcome": TrainResult([SeedResult(seed) for seed in seeds]), "hooks": Hooks(), "recent": [], "profile": None,
         "budget": SimpleNamespace(steps=20, batch=4), "state": State({"w": weights}, {}, jnp.int32(0)),
-        "best": {"w": weights},
+        "best": {"w": weights}, "best_redrawn": {"ω": weights},
         "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
         "warm": False, "evaluation_seconds": 0.0, "counts": {"validation": 12, "test": 24},
     }  # fmt: skip
@@ -39,7 +39,8 @@ def test_each_seed_is_tested_at_its_earliest_best_step_on_validation_and_at_its_
     trained = trainer(seeds=(0, 1, 2))
     trained.outcome.results[2].status = "diverged"
 
-    def score(params, split):
+    def score(params, redrawn, split):
+        np.testing.assert_array_equal(params["w"], redrawn["ω"])  # parameters go with what was drawn at their step
         steps = np.asarray(params["w"])[:, 0].astype(int) - 1
         accuracies = [ACCURACY[split][seed][steps[seed]] for seed in (0, 1)]
         return np.zeros(3), np.array([*accuracies, 1.0])
@@ -49,7 +50,8 @@ def test_each_seed_is_tested_at_its_earliest_best_step_on_validation_and_at_its_
         trained.outcome.steps = step
         for result in trained.outcome.results:
             result.steps = step
-        trained.state = State({"w": jnp.full((3, 1), float(step))}, {}, jnp.int32(step))
+        drawn = jnp.full((3, 1), float(step))
+        trained.state = State({"w": drawn}, {}, jnp.int32(step), {"ω": drawn})
         trained.recent = [np.full((2, 3, 2), step)]
         assert trained._validate() is (step in (1, 2, 4))
     trained._test()

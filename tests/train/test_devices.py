@@ -21,6 +21,8 @@ runs = {
     "parts": train(with_train(steps=12, eval_every=4, accumulate=2), (0, 5), devices=4),
     "bigbird": train(recipe, (0,), "bigbird"),
     "bigbird four": train(recipe, (0,), "bigbird", devices=4),
+    "performer": train(recipe, (0,), "performer"),
+    "performer four": train(recipe, (0,), "performer", devices=4),
 }
 print(json.dumps({name: dataclasses.asdict(run) for name, run in runs.items()}))
 """
@@ -38,7 +40,8 @@ def test_four_devices_give_the_losses_of_one():
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout.splitlines()[-1])
     assert [runs[name]["devices"] for name in ("one", "four", "streamed", "parts")] == [1, 4, 4, 4]
-    for name, against in (("four", "one"), ("streamed", "one"), ("parts", "one"), ("bigbird four", "bigbird")):
+    pairs = (("four", "one"), ("streamed", "one"), ("parts", "one"), ("bigbird four", "bigbird"))
+    for name, against in (*pairs, ("performer four", "performer")):
         for got, want in zip(runs[name]["results"], runs[against]["results"], strict=True):
             assert len(got["curve"]) == 3
             for a, b in zip(got["curve"], want["curve"], strict=True):

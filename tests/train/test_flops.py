@@ -93,6 +93,7 @@ def matmuls(jaxpr) -> float:
         (lambda a: jnp.argsort(a), [(64,)], 0),
         (lambda a: jnp.cumsum(a), [(64,)], 64),
         (lambda a: jnp.fft.rfft(a), [(3, 16)], 3 * 5 * 16 * 4 / 2),
+        (lambda a: jnp.linalg.qr(a)[0], [(5, 9, 6)], 5 * 4 * 6**2 * (9 - 6 / 3)),
         (lambda a: jnp.zeros(9).at[jnp.arange(4)].add(a), [(4,)], 4),
         (lambda a: jax.lax.cond(True, lambda x: x @ x, lambda x: x, a), [(4, 4)], 2 * 4**3),
         (lambda a: jax.checkpoint(jax.jit(lambda x: x @ x))(a), [(4, 4)], 2 * 4**3),

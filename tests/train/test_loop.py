@@ -69,7 +69,7 @@ def test_a_scan_equals_a_loop_bit_for_bit():
         rows = data.batch_indices(number, RECIPE.train.batch, 512, 3, jnp)
         params, optimizer, metrics = program.step(*of_seed, jnp.uint32(3), number, gather(examples, rows))
         params, optimizer = jax.tree.map(lambda x: x[None], (params, optimizer))
-        return type(state)(params, optimizer, number + 1), metrics
+        return type(state)(params, optimizer, number + 1, state.redrawn), metrics
 
     looped, losses = program.init(), []
     for number in range(12):
