@@ -19,7 +19,7 @@ def status(results: Path) -> int:
     """Prints which cells of a results folder are done, running, failed or left, and the estimated time left."""
     from lra.results import runs
 
-    rows, line = runs.status(results)
+    rows, line = runs.status(find_results((results,))[0])
     print(f"{runs.format_table(rows)}\n\n{line}")
     return 0
 
@@ -74,7 +74,7 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
 
 
 def find_results(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """The results folders that the user means: `records` or `bench` within one stands for it.
+    """The results folders that the user means: a folder within one, such as `records`, stands for it.
 
     Raises:
         UsageError: a folder is not there or holds no records; names the folders below it that do.
@@ -83,7 +83,7 @@ def find_results(folders: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def _find_results(folder: Path) -> Path:
-    kinds = {records.RESULTS, records.BENCH}
+    kinds = {records.RESULTS, records.BENCH, "grids"}
     if any((folder / kind).is_dir() for kind in kinds):
         return folder
     if folder.is_dir() and folder.resolve().name in kinds:

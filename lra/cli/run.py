@@ -191,9 +191,10 @@ def bench(args: BenchArguments, wanted: Collection[runs.Request] | None = None) 
 def retry(args: RetryArguments) -> int:
     """Runs cells again that ended as the flags say, from their checkpoints. Exit code 1 if one fails again."""
     code = 0
-    commands = runs.retry_commands(args.results, args.statuses)
+    (results,) = report.find_results((args.results,))
+    commands = runs.retry_commands(results, args.statuses)
     for verb, arguments, wanted in commands:
-        program, arguments = f"run.py {verb}", [*arguments, f"--results={args.results}"]
+        program, arguments = f"run.py {verb}", [*arguments, f"--results={results}"]
         if verb == "bench":
             values, _ = parsing.parse(flags.define_bench, program, arguments)
             code |= bench(flags.bench_arguments(values, repeat=True), wanted)
@@ -201,7 +202,7 @@ def retry(args: RetryArguments) -> int:
             values, _ = parsing.parse(flags.define_run, program, arguments)
             code |= run(flags.run_arguments(values, repeat=True), wanted)
     if not commands:
-        print(f"nothing to retry in {args.results}")
+        print(f"nothing to retry in {results}")
     return code
 
 

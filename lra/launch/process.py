@@ -184,13 +184,17 @@ def pump_log(pipe: int, log: BinaryIO) -> None:
             log.write(tail)
 
 
+_MESSAGES = {"step", "warning", "ended", "device", "no_device", "models", "error"}
+"""Fields of which each message of our processes has one."""
+
+
 def message_of(line: str | bytes) -> dict[str, Any] | None:
-    """A process's message, a JSON object on a line; None for anything else that its start has printed."""
+    """A process's message, a JSON object on a line; None for anything else that has been printed as it started."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return message if isinstance(message, dict) else None
+    return message if isinstance(message, dict) and message.keys() & _MESSAGES else None
 
 
 PLATFORMS = {"auto": "", "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}

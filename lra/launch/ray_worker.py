@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -69,6 +70,8 @@ def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_acto
     Returns:
         The cell, and the files that the run left, with paths as in a results folder; none if its key is not in `keys`.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by which Ray cancels; ignored if it was started with &
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     (cell,) = cells([plan], dataclasses.replace(options, vmap_seeds="off"))
     if cell.key not in keys:
         return cell, {}

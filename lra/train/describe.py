@@ -30,8 +30,14 @@ from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parame
 
 def option_types(mixer: type) -> dict[str, Any]:
     """Returns the type of each option of a mixer; 'int | None' counts as int."""
-    hints = typing.get_type_hints(mixer.__init__)  # type: ignore[misc]
-    return {name: _without_none(hints.get(name, str)) for name in mixer_parameters(mixer) if name not in CONTEXT}
+    options = {name: p for name, p in mixer_parameters(mixer).items() if name not in CONTEXT}
+
+    def annotated() -> None:  # by the options alone: the rest may be imported for type checkers only
+        pass
+
+    annotated.__annotations__ = {n: p.annotation for n, p in options.items() if p.annotation is not p.empty}
+    hints = typing.get_type_hints(annotated, getattr(mixer.__init__, "__globals__", {}))  # type: ignore[misc]
+    return {name: _without_none(hints.get(name, str)) for name in options}
 
 
 def _without_none(hint: Any) -> Any:
@@ -43,9 +49,13 @@ def _without_none(hint: Any) -> Any:
 def typed_options(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     """Parses the options of a mixer into values of their types. Raises `UsageError`."""
     try:
-        known = option_types(load_mixer(name))
+        mixer = load_mixer(name)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    try:
+        known = option_types(mixer)
+    except (NameError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"{name}: the types of its options cannot be read from its __init__: {error}") from None
     for option in options:
         if option not in known:
             raise UsageError(f"{name}: {suggest('option', option, known)}")

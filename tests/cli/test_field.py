@@ -87,9 +87,11 @@ def test_a_scheduler_s_warning_to_every_process_saves(tmp_path, name):
     hold = Hold(tmp_path / "hold")
     hold.at(20)
     sizes = ["--set=train.steps=120", "--set=train.eval_every=10", "--checkpoint_minutes=0"]
-    run = start(*TINY, HELD, *sizes, *places(tmp_path), env=hold.env)
-    wait_for_a_new_checkpoint(tmp_path, [], run)
     number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may have been started by nohup
+    run = start(*TINY, HELD, *sizes, *places(tmp_path), env=hold.env)
+    signal.signal(number, before)
+    wait_for_a_new_checkpoint(tmp_path, [], run)
     for pid in (*children_of(run.pid), run.pid, run.pid):  # a terminal's SIGHUP comes twice
         os.kill(pid, number)
     _, errors = run.communicate()
@@ -269,3 +271,32 @@ def test_nothing_that_is_asked_for_is_dropped_in_silence(arguments, words):
 def test_settings_and_parameters_may_be_given_several_times():
     done = call("run", "--dry_run", "--set=train.steps=3", "--set=train.eval_every=1")
     assert done.returncode == 0 and ": 3 steps" in done.stdout
+
+
+def test_status_and_retry_find_the_results_folder_too(tmp_path):
+    (tmp_path / "a" / "grids").mkdir(parents=True)
+    for verb in (["status"], ["retry", "--failed"]):
+        below = call(*verb, "--results=.", cwd=tmp_path)
+        assert below.returncode == 2 and "but below it: --results=a" in below.stderr
+        inside = call(*verb, "--results=a/grids", cwd=tmp_path)
+        assert inside.returncode == 2 and f"no grids in {tmp_path}/a:" in inside.stderr
+
+
+def test_types_that_only_options_need_are_read(tmp_path):
+    (tmp_path / "checked.py").write_text(
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom models.ff_only import "
+        "FeedForwardOnly\nif TYPE_CHECKING:\n    from flax import nnx\n\n\nclass Mix(FeedForwardOnly):\n"
+        "    def __init__(self, dim: int, length: int, *, scale: float = 1.0, SECOND, rngs: nnx.Rngs):\n        pass\n"
+    )
+    text = (tmp_path / "checked.py").read_text()
+    (tmp_path / "checked.py").write_text(text.replace("SECOND", "shift: int = 0"))
+    assert call("run", "--dry_run", "--models=checked:Mix:scale=2", cwd=tmp_path).returncode == 0
+    (tmp_path / "checked.py").write_text(text.replace("SECOND", "shift: Unknown = 0"))
+    done = call("run", "--dry_run", "--models=checked:Mix:scale=2", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot be read from its __init__: name 'Unknown' is not defined" in done.stderr
+
+
+def test_what_is_printed_as_python_starts_is_no_message():
+    noise = ["welcome", "", "7", "[1]", '{"a": 1}', "[" * 100_000, "null"]
+    assert [process.message_of(line) for line in noise] == [None] * len(noise)
+    assert process.message_of(b'{"step": 3}') == {"step": 3}

@@ -64,6 +64,7 @@ def test_however_short_the_time_one_chunk_is_trained():
 def test_a_signal_to_stop_is_heeded_at_once(name):
     before = {number: signal.getsignal(number) for number in signals.STOP}
     try:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)  # the tests may have been started by nohup, or with &
         stop = worker.Stop(None)
         os.kill(os.getpid(), getattr(signal, name))
         assert stop() == "stopped by a signal; the same command goes on from here"
