@@ -128,7 +128,7 @@ def test_no_grid_and_a_damaged_one_are_told(tmp_path):
     with pytest.raises(UsageError, match="not a grid"):
         runs.status(tmp_path)
     for arguments, words in (
-        (["status"], "no grids"),
+        (["status"], "no records in"),
         (["retry"], "retry takes one or more of --failed, --timeout, --oom"),
     ):
         done = call(*arguments, f"--results={tmp_path}/none")
