@@ -103,7 +103,7 @@ def by_model(folder) -> dict[str, dict]:
 def test_each_bad_mixer_costs_its_own_cell_and_its_log_stays_small(folder):
     models = "--models=bad:Raises,bad:Nan,bad:Shape,bad:Prints,bad:Leaves,bad:Crashes"
     done = call(*TINY, models, *places(folder), cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     records = by_model(folder)
     statuses = {name.removeprefix("bad:"): record["status"] for name, record in records.items()}
     failed = dict.fromkeys(["Raises", "Shape", "Leaves", "Crashes"], "failed")
@@ -120,7 +120,7 @@ def test_each_bad_mixer_costs_its_own_cell_and_its_log_stays_small(folder):
 @pytest.mark.process
 def test_a_cell_that_hangs_is_stopped(folder):
     done = call(*TINY, "--models=bad:Hangs", "--stall_minutes=0.05", *places(folder), cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     record = by_model(folder)["bad:Hangs"]
     assert record["status"] == "timeout" and record["error"] == "stopped after 0.05 minutes without progress"
 

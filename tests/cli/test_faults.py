@@ -41,7 +41,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_ends_with_the_same_bit
     (child,) = children_of(parent.pid)
     os.kill(child, signal.SIGKILL)
     parent.communicate()
-    assert parent.returncode == 0
+    assert parent.returncode == 1
     assert only_record(tmp_path)["status"] == "failed" and "SIGKILL" in only_record(tmp_path)["error"]
 
     parent = start_and_wait_at(60)

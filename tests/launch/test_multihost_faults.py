@@ -43,7 +43,7 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
         wait_for_a_new_checkpoint(tmp_path, [], follower, leader)
         (part,) = children_of(follower.pid)
         os.kill(part, signal.SIGKILL)
-        assert "failed" in ended(leader)
+        assert "failed" in ended(leader, 1)
         ended(follower)
     assert only_record(tmp_path)["status"] == "failed" and "SIGKILL" in only_record(tmp_path)["error"]
 
@@ -53,7 +53,7 @@ def test_whoever_is_killed_the_same_command_goes_on(tmp_path, hold):
     with run_of(tmp_path, port, 1, *LONG, hold=hold) as follower, run_of(tmp_path, port, 0, *LONG) as leader:
         wait_for_a_new_checkpoint(tmp_path, before, follower, leader)
         follower.kill()
-        ended(leader)
+        ended(leader, 1)
     assert only_record(tmp_path)["status"] == "failed" and "is gone" in only_record(tmp_path)["error"]
 
     before = checkpoints(tmp_path)
@@ -101,7 +101,7 @@ def test_a_follower_without_the_data_is_named(tmp_path):
     with run_of(tmp_path, port, 0, *few) as leader:
         group = [f"--coordinator=127.0.0.1:{port}", "--processes=2", "--process=1"]
         follower = cli(*few, f"--data={tmp_path}/nothing", *outputs(tmp_path / "other"), *group)
-        ended(leader)
+        ended(leader, 1)
     assert follower.returncode == 0, follower.stderr
     record = only_record(tmp_path)
     assert record["status"] == "failed" and "run prepare there" in record["error"]

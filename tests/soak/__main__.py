@@ -41,7 +41,7 @@ KINDS = {CELL: 8, RUN: 3, BOTH: 2, TERM: 2, INT: 2, CELL_TERM: 2, DISK: 1}
 MOMENTS = {"clock": 5, "run": 1, "cell": 2, "checkpoint": 2, "record": 2}
 """The event that a fault waits for, and its relative frequency."""
 EXPLAINED = {
-    CELL: {0}, CELL_TERM: {0}, RUN: {-9}, BOTH: {-9}, TERM: {130, -15}, INT: {130, -2}, DISK: {0, 2},
+    CELL: {0, 1}, CELL_TERM: {0, 1}, RUN: {-9}, BOTH: {-9}, TERM: {130, -15}, INT: {130, -2}, DISK: {0, 2},
 }  # fmt: skip
 """Exit codes of a run by what it suffered. Signals that come before `run.py` has begun end it as any process."""
 _SECONDS_TO_END = 180.0
