@@ -26,9 +26,10 @@ def run_of(
 ) -> Iterator[subprocess.Popen[str]]:
     """A run that is one of two processes, with a results folder of its own; killed at the block's end."""
     env = (hold.env if hold else os.environ) | QUICK
-    results = [f"--results={folder}/other"] if process else []
+    where = [word for word in places(folder) if not (process and word.startswith("--results="))]
+    where += [f"--results={folder}/other"] * bool(process)
     which = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
-    with start("run", *more, *places(folder), *results, *which, env=env) as run:
+    with start("run", *more, *where, *which, env=env) as run:
         try:
             yield run
         finally:
