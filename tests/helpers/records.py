@@ -9,6 +9,7 @@ from configs import PROTOCOLS
 from lra.grid import expand
 from lra.grid.cell import Cell
 from lra.results import records
+from models import code_versions
 from tasks import TASKS
 
 
@@ -23,6 +24,12 @@ def _recipe(task: str, model: str, protocol: str) -> str:
     made = PROTOCOLS[protocol].recipe(task, model)
     train = dataclasses.replace(made.train, precision="float32")
     return json.dumps(dataclasses.asdict(dataclasses.replace(made, train=train, data=TASKS[task].rules)))
+
+
+def made_by(source: str, model: str = "fnet", task: str = "listops", **versions: int) -> dict[str, Any]:
+    """The code of a mixer as it is now, with another source or other versions."""
+    current = code_versions(model, recipe(task, model)["encoder"])
+    return {"fingerprint": source, "versions": current | versions}
 
 
 def record(
@@ -49,6 +56,7 @@ def record(
         "cell": cell,
         "recipe": recipe(task, cell["mixer"]),
         "overrides": [],
+        "code": made_by("", cell["mixer"], task),
         "data": {
             "source": "generated (seed 0)", "fingerprint": f"{task}-{length}", "task_version": "1", "notes": [],
             "counts": {"train": 96_000, "validation": 2_000, "test": 2_000}, "majority": {"test": 0.2},
