@@ -56,7 +56,7 @@ def test_records_of_other_code_than_this_checkout_s_are_named(monkeypatch):
         "code: 2 records are of fnet from before its mixer's code was changed"
     ]
     monkeypatch.setitem(models.VERSIONS, "fnet", 2)
-    assert mixer_code.outdated([record(), by(now, {"mixer": 2}), record("luna")]) == [
+    assert mixer_code.outdated([record(code={}), by(now, {"mixer": 2}), record("luna")]) == [
         "code: 1 record is of fnet by another version of its code, which gives other numbers: run again"
     ]
 
