@@ -253,7 +253,10 @@ def _define_data(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "source_dir", None, "Folder with your copies of the data, for auto and tfds.", flag_values=values
+        "source_dir",
+        None,
+        "Folder with your copies of the data, for tfds, and for auto, which takes them first.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "allow_unverified", False, "Accept copies whose checksum differs from the published one.", flag_values=values

@@ -33,7 +33,7 @@ def fingerprint(path: str) -> str:
     try:
         reached = _Reached(module.partition(".")[0])
         reached.follow(module, name.partition(".")[0] or _ALL)
-    except (SyntaxError, ValueError, OSError):
+    except (SyntaxError, ValueError, OSError, RecursionError):
         return ""
     if not reached.digests:
         return ""
