@@ -85,13 +85,12 @@ class Kept:
 
 def tables(folder: Path) -> dict[str, str]:
     """Digests of the tables of the older records of results/cpu."""
-    for kind in ("records", "bench"):
-        (folder / kind).mkdir(parents=True)
-        for file in sorted((ROOT / "results" / "cpu" / kind).glob("*.json")):
-            if json.loads(file.read_text())["created"] < BEFORE:
-                shutil.copy(file, folder / kind)
+    (folder / "records").mkdir(parents=True)
+    for file in sorted((ROOT / "results" / "cpu" / "records").glob("*.json")):
+        if json.loads(file.read_text())["created"] < BEFORE:
+            shutil.copy(file, folder / "records")
     write_leaderboard([folder], folder / "out")
-    names = ("leaderboard.csv", "cells.csv", "efficiency.csv", "leaderboard.md", "leaderboard.tex")
+    names = ("leaderboard.csv", "cells.csv", "leaderboard.md", "leaderboard.tex")
     return {name: hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() for name in names}
 
 

@@ -62,6 +62,16 @@ _TEXT_COLUMNS = {
 }  # fmt: skip
 
 
+def latest(records: Sequence[Record]) -> list[Record]:
+    """The records without those of a measurement that was made again later, after its code or recipe had changed."""
+    columns = [COLUMNS[name] for name in ("model", *SETTING, "searched")]
+    kept: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: str(record.get("created"))):
+        kept[str([_lookup(record, path) for path in columns])] = record
+    current = {id(record) for record in kept.values()}
+    return [record for record in records if id(record) in current]
+
+
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row per benchmarked cell: the columns of `COLUMNS`, and speed-ups over the Transformer at the same `SETTING`.
 

@@ -61,7 +61,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     built = leaderboard.build(loaded, choice)
     built.conflicts += mixer_code.outdated(chosen)
     text = tables.to_markdown(built)
-    files = {"leaderboard.html": html_page.to_html(built, benchmarks)}
+    files = {"leaderboard.html": html_page.to_html(built, efficiency.latest(benchmarks))}
     if chosen:
         files |= {
             "cells.csv": tables.cells_csv(chosen),
@@ -97,7 +97,10 @@ def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> t
     benchmarks, problems = load.load_records(folders, records.BENCH)
     if not benchmarks:
         return "", problems
-    frame = efficiency.to_frame(benchmarks)
+    current = efficiency.latest(benchmarks)
+    if len(current) < len(benchmarks):
+        problems.append(f"left out: {len(benchmarks) - len(current)} measurements that were made again later")
+    frame = efficiency.to_frame(current)
     write_files(out, {"efficiency.csv": frame.to_csv(index=False, float_format="%.6g")})
     if draw:
         from lra.report import figures  # matplotlib takes seconds to import

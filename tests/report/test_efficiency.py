@@ -169,3 +169,12 @@ def test_models_look_different_in_colour_and_in_grey_and_keep_their_looks():
     assert len({(s.marker, str(s.dashes)) for s in styles.values()}) == 21
     assert figures.assign_styles(reversed(names))["model07"] == styles["model07"]
     assert styles["transformer"].color == "#000000"
+
+
+def test_a_measurement_made_again_after_a_change_replaces_the_earlier_one(tmp_path):
+    old = measurement("fnet", 256, 4.0, key="old", created="2026-01-01T00:00:00+00:00")
+    new = measurement("fnet", 256, 8.0, key="new", created="2026-01-02T00:00:00+00:00")
+    others = [measurement("fnet", 512), measurement("luna", 256), measurement("fnet", 256, batch=8)]
+    _, problems, frame = written(tmp_path, [new, old, *others])
+    assert problems == ["left out: 1 measurements that were made again later"]
+    assert len(frame) == 4 and "old" not in set(frame["key"])
