@@ -28,7 +28,7 @@ def _recipe(task: str, model: str, protocol: str) -> str:
 
 def made_by(source: str, model: str = "fnet", task: str = "listops", **versions: int) -> dict[str, Any]:
     """The code of a mixer as it is now, with another source or other versions."""
-    current = code_versions(model, recipe(task, model)["encoder"])
+    current = code_versions(model, recipe(task, model).get("encoder", {}))
     return {"fingerprint": source, "versions": current | versions}
 
 
