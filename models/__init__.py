@@ -40,6 +40,11 @@ ENCODER_VERSIONS: dict[str, dict[str, int]] = {"positions": {"sinusoidal": 2}}
 """Versions of the encoder's parts, where they are above 1, by field and value: {"positions": {"sinusoidal": 2}}."""
 
 
+def class_path(mixer: str) -> str:
+    """'package.module:Class' of a mixer: of a name in `MIXERS`, or the name itself."""
+    return MIXERS.get(mixer, mixer)
+
+
 def code_versions(mixer: str, encoder: Mapping[str, Any]) -> dict[str, int]:
     """Versions above 1 of the code that a cell's numbers come from: of the mixer, and of parts of the encoder.
 

@@ -84,13 +84,14 @@ class Kept:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Digests of the tables of the older records of results/cpu."""
+    """Digests of the tables of the older records of results/cpu, and of measurements that stay as they are."""
     (folder / "records").mkdir(parents=True)
     for file in sorted((ROOT / "results" / "cpu" / "records").glob("*.json")):
         if json.loads(file.read_text())["created"] < BEFORE:
             shutil.copy(file, folder / "records")
+    shutil.copytree(ROOT / "results" / "gpu" / "h200-before" / "bench", folder / "bench")
     write_leaderboard([folder], folder / "out")
-    names = ("leaderboard.csv", "cells.csv", "leaderboard.md", "leaderboard.tex")
+    names = ("leaderboard.csv", "cells.csv", "efficiency.csv", "leaderboard.md", "leaderboard.tex")
     return {name: hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() for name in names}
 
 

@@ -12,7 +12,7 @@ from lra.errors import UsageError, printable
 from lra.grid import expand
 from models import MIXERS
 from tasks import TASKS, DataError
-from tasks.io.cache import describe, entries, summary
+from tasks.io.cache import entries
 from tasks.io.preview import details, preview
 
 
@@ -29,9 +29,7 @@ def prepare(args: PrepareArguments) -> int:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
             continue
         prepared.append(entry)
-        print_line(f"{plan.task}, length {plan.length:,}: {summary(entry)}")
-        for note in describe(entry)["notes"]:
-            print_line(f"  {note}")
+        expand.report_entry(f"{plan.task}, length {plan.length:,}", entry, print_line)
     if args.preview:
         for page in preview(prepared, args.preview):
             print(page)

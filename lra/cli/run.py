@@ -22,7 +22,7 @@ from lra.launch.multihost import host_group
 from lra.launch.multihost_follower import Follower
 from lra.launch.multihost_leader import Leader
 from lra.results import provenance, runs
-from lra.results.folder import cannot_write, clean_up, is_finished, is_of_other_code, unfinished
+from lra.results.folder import cannot_write, clean_up, count_finished, is_finished, unfinished
 from tasks.io.files import make_folder
 
 FAILED = 1
@@ -108,7 +108,7 @@ def _save_run(
         runs.save(results, verb, list(command), cells)
     except OSError as error:
         raise cannot_write(results, error) from None
-    return [cell for cell in cells if wanted is None or runs.request_of(runs.cell_entry(cell)) in wanted]
+    return [cell for cell in cells if wanted is None or runs.request_of(cell) in wanted]
 
 
 def _flags_without(args: RunArguments | BenchArguments, *names: str) -> list[str]:
@@ -126,10 +126,9 @@ def _run_cells(
     """Runs the unfinished cells, cleans up and prints the leaderboard."""
     console = Console()
     pending = cells if options.reruns_finished else unfinished(cells, options.results)
-    done = [] if pending is cells else [cell for cell in cells if is_finished(options.results, cell)]
-    other = sum(is_of_other_code(options.results, cell) for cell in done)
+    done, other = (0, 0) if pending is cells else count_finished(options.results, cells)
     other_note = f", {other} of them before their mixer's code was changed" if other else ""
-    note = f", {len(done)} already done{other_note} (--rerun repeats them)" if done else ""
+    note = f", {done} already done{other_note} (--rerun repeats them)" if done else ""
     accelerator = cells[0].accelerator if cells else "this machine"
     console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False, soft_wrap=True)
     counts = scheduler.run_cells(pending, options, console, slots, run_cell)

@@ -251,9 +251,14 @@ def report_data(entries: Mapping[Plan, Path], report: Callable[[str], None]) -> 
     for entry, data in named.items():
         contents = describe(entry)
         if contents["notes"] or contents["settings"]["source"]["kind"] != "generate":
-            report(f"{data}: {summary(entry)}")
-        for note in contents["notes"]:
-            report(f"  {note}")
+            report_entry(data, entry, report)
+
+
+def report_entry(data: str, entry: Path, report: Callable[[str], None]) -> None:
+    """Names one copy of a task's data, with its notes."""
+    report(f"{data}: {summary(entry)}")
+    for note in describe(entry)["notes"]:
+        report(f"  {note}")
 
 
 _RANDOM_TOKENS = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from lra.grid.source import fingerprint
 from lra.results.records import Record
-from models import MIXERS, code_versions
+from models import class_path, code_versions
 
 
 def versions(record: Record) -> dict[str, int]:
@@ -39,7 +39,7 @@ def outdated(records: Sequence[Record]) -> list[str]:
             version[model] += 1
         elif made_by := (record.get("code") or {}).get("fingerprint"):
             if mixer not in sources:
-                sources[mixer] = fingerprint(MIXERS.get(mixer, mixer))
+                sources[mixer] = fingerprint(class_path(mixer))
             source[model] += sources[mixer] not in ("", made_by)
     lines = [
         f"code: {_count(number)} of {model} by another version of its code, which gives other numbers: run again"

@@ -55,18 +55,8 @@ def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
 
 _IDENTITY = ("rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters")
 _SUFFIXES = (
-    "",
-    " low",
-    " high",
-    " ± seeds",
-    " n",
-    " status",
-    " best",
-    " steps/s",
-    " published",
-    " − published",
-    " notes",
-)
+    "", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published", " notes",
+)  # fmt: skip
 
 
 def _csv_line(row: Row, group: Group, leaderboard: Leaderboard) -> dict[str, object]:

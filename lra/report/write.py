@@ -53,7 +53,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     loaded, lines = load.load_records(folders)
     selection.check(choice, loaded)
     chosen = [record for record in loaded if choice.includes(record)]
-    benchmarks, _ = load.load_records(folders, records.BENCH)
+    benchmarks, problems = _load_measurements(folders)
     if loaded and not chosen:
         raise UsageError("no record fits all of --tasks, --models, --protocol and --accelerator together")
     if not chosen and not benchmarks:
@@ -61,7 +61,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     built = leaderboard.build(loaded, choice)
     built.conflicts += mixer_code.outdated(chosen)
     text = tables.to_markdown(built)
-    files = {"leaderboard.html": html_page.to_html(built, efficiency.latest(benchmarks))}
+    files = {"leaderboard.html": html_page.to_html(built, benchmarks)}
     if chosen:
         files |= {
             "cells.csv": tables.cells_csv(chosen),
@@ -71,8 +71,9 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
         }
     write_files(out, files)
     lines += built.conflicts
-    if any((folder / records.BENCH).is_dir() for folder in folders):
-        lines += write_efficiency(folders, out, plots)[1]
+    lines += problems
+    if benchmarks:
+        _write_measurements(benchmarks, out, plots)
     if plots:
         from lra.report import figures  # matplotlib takes seconds to import
 
@@ -94,19 +95,27 @@ def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> t
     Raises:
         OSError: `out` cannot be written.
     """
-    benchmarks, problems = load.load_records(folders, records.BENCH)
-    if not benchmarks:
-        return "", problems
-    current = efficiency.latest(benchmarks)
-    if len(current) < len(benchmarks):
-        problems.append(f"left out: {len(benchmarks) - len(current)} measurements that were made again later")
-    frame = efficiency.to_frame(current)
+    benchmarks, problems = _load_measurements(folders)
+    return _write_measurements(benchmarks, out, draw) if benchmarks else "", problems
+
+
+def _load_measurements(folders: Sequence[Path]) -> tuple[list[records.Record], list[str]]:
+    """The measurements that count, and one line for each file left out and each duplicate."""
+    loaded, problems = load.load_records(folders, records.BENCH)
+    current = efficiency.latest(loaded)
+    if len(current) < len(loaded):
+        problems.append(f"left out: {len(loaded) - len(current)} measurements that were made again later")
+    return current, problems
+
+
+def _write_measurements(benchmarks: Sequence[records.Record], out: Path, draw: bool) -> str:
+    frame = efficiency.to_frame(benchmarks)
     write_files(out, {"efficiency.csv": frame.to_csv(index=False, float_format="%.6g")})
     if draw:
         from lra.report import figures  # matplotlib takes seconds to import
 
         figures.draw_all_efficiency(frame, out / "plots")
-    return efficiency.to_markdown(frame), problems
+    return efficiency.to_markdown(frame)
 
 
 def write_files(out: Path, files: dict[str, str]) -> None:

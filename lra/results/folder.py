@@ -30,17 +30,28 @@ def is_finished(results: Path, cell: Cell, minutes: float | None = None) -> bool
     Raises:
         UsageError: the record exists but cannot be read now.
     """
-    record = _read_record(results, cell) or {"status": None}
+    return _is_final(_read_record(results, cell), minutes)
+
+
+def _is_final(record: records.Record | None, minutes: float | None = None) -> bool:
+    if record is None:
+        return False
     too_slow = minutes is not None and record["status"] == "timeout" and record.get("timeout_minutes", 0) >= minutes
     shared_device = record["status"] == "oom" and record.get("sharing", 1) > 1  # with a device to itself it may fit
     return too_slow or (record["status"] in records.FINAL and not shared_device)
 
 
-def is_of_other_code(results: Path, cell: Cell) -> bool:
-    """Whether the cell's record says that other code of its mixer made it than the code that is there now."""
-    record = _read_record(results, cell) or {}
-    made_by = (record.get("code") or {}).get("fingerprint")
-    return bool(made_by and cell.plan.code.fingerprint not in ("", made_by))
+def count_finished(results: Path, cells: Sequence[Cell]) -> tuple[int, int]:
+    """How many of the cells are finished, and how many of these by other code of their mixer than is there now.
+
+    Raises:
+        UsageError: as `is_finished`.
+    """
+    found = [(_read_record(results, cell), cell.plan.code.fingerprint) for cell in cells]
+    finished = [
+        ((record.get("code") or {}).get("fingerprint"), now) for record, now in found if record and _is_final(record)
+    ]
+    return len(finished), sum(bool(then and now and then != now) for then, now in finished)
 
 
 def _read_record(results: Path, cell: Cell) -> records.Record | None:

@@ -223,9 +223,10 @@ Request = tuple[str, str, int, tuple[int, ...]]
 """What tells a cell from the others of its run: task, model, length and seeds."""
 
 
-def request_of(cell: dict[str, Any]) -> Request:
-    """The request that a cell's entry is of; other than its key, it stays when the code of its mixer is mended."""
-    return cell["task"], cell["model"], cell["length"], tuple(cell["seeds"])
+def request_of(cell: Cell) -> Request:
+    """The request that a cell is of; other than its key, it stays when the code of its mixer is mended."""
+    plan = cell.plan
+    return plan.task, str(plan.model), plan.length, plan.seeds
 
 
 def retry_commands(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], set[Request]]]:
@@ -233,7 +234,7 @@ def retry_commands(results: Path, statuses: Sequence[str]) -> list[tuple[str, li
     commands, seen = [], set[str]()
     for grid in load(results):
         ended = {
-            cell["key"]: request_of(cell)
+            cell["key"]: (cell["task"], cell["model"], cell["length"], tuple(cell["seeds"]))
             for cell in grid["cells"]
             if any(record and record["status"] in statuses for _, record in _with_records(results, cell))
         }

@@ -23,7 +23,7 @@ from lra.errors import UsageError
 from lra.grid.source import fingerprint
 from lra.train import device
 from lra.train.optimizer import count_parameters
-from models import MIXERS
+from models import MIXERS, class_path
 from models.core.encoder import Encoder
 from models.core.factory import CONTEXT, load_mixer, mixer_factory, mixer_parameters
 
@@ -101,7 +101,7 @@ def main() -> None:
             answer: dict[str, Any] = {"models": details()}
         else:
             mixers = [
-                {"options": typed_options(name, options), "fingerprint": fingerprint(MIXERS.get(name, name))}
+                {"options": typed_options(name, options), "fingerprint": fingerprint(class_path(name))}
                 for name, options in json.loads(sys.argv[1])
             ]
             try:

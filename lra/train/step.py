@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from configs.recipe import Recipe
 from lra.train import data, distributed, flops
 from lra.train.data import Batch, SplitArrays, gather, tokens_of
-from lra.train.flax_layers import has_random_keys, reseed, set_mode
+from lra.train.flax_layers import reseed
 from lra.train.optimizer import make_optimizer
 from models.core.layers import BatchRngs
 from models.core.redraw import Redrawn, redrawn
@@ -141,10 +141,12 @@ class Program:
         Parameters are cast to the compute type here and nowhere else; complex ones stay complex64.
         """
         cast = jax.tree.map(lambda p: p.astype(self.dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
-        if rngs is not None and has_random_keys(other_state):
-            other_state = reseed(other_state, rngs)
-        model = nnx.merge(self.graph, cast, other_state)
-        set_mode(model, training=rngs is not None)
+        if rngs is None:
+            model = nnx.merge(self.graph, cast, other_state)
+            model.eval()
+        else:
+            model = nnx.merge(self.graph, cast, reseed(other_state, rngs))
+            model.train()
         logits: jax.Array = model(*tokens_of(batch), rngs)
         return logits
 

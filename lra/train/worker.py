@@ -38,7 +38,7 @@ from lra.train.flops import mfu
 from lra.train.loop import Hooks, TrainResult, fit
 from lra.train.trackers import Listener
 from lra.train.turns import Turns
-from models import MIXERS, attention
+from models import MIXERS, attention, class_path
 from models.core.encoder import Encoder
 from models.core.factory import load_mixer, mixer_factory
 from tasks import TASKS
@@ -103,7 +103,7 @@ def current_code(spec: WorkerSpec) -> dict[str, Any]:
         ValueError: another mixer than ours has changed since the run began. It is part of the cell's key.
     """
     mixer, code = spec.record["cell"]["mixer"], spec.record["code"]
-    current = fingerprint(MIXERS.get(mixer, mixer))
+    current = fingerprint(class_path(mixer))
     if mixer not in MIXERS and current != code["fingerprint"]:
         raise ValueError(f"the code of {mixer} has changed since this run began: start it again")
     return {**code, "fingerprint": current}

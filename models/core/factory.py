@@ -10,7 +10,7 @@ from typing import Any
 
 from flax import nnx
 
-from models import MIXERS
+from models import class_path
 from models.core.encoder import MakeMixer, Mixer
 
 CONTEXT = ("heads", "qkv", "dropout", "residual_dropout", "layer", "layers")
@@ -23,7 +23,7 @@ def load_mixer(name: str) -> type:
     Raises:
         ValueError: the name is neither, or the module or class cannot be imported.
     """
-    path = MIXERS.get(name, name)
+    path = class_path(name)
     module, colon, attribute = path.partition(":")
     if not colon:
         raise ValueError(f"unknown model '{name}'")
