@@ -34,26 +34,30 @@ PROCESSES = 8
 """Processes that the mixers are shared among."""
 ATTENTIONS = (("listops", "bfloat16"), ("narrow", "bfloat16"), ("long", "float32"))
 
-BENCHES = (
-    (6, "--protocol=lra", "--tasks=listops,image", "--models=transformer,fnet,linear_transformer"),
-    (
-        11,
-        "--protocol=fnet",
-        "--lengths=1024,4096,16384",
-        "--models=transformer,fnet,linear_transformer,local,performer",
+BENCHES: dict[str, tuple[tuple[int | str, ...], ...]] = {
+    "lra": (
+        (6, "--protocol=lra", "--tasks=listops,image", "--models=transformer,fnet,linear_transformer"),
+        (2, "--protocol=lra", "--tasks=pathfinder", "--models=transformer,fnet,linear_transformer"),
+        (2, "--protocol=lra", "--tasks=text", "--lengths=1000", "--models=transformer,fnet,linear_transformer"),
     ),
-    (3, "--protocol=fnet_bert", "--models=transformer,fnet,transformer_naive"),
-    (
-        6,
-        "--protocol=fnet",
-        "--lengths=1024,4096",
-        "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks",
+    "fnet": (
+        (8, "--protocol=fnet", "--lengths=1024,4096,16384", "--models=transformer,fnet,linear_transformer"),
+        (3, "--protocol=fnet_bert", "--models=transformer,fnet,transformer_naive"),
     ),
-    (2, "--protocol=lra", "--tasks=pathfinder", "--models=transformer,fnet,linear_transformer"),
-    (2, "--protocol=lra", "--tasks=text", "--lengths=1000", "--models=transformer,fnet,linear_transformer"),
-    (2, "--protocol=efficiency", "--lengths=1000,4000", "--models=all"),
-)
-"""Arguments of `bench`, and how many of its cells are made ready at once: about two for each of 16 cores in all."""
+    "kernels": (
+        (
+            6,
+            "--protocol=fnet",
+            "--lengths=1024,4096",
+            "--models=transformer_naive,fnet:method=fft,transformer:kernel=blocks",
+        ),
+    ),
+    "approximate": ((4, "--protocol=fnet", "--lengths=1024,4096", "--models=local,performer"),),
+    "all4000": ((12, "--protocol=efficiency", "--lengths=4000", "--models=all"),),
+    "all1000": ((12, "--protocol=efficiency", "--lengths=1000", "--models=all"),),
+}
+"""By name: arguments of `bench`, and how many of its cells are made ready at once. Together about two for each of 16
+cores."""
 TRAININGS = (
     ("listops", "fnet", 2_000, "0"),
     ("listops", "transformer", 2_000, "0"),
@@ -68,7 +72,10 @@ TRAININGS = (
     ("pathfinder", "fnet", 1_024, "0"),
 )
 """Task, model, length and seeds in protocol `lra`, the most wanted first. Two share the GPU."""
-TOY_BENCHES = ((2, "--models=fnet,ff_only", "--lengths=64"), (2, "--models=transformer", "--lengths=64"))
+TOY_BENCHES: tuple[tuple[int | str, ...], ...] = (
+    (2, "--models=fnet,ff_only", "--lengths=64"),
+    (2, "--models=transformer", "--lengths=64"),
+)
 
 
 class Campaign:
@@ -77,6 +84,7 @@ class Campaign:
     def __init__(self, args: argparse.Namespace):
         self.results, self.data, self.toy = args.results.resolve(), args.data.resolve(), args.toy
         self.device, self.source = args.device, args.source_dir
+        self.benches, self.tasks = args.benches.split(","), args.tasks.split(",")
         self.until = time.monotonic() + 60 * args.minutes
         self.light = self.results / "first_light"
         self.light.mkdir(parents=True, exist_ok=True)
@@ -249,7 +257,8 @@ def bench(c: Campaign) -> None:
         if minutes > 0.5:
             c.run(f"bench{i}", c.command("bench", *arguments, f"--jobs={jobs}", f"--total_minutes={minutes}"))
 
-    measurements = [lambda i=i, a=a: measure(i, *a) for i, a in enumerate(TOY_BENCHES if c.toy else BENCHES)]  # type: ignore[misc]
+    benches = TOY_BENCHES if c.toy else [bench for name in c.benches for bench in BENCHES[name]]
+    measurements = [lambda i=i, a=a: measure(i, *a) for i, a in enumerate(benches)]  # type: ignore[misc]
     together(c, [*measurements, *checks(c), lambda: data(c)])
     report(c)
     sane(c)
@@ -259,8 +268,9 @@ def data(c: Campaign) -> None:
     """The data that `train` begins with, made while others measure on the device."""
     if not c.toy:
         source = [f"--source_dir={c.source}"] * bool(c.source)
-        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=listops,image,pathfinder", *source))
-        c.run("prepare", c.command("prepare", "--protocol=lra", "--tasks=text", "--lengths=1000", *source))
+        for task, length in dict.fromkeys((task, length) for task, _, length, _ in trainings(c)):
+            cell = [f"--tasks={task}", f"--lengths={length}", "--protocol=lra"]
+            c.run("prepare", c.command("prepare", *cell, *source))
 
 
 def sane(c: Campaign) -> None:
@@ -290,7 +300,7 @@ def sane(c: Campaign) -> None:
 def train(c: Campaign) -> None:
     """Trains the benchmark's cells: they share the GPU, the most wanted first."""
     budget, wanted = c.left - 90, []  # to start and compile takes most of a minute
-    for training in TRAININGS:
+    for training in trainings(c):
         if trained(c, *training):
             continue
         took = expected(c, *training)
@@ -317,6 +327,11 @@ def train(c: Campaign) -> None:
         rate = (r.get("train_speed") or {}).get("steps_per_second")
         scores = [(s["steps"], s["validation_best"], s["test_best"]) for s in r["results"]]
         print(f"{file.stem}: {r['status']} {r['error']} {rate} steps/s; steps, validation, test: {scores}", flush=True)
+
+
+def trainings(c: Campaign) -> list[tuple[str, str, int, str]]:
+    """The trainings of the tasks that were asked for."""
+    return [training for training in TRAININGS if training[0] in c.tasks]
 
 
 def trained(c: Campaign, task: str, model: str, length: int, seeds: str) -> bool:
@@ -358,6 +373,9 @@ def main() -> None:
     parser.add_argument("--source_dir", help="folder of data that cannot be generated")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     parser.add_argument("--bench_until", type=float, help="seconds before the end that `bench` leaves to `train`")
+    parser.add_argument("--benches", default=",".join(BENCHES), help=f"which of `bench`: {', '.join(BENCHES)}")
+    tasks = ",".join(dict.fromkeys(training[0] for training in TRAININGS))
+    parser.add_argument("--tasks", default=tasks, help=f"of `train`: {tasks}")
     parser.add_argument("--toy", action="store_true", help="small shapes, to try the program on a CPU")
     parser.add_argument("--pack", type=Path, help="folder for one archive of all results")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ from tests.benchmarks import gpu
 def campaign(tmp_path):
     """A campaign of 10 minutes whose commands are kept and not run, with FNet's measurement on ListOps."""
     options = {"results": tmp_path, "data": tmp_path / "data", "toy": False, "device": "cpu", "source_dir": None}
+    options |= {"benches": "lra", "tasks": "listops"}
     c = gpu.Campaign(argparse.Namespace(**options, minutes=10, bench_until=None))
     speeds = {"train_speed": {"steps_per_second": 50.0}, "inference_speed": {"steps_per_second": 200.0}}
     found = {"status": "ok", "recipe": dataclasses.asdict(recipe("listops", "fnet"))} | speeds
