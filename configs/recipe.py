@@ -33,7 +33,7 @@ class Encoder:
     """Total width of queries, keys and values over all heads."""
     mlp: int
     pool: Literal["cls", "mean"] = "cls"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    positions: Literal["sinusoidal", "learned", "none", "rotary"] = "sinusoidal"
     pair_head: Literal["concat", "nli"] = "concat"
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -41,6 +41,26 @@ class Encoder:
     """Blocks store no activations for the backward pass (see `models.core.reversible`)."""
     init: Literal["lecun", "xavier", "torch"] = added("lecun")
     """What parameters start from (see `models.core.initial`): as in Flax, the official benchmark, or PyTorch."""
+    input: Literal["embedding", "linear"] = added("embedding")
+    """'linear': a linear map with bias, of a picture's pixel (one number) or of a token as a one-hot row."""
+    input_mean: float = added(0.5)
+    """A pixel's value, 0 to 1, enters the linear map as (value − mean) / std."""
+    input_std: float = added(0.5)
+    norm: Literal["layer", "rms", "scale", "batch"] = added("layer")
+    """Kind of all norms (see `models.core.norms`)."""
+    norm_momentum: float = added(0.9)
+    """Share of the old value in each update of batch norm's running statistics."""
+    prenorm: bool = added(True)
+    """Norms before each mixer and feed-forward; else after the sum with the residual stream."""
+    final_norm: bool = added(True)
+    """Whether a norm follows the last block."""
+    block: Literal["mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"] = added("mlp")
+    """What follows the mixer: a feed-forward with a residual of its own, or, as in state-space models, GELU with or
+    without a gate in the mixer's residual (see `models.core.blocks`)."""
+    head: Literal["mlp", "linear"] = added("mlp")
+    """'linear': one linear map; for a pair [e1, e2, e1 − e2, e1·e2] → D → GELU → classes."""
+    tied_dropout: bool = added(False)
+    """Dropout zeroes a feature at all positions of a document, or at none."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,11 @@ class Optimizer:
     eps: float = 1e-9
     clip: float = 0.0
     """Largest global norm of the gradient; 0: no limit."""
+    slow: str = added("A,step,B")
+    """Roles of the parameters (see `lra.train.groups`) whose learning rate is multiplied by `slow_factor`."""
+    slow_factor: float = added(1.0)
+    undecayed: str = added("A,step,B")
+    """Roles of the parameters that weight decay leaves out."""
 
 
 @dataclass(frozen=True)
