@@ -36,12 +36,13 @@ class Attention(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         kernel: Kernel = "auto",
         rngs: nnx.Rngs,
     ):
         if kernel not in ("auto", *KERNELS):
             raise ValueError(f"kernel must be auto, {' or '.join(KERNELS)}, not {kernel!r}")
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.kernel: Kernel = kernel
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -74,9 +75,10 @@ class NaiveAttention(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         rngs: nnx.Rngs,
     ):
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.join(attend_naive(*self.project(x), mask, self.rate, rngs))

@@ -38,13 +38,14 @@ class BigBird(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         block: int = 64,
         random: int = 3,
         rngs: nnx.Rngs,
     ):
         at_least(1, block=block)
         at_least(0, random=random)
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.block = min(block, length)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rngs.params(), jnp.arange(-(-length // self.block)))
         # A block's draws do not depend on how many blocks follow it.

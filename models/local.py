@@ -33,11 +33,12 @@ class Local(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         block: int = 50,
         rngs: nnx.Rngs,
     ):
         at_least(1, block=block)
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.block = min(block, length)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

@@ -10,6 +10,7 @@ from models.attention import attend
 from models.core.block_attention import attend_blocks, from_blocks
 from models.core.initial import Linear
 from models.core.layers import MASKED, MultiHead, at_least, split_heads
+from models.core.positions import rotate
 
 
 class Longformer(MultiHead):
@@ -37,6 +38,7 @@ class Longformer(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         window: int = 512,
         tokens: int = 1,
         rngs: nnx.Rngs,
@@ -44,7 +46,7 @@ class Longformer(MultiHead):
         if window < 2 or window % 2:
             raise ValueError(f"window must be an even number of at least 2, not {window}")
         at_least(0, tokens=tokens)
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.window, self.tokens = window, min(tokens, length)
         if self.tokens:
             width = dim if qkv is None else qkv
@@ -63,6 +65,8 @@ class Longformer(MultiHead):
                     (self.global_value, x),
                 )
             )
+            if self.rotary:
+                q, k = rotate(q), rotate(k)
             first = attend(q, k, v, mask, self.rate, rngs)
             o = jnp.concatenate([first, o[:, self.tokens :]], axis=1)
         return self.join(o)

@@ -42,6 +42,7 @@ class Sinkhorn(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         block: int = 50,
         iterations: int = 7,
         temperature: float = 0.75,
@@ -51,7 +52,7 @@ class Sinkhorn(MultiHead):
         at_least(1, block=block, iterations=iterations)
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.block, self.iterations = min(block, length), iterations
         self.temperature, self.noise = temperature, noise
         width, blocks = dim if qkv is None else qkv, -(-length // self.block)

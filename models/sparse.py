@@ -40,6 +40,7 @@ class Sparse(MultiHead):
         heads: int = 4,
         qkv: int | None = None,
         dropout: float = 0.0,
+        rotary: bool = False,
         block: int = 0,
         c: int = 8,
         rngs: nnx.Rngs,
@@ -48,7 +49,7 @@ class Sparse(MultiHead):
             raise ValueError(f"block must be at least 0 (0 for the square root of the length), not {block}")
         if c < 1 or (block and c > block):
             raise ValueError(f"c must be at least 1 and at most block ({block}), not {c}")
-        super().__init__(dim, heads, qkv, dropout, rngs=rngs)
+        super().__init__(dim, heads, qkv, dropout, rotary=rotary, rngs=rngs)
         self.block = min(block or math.isqrt(length - 1) + 1, length)
         self.c = min(c, self.block)
 

@@ -81,8 +81,8 @@ def test_only_the_joining_modules_know_tasks_models_and_protocols_by_name():
         if file.relative_to(ROOT).as_posix() in KNOW_BY_NAME:
             continue
         names = imported(file)
-        # These name no model: training takes the form of its random keys, and what it draws anew, from there.
-        unnamed = ("models.core.layers", "models.core.redraw")
+        # These name no model: training knows the form of random keys, what is drawn anew, and which modules are norms.
+        unnamed = ("models.core.layers", "models.core.norms", "models.core.redraw")
         known = {n for n in names if package_of(n) == "models" and not n.startswith(unnamed)}
         assert not known - {"models", "models.core"}, file
         assert not names & registries, file

@@ -24,7 +24,7 @@ from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits
 from lra.train.optimizer import count_parameters
-from lra.train.step import Program, State, chunk_length, program_bytes, with_redrawn
+from lra.train.step import Program, State, chunk_length, program_bytes, replaced
 from tasks.task import Dataset
 
 Tree = Any
@@ -141,8 +141,8 @@ class Trainer:
             else DeviceData(dataset, self.program.sharding)
         )
         self.state = self.program.init()
-        self.best, self.best_redrawn = jax.tree.map(jnp.copy, (self.state.params, self.state.redrawn))
-        """Parameters and `Redrawn` variables of each seed's best validation."""
+        self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
+        """Parameters and moving variables of each seed's best validation."""
         self.recent: list[np.ndarray] = []
         """Losses and accuracies since the last validation, [steps, seeds, 2] per chunk."""
         self.outcome = TrainResult(
@@ -278,10 +278,10 @@ class Trainer:
                 result.status, result.steps = "diverged", first + at + 1
                 result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
 
-    def _score(self, params: Tree, constants: Tree, split: str) -> np.ndarray:
-        """Evaluates mean loss and accuracy over a split's every example, [2, seeds], with these `Redrawn` variables."""
+    def _score(self, params: Tree, moving: Tree, split: str) -> np.ndarray:
+        """Evaluates mean loss and accuracy over a split's every example, [2, seeds], with these moving variables."""
         count, size, started = self.counts[split], self.program.evaluation_batch(), time.perf_counter()
-        other_state = with_redrawn(self.program.other_state, constants)
+        other_state = replaced(self.program.other_state, moving)
         sums = [
             self.evaluate[split](
                 params, other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
@@ -294,7 +294,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Validates all seeds and keeps the parameters of those that improved; returns whether any did."""
-        losses, accuracies = self._score(self.state.params, self.state.redrawn, "validation")
+        losses, accuracies = self._score(self.state.params, self.state.moving, "validation")
         train = np.concatenate(self.recent).mean(axis=0, dtype=np.float64)
         self.recent = []
         better = np.zeros(len(self.outcome.results), bool)
@@ -316,16 +316,16 @@ class Trainer:
                 result.validation_best, result.best_step = accuracy, self.outcome.steps
                 better[s] = True
         if better.any():
-            new, old = (self.state.params, self.state.redrawn), (self.best, self.best_redrawn)
-            self.best, self.best_redrawn = _choose(better, new, old)
+            new, old = (self.state.params, self.state.moving), (self.best, self.best_moving)
+            self.best, self.best_moving = _choose(better, new, old)
         self.hooks.on_progress({"step": self.outcome.steps, "validation_accuracy": float(np.mean(accuracies))})
         return bool(better.any())
 
     def _test(self) -> None:
         """Tests the last and the best parameters of every seed that has not diverged."""
-        last = best = self._score(self.state.params, self.state.redrawn, "test")[1]
+        last = best = self._score(self.state.params, self.state.moving, "test")[1]
         if any(result.best_step < result.steps for result in self.outcome.results):
-            best = self._score(self.best, self.best_redrawn, "test")[1]
+            best = self._score(self.best, self.best_moving, "test")[1]
         for s, result in enumerate(self.outcome.results):
             if result.status == "ok":
                 result.test_last, result.test_best = float(last[s]), float(best[s])
@@ -341,7 +341,7 @@ class Trainer:
     def _arrays(self) -> Tree:
         """Returns the arrays that a checkpoint holds, under the names that it stores."""
         return {
-            "state": self.state._asdict(), "best": self.best, "best_redrawn": self.best_redrawn,
+            "state": self.state._asdict(), "best": self.best, "best_moving": self.best_moving,
             "rest": self.program.other_state,
         }  # fmt: skip
 
@@ -354,7 +354,7 @@ class Trainer:
         if checkpoint is None:
             return
         arrays, progress = checkpoint
-        self.state, self.best, self.best_redrawn = State(**arrays["state"]), arrays["best"], arrays["best_redrawn"]
+        self.state, self.best, self.best_moving = State(**arrays["state"]), arrays["best"], arrays["best_moving"]
         self.program.other_state = arrays["rest"]
         recent = progress.pop("recent")
         self.recent = [np.array(recent, np.float32)] if recent else []

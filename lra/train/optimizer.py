@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from configs.recipe import Optimizer, Recipe, Schedule
+from lra.train import groups
 
 
 def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -42,14 +43,27 @@ def learning_rate(optimizer: Optimizer, schedule: Schedule, steps: int) -> Calla
     return rate
 
 
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe, roles: Sequence[str] = ()) -> optax.GradientTransformation:
     """Makes a recipe's optimizer: Adam with decoupled weight decay, after gradient clipping if the recipe has any.
 
     It takes a complex parameter as its real and imaginary parts, two real parameters, as PyTorch's Adam does.
+
+    Args:
+        recipe: the recipe.
+        roles: the role of each parameter, in the order of the leaves (`lra.train.groups`); empty: none has one.
     """
     o = recipe.optimizer
     rate = learning_rate(o, recipe.schedule, recipe.train.steps)
-    adam = optax.adamw(rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
+    scales, decaying = groups.factors(o, list(roles)), groups.decays(o, list(roles))
+    decay = (
+        optax.add_decayed_weights(o.weight_decay)
+        if all(decaying)
+        else optax.stateless(lambda updates, params: _decay(updates, params, o.weight_decay, decaying))
+    )
+    parts = [optax.scale_by_adam(b1=o.b1, b2=o.b2, eps=o.eps), decay, optax.scale_by_learning_rate(rate)]
+    if any(scale != 1 for scale in scales):
+        parts.append(optax.stateless(lambda updates, _: _scale(updates, scales)))
+    adam = optax.chain(*parts)
     chain = optax.chain(optax.clip_by_global_norm(o.clip), adam) if o.clip else adam
 
     def init(params: Any) -> Any:
@@ -63,6 +77,19 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
         return jax.tree.map(_from_real, updates, params), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _decay(updates: Any, params: Any, weight_decay: float, decaying: Sequence[bool]) -> Any:
+    """Adds weight_decay · parameter to the updates of the leaves that decay."""
+    leaves, structure = jax.tree.flatten(updates)
+    triples = zip(leaves, jax.tree.leaves(params), decaying, strict=True)
+    return jax.tree.unflatten(structure, [u + weight_decay * p if decays else u for u, p, decays in triples])
+
+
+def _scale(updates: Any, scales: Sequence[float]) -> Any:
+    """Multiplies each leaf by its number."""
+    leaves, structure = jax.tree.flatten(updates)
+    return jax.tree.unflatten(structure, [u * scale for u, scale in zip(leaves, scales, strict=True)])
 
 
 def _as_real(tree: Any) -> Any:

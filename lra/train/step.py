@@ -23,6 +23,7 @@ from configs.recipe import Recipe
 from lra.train import data, distributed, flops
 from lra.train.data import Batch, SplitArrays, gather, tokens_of
 from lra.train.flax_layers import reseed
+from lra.train.groups import named_role, roles
 from lra.train.optimizer import make_optimizer
 from models.core.layers import BatchRngs
 from models.core.redraw import Redrawn, redrawn
@@ -33,21 +34,25 @@ Metrics = tuple[jax.Array, jax.Array]
 """Mean loss and accuracy of training batches, [seeds] or [steps, seeds]."""
 
 
+MOVING = (Redrawn, nnx.BatchStat)
+"""Variables that training changes and no gradient does: arrays drawn anew, and norms' running statistics."""
+
+
 class State(NamedTuple):
     """Everything that a step changes; all arrays but `step` have a leading axis of seeds."""
 
     params: Tree
     optimizer: Tree
     step: jax.Array
-    redrawn: Tree = ()
-    """The models' `Redrawn` variables; no arrays, if no mixer redraws any."""
+    moving: Tree = ()
+    """The models' variables that steps change without a gradient (`MOVING`); no arrays, if there are none."""
 
 
 class Fixed(NamedTuple):
     """What a step reads and never changes; arguments of the programs, so that one program serves all seeds."""
 
     other_state: Tree
-    """The models' state that is not trained, with a leading axis of seeds; `Redrawn` variables are those of step 0."""
+    """The models' state that is not trained, with a leading axis of seeds; `MOVING` variables are those of step 0."""
     seeds: jax.Array
     """uint32 [seeds]."""
 
@@ -76,16 +81,16 @@ class Program:
         parts = [nnx.split(model, nnx.Param, ...) for model in models]
         self.graph = parts[0][0]
         self.recipe, self.examples, self.documents, self.count = recipe, examples, documents, len(seeds)
-        self.optimizer = make_optimizer(recipe)
+        self.optimizer = make_optimizer(recipe, roles(models[0]))
         self.dtype = jnp.bfloat16 if recipe.train.precision == "bfloat16" else jnp.float32
         self.mesh = Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
         self.sharding: jax.sharding.Sharding = (
             SingleDeviceSharding(devices[0]) if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         )
-        constants = [nnx.state(model, Redrawn) for model in models]
-        self.params, self.other_state, self.redrawn = (
+        moving = [nnx.state(model, MOVING) for model in models]
+        self.params, self.other_state, self.moving = (
             distributed.put_replicated(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), self.sharding)
-            for trees in ([p for _, p, _ in parts], [r for _, _, r in parts], constants)
+            for trees in ([p for _, p, _ in parts], [r for _, _, r in parts], moving)
         )
         self.seeds = distributed.put_replicated(np.array(seeds, np.uint32), self.sharding)
 
@@ -95,12 +100,12 @@ class Program:
 
     def init(self) -> State:
         """Creates the state at step 0, in fresh buffers, so that it may be donated."""
-        state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params, self.redrawn)
+        state: State = jax.jit(self._initial_state, out_shardings=self.sharding)(self.params, self.moving)
         return state
 
-    def _initial_state(self, params: Tree, constants: Tree) -> State:
-        params, constants = jax.tree.map(jnp.copy, (params, constants))
-        return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32), constants)
+    def _initial_state(self, params: Tree, moving: Tree) -> State:
+        params, moving = jax.tree.map(jnp.copy, (params, moving))
+        return State(params, jax.vmap(self.optimizer.init)(params), jnp.zeros((), jnp.int32), moving)
 
     def vmap_seeds(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
         """Maps a function of one seed over all seeds, the leading axis of the arguments whose entry in `axes` is 0.
@@ -135,43 +140,54 @@ class Program:
         size = rows.shape[-1] // self.mesh.size
         return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("batch") * size, size, axis=-1)
 
-    def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> jax.Array:
-        """Computes logits float32 [B, classes], without dropout if `rngs` is None.
+    def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> tuple[jax.Array, Tree]:
+        """Computes logits float32 [B, classes], without dropout if `rngs` is None; and running statistics after it.
 
-        Parameters are cast to the compute type here and nowhere else; complex ones stay complex64.
+        Parameters are cast to the compute type here and nowhere else; complex ones stay complex64, and those with a
+        role of their own (`lra.train.groups`) float32.
         """
-        cast = jax.tree.map(lambda p: p.astype(self.dtype) if jnp.issubdtype(p.dtype, jnp.floating) else p, params)
+
+        def cast(parameter: nnx.Variable[Any]) -> nnx.Variable[Any]:
+            value = parameter[...]
+            if not jnp.issubdtype(value.dtype, jnp.floating) or named_role(parameter):
+                return parameter
+            return parameter.replace(value.astype(self.dtype))
+
+        params = jax.tree.map(cast, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        # New variables, which the model may write to; others it may not, as nothing would keep them.
+        other_state = replaced(other_state, jax.tree.map(lambda x: x, nnx.filter_state(other_state, nnx.BatchStat)))
         if rngs is None:
-            model = nnx.merge(self.graph, cast, other_state)
+            model = nnx.merge(self.graph, params, other_state)
             model.eval()
         else:
-            model = nnx.merge(self.graph, cast, reseed(other_state, rngs))
+            model = nnx.merge(self.graph, params, reseed(other_state, rngs))
             model.train()
         logits: jax.Array = model(*tokens_of(batch), rngs)
-        return logits
+        return logits, nnx.state(model, nnx.BatchStat)
 
     def redraw(self, params: Tree, other_state: Tree, seed: jax.Array, step: jax.Array) -> Tree:
-        """Returns the `Redrawn` variables of a step of one seed, given the state before it."""
-        if not jax.tree.leaves(self.redrawn):
-            return self.redrawn
+        """Returns the state of a step of one seed that is not trained, given that of the step before."""
+        if not any(isinstance(variable, Redrawn) for _, variable in nnx.to_flat_state(other_state)):
+            return other_state
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _REDRAW), step)
-        constants: Tree = redrawn(nnx.merge(self.graph, params, other_state), key, step)
-        return constants
+        return replaced(other_state, redrawn(nnx.merge(self.graph, params, other_state), key, step))
 
     def step(
         self, params: Tree, optimizer: Tree, other_state: Tree, seed: jax.Array, step: jax.Array, batch: Batch
-    ) -> tuple[Tree, Tree, Metrics]:
-        """Takes one optimizer step of one seed on this device's part of a batch."""
+    ) -> tuple[Tree, Tree, Metrics, Tree]:
+        """Takes one optimizer step of one seed on this device's part of a batch; also returns running statistics."""
         parts = self.recipe.train.accumulate
         key = jax.random.fold_in(jax.random.key(seed), step)
         size = batch.labels.shape[0] // parts
         device = 0 if self.mesh is None else jax.lax.axis_index("batch")
 
-        def loss(params: Tree, batch: Batch, part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        axis = None if self.mesh is None else "batch"
+
+        def loss(params: Tree, batch: Batch, part: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
             first = (device * parts + part) * (size * self.documents)
-            logits = self.forward(params, other_state, batch, BatchRngs(key, first))
+            logits, statistics = self.forward(params, other_state, batch, BatchRngs(key, first, axis))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-            return losses.mean(), (logits.argmax(-1) == batch.labels).mean()
+            return losses.mean(), ((logits.argmax(-1) == batch.labels).mean(), statistics)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
         if parts == 1:
@@ -182,12 +198,13 @@ class Program:
                 return jax.tree.map(jnp.add, total, differentiate(params, *batch_and_part)), None
 
             split = jax.tree.map(lambda x: x.reshape(parts, size, *x.shape[1:]), batch)
-            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
+            statistics = jax.tree.map(jnp.zeros_like, nnx.filter_state(other_state, nnx.BatchStat))
+            zero = ((jnp.zeros(()), (jnp.zeros(()), statistics)), jax.tree.map(jnp.zeros_like, params))
             total, _ = jax.lax.scan(add, zero, (split, jnp.arange(parts)))
             result = jax.tree.map(lambda x: x / parts, total)
-        metrics, gradient = self.mean_over_devices(result)
+        (mean_loss, (accuracy, statistics)), gradient = self.mean_over_devices(result)
         updates, optimizer = self.optimizer.update(gradient, optimizer, params)
-        return optax.apply_updates(params, updates), optimizer, metrics
+        return optax.apply_updates(params, updates), optimizer, (mean_loss, accuracy), statistics
 
     def chunk(self, state: State, fixed: Fixed, source: Source, steps: int) -> tuple[State, Metrics]:
         """Takes `steps` steps of all seeds in one scan.
@@ -214,20 +231,21 @@ class Program:
                 inputs = source
 
             def step_one_seed(
-                params: Tree, optimizer: Tree, constants: Tree, other_state: Tree, seed: jax.Array, step: jax.Array,
+                params: Tree, optimizer: Tree, moving: Tree, other_state: Tree, seed: jax.Array, step: jax.Array,
                 rows_or_batch: Any,
             ) -> Any:  # fmt: skip
                 batch = gather(source, rows_or_batch) if isinstance(source, SplitArrays) else rows_or_batch
-                constants = self.redraw(params, with_redrawn(other_state, constants), seed, step)
-                return *self.step(params, optimizer, with_redrawn(other_state, constants), seed, step, batch), constants
+                other_state = self.redraw(params, replaced(other_state, moving), seed, step)
+                *trained, statistics = self.step(params, optimizer, other_state, seed, step, batch)
+                return *trained, nnx.filter_state(replaced(other_state, statistics), MOVING)
 
             step_seeds = self.vmap_seeds(step_one_seed, (0, 0, 0, 0, 0, None, 0))
 
             def body(state: State, rows_or_batches: Any) -> tuple[State, Metrics]:
-                params, optimizer, metrics, constants = step_seeds(
-                    state.params, state.optimizer, state.redrawn, *fixed, state.step, rows_or_batches
+                params, optimizer, metrics, moving = step_seeds(
+                    state.params, state.optimizer, state.moving, *fixed, state.step, rows_or_batches
                 )
-                return State(params, optimizer, state.step + 1, constants), metrics
+                return State(params, optimizer, state.step + 1, moving), metrics
 
             return jax.lax.scan(body, state, inputs)
 
@@ -260,7 +278,7 @@ class Program:
             batch = gather(source, jnp.where(real, rows, 0)) if isinstance(source, SplitArrays) else source
 
             def evaluate_one_seed(params: Tree, other_state: Tree) -> tuple[jax.Array, jax.Array]:
-                logits = self.forward(params, other_state, batch, None)
+                logits, _ = self.forward(params, other_state, batch, None)
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
                 return jnp.where(real, losses, 0).sum(), (real & (logits.argmax(-1) == batch.labels)).sum()
 
@@ -284,19 +302,19 @@ class Program:
 
     def flops(self, source: Source) -> float:
         """Counts the FLOPs of one training step, over all seeds and devices (`flops.count`); may be NaN."""
-        state = jax.eval_shape(self._initial_state, self.params, self.redrawn)
+        state = jax.eval_shape(self._initial_state, self.params, self.moving)
         return flops.count(partial(self.chunk, steps=1), state, self.fixed, source)
 
     def flops_compiler(self, source: Source) -> float | None:
         """Returns the compiler's count of the same, in which every loop's body counts once."""
-        state = jax.eval_shape(self._initial_state, self.params, self.redrawn)
+        state = jax.eval_shape(self._initial_state, self.params, self.moving)
         lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.fixed, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
 
 
-def with_redrawn(other_state: Tree, constants: Tree) -> Tree:
-    """Replaces the `Redrawn` variables of the models' state that is not trained; there may be none."""
-    return nnx.merge_state(other_state, constants) if jax.tree.leaves(constants) else other_state
+def replaced(other_state: Tree, variables: Tree) -> Tree:
+    """The models' state that is not trained with these variables replaced; there may be none."""
+    return nnx.merge_state(other_state, variables) if jax.tree.leaves(variables) else other_state
 
 
 _REDRAW = 0x5EED

@@ -48,7 +48,9 @@ RESUMABLE = ("interrupted", "failed", "oom")
 """Statuses after which a cell can be resumed, so its checkpoints are kept."""
 
 
-def build(mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, length: int, seed: int) -> Encoder:
+def build(
+    mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, length: int, seed: int, picture: bool = False
+) -> Encoder:
     """Builds the model of a cell.
 
     Args:
@@ -59,16 +61,19 @@ def build(mixer: str, recipe: Recipe, vocab: int, classes: int, pair: bool, leng
         pair: whether an example has two documents.
         length: tokens per document.
         seed: seed of the initial parameters.
+        picture: whether the tokens are pixels.
     """
     e = recipe.encoder
     context = {
-        "heads": e.heads, "qkv": e.qkv, "layers": e.layers,
+        "heads": e.heads, "qkv": e.qkv, "layers": e.layers, "rotary": e.positions == "rotary",
         "dropout": e.attention_dropout, "residual_dropout": e.dropout,
     }  # fmt: skip
     make_mixer = mixer_factory(mixer, dict(recipe.mixer), **context)
     return Encoder(
         make_mixer, vocab=vocab, classes=classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp, pool=e.pool,
-        positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout, init=e.init,
+        positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout, init=e.init, input=e.input,
+        pixels=(e.input_mean, e.input_std) if picture else None, norm=e.norm, norm_momentum=e.norm_momentum,
+        prenorm=e.prenorm, final_norm=e.final_norm, block=e.block, head=e.head, tied_dropout=e.tied_dropout,
         reversible=e.reversible, remat=recipe.train.remat, rngs=nnx.Rngs(seed),
     )  # fmt: skip
 
@@ -116,7 +121,7 @@ def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     turns = Turns(Path(spec.turns)) if spec.turns else None
     dataset = random_splits(task.vocab, task.classes, task.pair, length, batch)
     with turns.preparing() if turns else nullcontext():
-        model = build(cell["mixer"], recipe, task.vocab, task.classes, task.pair, length, 0)
+        model = build(cell["mixer"], recipe, task.vocab, task.classes, task.pair, length, 0, bool(task.shape))
         # Compilation is timed from here on, so nothing may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()
@@ -150,8 +155,9 @@ def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
 def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     """Trains and tests on the task's data; returns the fields that the record gains."""
     dataset, cell, options = open_entry(Path(spec.entry or "")), spec.record["cell"], spec.train
-    pair, length, seeds = TASKS[cell["task"]].pair, dataset.values.shape[1], cell["seeds"]
-    models = [build(cell["mixer"], recipe, dataset.vocab, dataset.classes, pair, length, seed) for seed in seeds]
+    task, length, seeds = TASKS[cell["task"]], dataset.values.shape[1], cell["seeds"]
+    sizes = dataset.vocab, dataset.classes, task.pair, length
+    models = [build(cell["mixer"], recipe, *sizes, seed, bool(task.shape)) for seed in seeds]
     progress = Progress(spec, tell)
     checkpoints = None
     if options.checkpoints:
@@ -290,7 +296,7 @@ def speed(
 
 
 _OWN_VARIABLES = (
-    "a mixer must not change variables of its own in __call__, such as batch statistics: they would not be kept; "
+    "a mixer must not change variables of its own in __call__ unless they are nnx.BatchStat: they would not be kept; "
     "random keys come as its argument rngs (README, Adding a mixer)"
 )
 

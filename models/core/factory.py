@@ -11,9 +11,10 @@ from typing import Any
 from flax import nnx
 
 from models import class_path
-from models.core.encoder import MakeMixer, Mixer
+from models.core.blocks import Mixer
+from models.core.encoder import MakeMixer
 
-CONTEXT = ("heads", "qkv", "dropout", "residual_dropout", "layer", "layers")
+CONTEXT = ("heads", "qkv", "dropout", "residual_dropout", "rotary", "layer", "layers")
 """Arguments that the encoder passes to a mixer whose `__init__` names them; all others are the mixer's own options."""
 
 
@@ -60,7 +61,7 @@ def mixer_factory(name: str, options: Mapping[str, Any], **context: Any) -> Make
         **context: values of `CONTEXT`, passed on where the mixer names them.
 
     Raises:
-        ValueError: the mixer has no such option.
+        ValueError: the mixer has no such option, or no rotary positions where they are asked for.
     """
     mixer = load_mixer(name)
     accepted = mixer_parameters(mixer)
@@ -68,6 +69,9 @@ def mixer_factory(name: str, options: Mapping[str, Any], **context: Any) -> Make
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option '{option}'; it has {', '.join(known) or 'none'}")
+
+    if context.get("rotary") and "rotary" not in accepted:
+        raise ValueError(f"{name} has no rotary positions: choose other encoder.positions for it")
 
     def make(layer: int, dim: int, length: int, rngs: nnx.Rngs) -> Mixer:
         named = {key: value for key, value in (context | {"layer": layer}).items() if key in accepted}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.initial import Linear
+from models.core.positions import rotate
 
 MASKED = -1e30
 """Score of a key that may not be attended to; the log-denominator of a softmax over no keys is near half of it."""
@@ -23,11 +24,20 @@ class BatchRngs(nnx.Rngs):
 
     The bits that `batch_bits` draws for a document depend on its number in the whole batch alone, so that splitting
     a batch over devices or into micro-batches changes no draw.
+
+    `axis` names the mesh's axis of devices that share the batch, for what is computed over all of it; None if one has
+    it alone.
     """
 
-    def __init__(self, key: jax.Array, first: jax.Array | int = 0):
+    def __init__(self, key: jax.Array, first: jax.Array | int = 0, axis: str | None = None):
         super().__init__(dropout=key)
         self.first = nnx.data(first)
+        self.axis = axis
+
+
+def with_key(rngs: nnx.Rngs, key: jax.Array) -> BatchRngs:
+    """Random keys that follow from `key`, for the same part of the batch as `rngs`."""
+    return BatchRngs(key, first_document(rngs), rngs.axis if isinstance(rngs, BatchRngs) else None)
 
 
 def batch_bits(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
@@ -66,7 +76,7 @@ def lowbias32(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = False) -> jax.Array:
+def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = False, tied: bool = False) -> jax.Array:
     """Inverted dropout (Srivastava et al. 2014): zeroes each element with probability `rate`.
 
     Args:
@@ -74,10 +84,14 @@ def dropout(x: jax.Array, rate: float, rngs: nnx.Rngs | None, shared: bool = Fal
         rate: probability of zeroing an element; 0 is the identity.
         rngs: random keys; None, in evaluation, is the identity.
         shared: whether all documents share x.
+        tied: whether a feature of a document [B, L, D] is zeroed at all positions or at none.
     """
     if rngs is None or rate == 0:
         return x
-    bits = random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)
+    if tied:
+        bits = batch_bits(rngs, (x.shape[0], 1, *x.shape[2:]))
+    else:
+        bits = random_bits(rngs.dropout(), x.shape) if shared else batch_bits(rngs, x.shape)
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), x / (1 - rate), jnp.zeros((), x.dtype))
 
 
@@ -126,7 +140,7 @@ def merge_heads(x: jax.Array) -> jax.Array:
 class LayerNorm(nnx.LayerNorm):
     """Normalises the last axis; statistics are float32, the result has the type of x and the parameters."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
         # Flax subtracts float32 means from x in its own type.
         with jax.numpy_dtype_promotion("standard"):
             normalised: jax.Array = super().__call__(x)
@@ -144,14 +158,17 @@ class Projections(nnx.Module):
         dim: the model's width D.
         heads: H.
         qkv: width of all heads together, H·K; None for `dim`.
+        rotary: whether queries and keys are rotated by their positions (`models.core.positions.rotate`).
         rngs: random keys of the initial parameters.
     """
 
-    def __init__(self, dim: int, heads: int, qkv: int | None, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, qkv: int | None, *, rotary: bool = False, rngs: nnx.Rngs):
         qkv = dim if qkv is None else qkv
         if heads < 1 or qkv % heads:
             raise ValueError(f"qkv ({qkv}) must be a multiple of heads ({heads})")
-        self.heads = heads
+        if rotary and qkv // heads % 2:
+            raise ValueError(f"rotary positions need heads of even width, not qkv ({qkv}) / heads ({heads})")
+        self.heads, self.rotary = heads, rotary
         self.query = Linear(dim, qkv, use_bias=False, rngs=rngs)
         self.key = Linear(dim, qkv, use_bias=False, rngs=rngs)
         self.value = Linear(dim, qkv, use_bias=False, rngs=rngs)
@@ -160,7 +177,7 @@ class Projections(nnx.Module):
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Projects x [B, L, D] to queries, keys and values, [B, L, H, K] each."""
         q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
-        return q, k, v
+        return (rotate(q), rotate(k), v) if self.rotary else (q, k, v)
 
     def join(self, y: jax.Array) -> jax.Array:
         """Projects the heads' outputs [B, L, H, K] back to [B, L, D]."""
@@ -171,10 +188,10 @@ class Projections(nnx.Module):
 class MultiHead(Projections):
     """Base of multi-head attention: its projections and the dropout rate of its weights."""
 
-    def __init__(self, dim: int, heads: int, qkv: int | None, dropout: float, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, qkv: int | None, dropout: float, *, rotary: bool = False, rngs: nnx.Rngs):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
-        super().__init__(dim, heads, qkv, rngs=rngs)
+        super().__init__(dim, heads, qkv, rotary=rotary, rngs=rngs)
         self.rate = dropout
 
 

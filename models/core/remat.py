@@ -20,7 +20,7 @@ RunBlock = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any]]
 
 
 def run_recomputed(blocks: Sequence[Any], x: jax.Array, keys: Sequence[Any], run: RunBlock) -> jax.Array:
-    """Runs x [B, L, D] through all blocks.
+    """Runs x [B, L, D] through all blocks, which get the running statistics (`nnx.BatchStat`) that they computed.
 
     Consecutive blocks of the same structure are one loop: without it, a compiler may recompute a block right after
     computing it, and so keep what was to be dropped.
@@ -32,19 +32,24 @@ def run_recomputed(blocks: Sequence[Any], x: jax.Array, keys: Sequence[Any], run
         run: computes one block.
     """
     carried: Any = None
-    parts = [(*nnx.split(block, nnx.Param, ...), key) for block, key in zip(blocks, keys, strict=True)]
+    parts = [(*nnx.split(block, nnx.Param, ...), key, block) for block, key in zip(blocks, keys, strict=True)]
     for graph, group in groupby(parts, key=lambda part: part[0]):
-        inputs = [part[1:] for part in group]
+        members = list(group)
+        inputs = [part[1:4] for part in members]
 
         @jax.checkpoint
-        def step(carry: Any, inputs: Any, graph: Any = graph) -> tuple[Any, None]:
+        def step(carry: Any, inputs: Any, graph: Any = graph) -> tuple[Any, nnx.State]:
             x, carried = carry
             params, other_state, key = inputs
-            return run(nnx.merge(graph, params, other_state), x, key, carried), None
+            block = nnx.merge(graph, params, other_state)
+            return run(block, x, key, carried), nnx.state(block, nnx.BatchStat)
 
-        if len(inputs) == 1:
-            (x, carried), _ = step((x, carried), inputs[0])
+        if len(members) == 1:
+            (x, carried), statistics = step((x, carried), inputs[0])
+            nnx.update(members[0][-1], statistics)
         else:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
-            (x, carried), _ = lax.scan(step, (x, carried), stacked)
+            (x, carried), statistics = lax.scan(step, (x, carried), stacked)
+            for i, member in enumerate(members):
+                nnx.update(member[-1], jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
     return x

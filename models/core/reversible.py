@@ -33,7 +33,7 @@ class TwoHalves(Protocol):
 
     def mix(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array: ...
 
-    def feed(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array: ...
+    def feed(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array: ...
 
 
 def run_reversibly(blocks: Sequence[TwoHalves], x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -65,7 +65,7 @@ def _halves(static: Any, other_state: Any, keys: jax.Array | None, documents: An
         block: TwoHalves = nnx.merge(graph, params, other_state)
         rngs = None if keys is None else BatchRngs(keys[which], first)
         x = x.astype(dtype)
-        return (block.mix(x, mask, rngs) if which == 0 else block.feed(x, rngs)).astype(jnp.float32)
+        return (block.mix if which == 0 else block.feed)(x, mask, rngs).astype(jnp.float32)
 
     return partial(half, 0), partial(half, 1)
 

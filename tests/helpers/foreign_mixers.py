@@ -35,10 +35,21 @@ class Drops(nnx.Module):
 
 
 class Averages(nnx.Module):
-    """Running statistics, which nothing would keep."""
+    """Running statistics, as Flax's batch norm has them."""
 
     def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):
         self.norm = nnx.BatchNorm(dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.norm(x)
+
+
+class Counts(nnx.Module):
+    """A variable of its own that it changes, and nothing would keep."""
+
+    def __init__(self, dim: int, length: int, *, rngs: nnx.Rngs):
+        self.calls = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        self.calls[...] += 1
+        return x

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs.recipe import Encoder as Shape
 from configs.recipe import Optimizer, Recipe, Schedule, Train
@@ -20,8 +19,7 @@ from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData
 from lra.train.loop import Hooks, TrainResult, fit
 from lra.train.step import Program
-from models.core.encoder import Encoder
-from models.core.factory import mixer_factory
+from lra.train.worker import build
 from tasks.task import Dataset, Split
 
 RECIPE = Recipe(
@@ -48,14 +46,13 @@ def first_token_splits(counts=(512, 101, 103), length=8, seed=0) -> Dataset:
 
 
 def encoder(model="transformer", seed=0, shape=RECIPE.encoder):
-    make = mixer_factory(model, {}, heads=shape.heads, qkv=shape.qkv, dropout=shape.attention_dropout)
-    return Encoder(make, vocab=5, classes=4, length=8, dim=shape.dim, layers=shape.layers, mlp=shape.mlp,
-                   rate=shape.dropout, rngs=nnx.Rngs(seed))  # fmt: skip
+    recipe = dataclasses.replace(RECIPE, encoder=shape)
+    return build(model, recipe, vocab=5, classes=4, pair=False, length=8, seed=seed)
 
 
 def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
     hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
-    models = [encoder(model, seed) for seed in seeds]
+    models = [encoder(model, seed, recipe.encoder) for seed in seeds]
     return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
 
 
@@ -119,5 +116,5 @@ def with_train(**changes) -> Recipe:
 
 
 def program_of(recipe=RECIPE, seeds=(3,), model="transformer") -> tuple[Program, DeviceData]:
-    program = Program([encoder(model, s) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
+    program = Program([encoder(model, s, recipe.encoder) for s in seeds], recipe, 512, 1, seeds, jax.devices()[:1])
     return program, DeviceData(first_token_splits(), program.sharding)

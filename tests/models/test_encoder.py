@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from models.attention import Attention, attend
-from models.core.encoder import sinusoidal
 from models.core.factory import load_mixer, mixer_factory
+from models.core.positions import sinusoidal
 from tests.helpers.mixing import build_encoder, jit, normal, parameter_count, run
 
 

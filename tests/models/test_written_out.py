@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.core import encoder as module
+from models.core import blocks as module
 from models.core.encoder import Encoder
 from models.core.layers import BatchRngs
 from tests.helpers.mixing import jit
@@ -100,7 +100,7 @@ def test_the_logits_are_those_of_the_equations(shape):
     logits = jit(lambda tokens, mask: model(tokens, mask))(tokens, mask)
     for ids, real, got in zip(tokens, mask, logits, strict=True):
         e = [encode(model, *document) for document in zip(ids, real, strict=True)]
-        if model.nli:
+        if model.pair == "nli":
             e += [e[0] * e[1], e[0] - e[1]]
         x = np.concatenate(e)
         for layer in model.head:
@@ -112,7 +112,7 @@ def test_every_site_drops_and_each_with_a_key_of_its_own(monkeypatch):
     """After the embedding; in each block after the mixer, and after each half of the feed-forward."""
     sites = []
 
-    def record(x, rate, rngs, shared=False):
+    def record(x, rate, rngs, shared=False, tied=False):
         sites.append((x.shape, rate, jax.random.key_data(rngs.dropout())))
         return x
 

@@ -19,7 +19,7 @@ def trainer(seeds=(0, 1), **fields):
     usual = {
         "outcome": TrainResult([SeedResult(seed) for seed in seeds]), "hooks": Hooks(), "recent": [], "profile": None,
         "budget": SimpleNamespace(steps=20, batch=4), "state": State({"w": weights}, {}, jnp.int32(0)),
-        "best": {"w": weights}, "best_redrawn": {"ω": weights},
+        "best": {"w": weights}, "best_moving": {"ω": weights},
         "program": SimpleNamespace(fixed="fixed", other_state={}), "interval": 10, "length": 5, "compiled": {},
         "warm": False, "evaluation_seconds": 0.0, "counts": {"validation": 12, "test": 24},
     }  # fmt: skip

@@ -14,6 +14,7 @@ import jax
 from tests.helpers.training import train, with_train
 
 recipe = with_train(steps=12, eval_every=4)
+batch_norm = dataclasses.replace(recipe, encoder=dataclasses.replace(recipe.encoder, norm="batch"))
 runs = {
     "one": train(recipe, (0, 5)),
     "four": train(recipe, (0, 5), devices=4),
@@ -23,6 +24,8 @@ runs = {
     "bigbird four": train(recipe, (0,), "bigbird", devices=4),
     "performer": train(recipe, (0,), "performer"),
     "performer four": train(recipe, (0,), "performer", devices=4),
+    "batch norm": train(batch_norm, (0,)),
+    "batch norm four": train(batch_norm, (0,), devices=4),
 }
 print(json.dumps({name: dataclasses.asdict(run) for name, run in runs.items()}))
 """
@@ -41,7 +44,7 @@ def test_four_devices_give_the_losses_of_one():
     runs = json.loads(done.stdout.splitlines()[-1])
     assert [runs[name]["devices"] for name in ("one", "four", "streamed", "parts")] == [1, 4, 4, 4]
     pairs = (("four", "one"), ("streamed", "one"), ("parts", "one"), ("bigbird four", "bigbird"))
-    for name, against in (*pairs, ("performer four", "performer")):
+    for name, against in (*pairs, ("performer four", "performer"), ("batch norm four", "batch norm")):
         for got, want in zip(runs[name]["results"], runs[against]["results"], strict=True):
             assert len(got["curve"]) == 3
             for a, b in zip(got["curve"], want["curve"], strict=True):

@@ -13,7 +13,7 @@ from flax import nnx
 from lra.grid.spec import TrainOptions
 from lra.train.checkpoint import Checkpoints
 from lra.train.loop import Hooks, fit
-from lra.train.step import Program, with_redrawn
+from lra.train.step import Program, replaced
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from models.core.layers import Constant
@@ -77,7 +77,7 @@ def run(program, examples, lengths):
 
 def draws(state):
     """The redrawn arrays of a state, one after the other."""
-    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.redrawn)])
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.moving)])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_draws_change_at_every_third_step_only(one_by_one):
     # The steps are numbered from 0; that of number 3 is the first to draw.
     changed = [not np.array_equal(a, b) for a, b in itertools.pairwise(before)]
     assert changed == [number in (3, 6) for number in range(STEPS)]
-    layers = [np.asarray(leaf) for leaf in jax.tree.leaves(one_by_one[-1].redrawn)]
+    layers = [np.asarray(leaf) for leaf in jax.tree.leaves(one_by_one[-1].moving)]
     assert len(layers) == 2 and not np.array_equal(*layers)
 
 
@@ -108,8 +108,8 @@ def test_draws_depend_on_seed_and_step_alone(one_by_one):
     for program in (program_of(recipe=in_parts), program_of(recipe=other_rate)):
         np.testing.assert_array_equal(draws(run(*program, [7])[-1]), draws(one_by_one[-1]))
     together = run(*program_of(seeds=(8, 3)), [7])[-1]
-    first, second = (jax.tree.map(lambda x, s=s: x[s : s + 1], together.redrawn) for s in (0, 1))
-    jax.tree.map(np.testing.assert_array_equal, second, one_by_one[-1].redrawn)
+    first, second = (jax.tree.map(lambda x, s=s: x[s : s + 1], together.moving) for s in (0, 1))
+    jax.tree.map(np.testing.assert_array_equal, second, one_by_one[-1].moving)
     assert not np.array_equal(jax.tree.leaves(first)[0], jax.tree.leaves(second)[0])
 
 
@@ -119,7 +119,7 @@ def test_a_mixer_from_elsewhere_redraws_however_deep_it_is():
     seen = [draws(program.init()), *map(draws, states)]
     assert [not np.array_equal(a, b) for a, b in itertools.pairwise(seen)] == [False, False, True, False]
     # What is not `Redrawn` stays, and the noise follows its own law: that of the function it calls.
-    other = with_redrawn(program.other_state, states[-1].redrawn)
+    other = replaced(program.other_state, states[-1].moving)
     assert len(jax.tree.leaves(other)) == len(jax.tree.leaves(program.other_state)) == 4
     key = jax.random.fold_in(jax.random.key(1), 0)
     alone = Foreign(16, 8, rngs=nnx.Rngs(0))
@@ -143,7 +143,7 @@ def test_a_model_that_redraws_nothing_carries_nothing():
             make, vocab=5, classes=4, length=8, dim=16, layers=1, mlp=32, rngs=nnx.Rngs(0)
         )  # fmt: skip
         program = Program([module], RECIPE, 512, 1, [0], jax.devices()[:1])
-        assert not jax.tree.leaves(program.init().redrawn)
+        assert not jax.tree.leaves(program.init().moving)
 
 
 class Kept:
@@ -190,7 +190,7 @@ def test_resumption_changes_no_bit_and_evaluation_takes_the_draws_of_its_step(tm
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(examples.labels, jnp.int32)).mean()
 
     state, first = kept.arrays["state"], kept.arrays["rest"]
-    now = with_redrawn(first, state["redrawn"])
+    now = replaced(first, state["moving"])
     told = whole.results[1].curve[-1]["validation_loss"]
     np.testing.assert_allclose(loss(state["params"], now), told, rtol=1e-5)
     assert abs(loss(state["params"], first) / told - 1) > 1e-4

@@ -57,7 +57,7 @@ def one_step(program, batch, seed=3, number=7, devices=1):
     params, rest = (jax.tree.map(lambda x: x[0], tree) for tree in (program.params, program.other_state))
 
     def step(batch):
-        after, _, metrics = program.step(
+        after, _, metrics, _ = program.step(
             params, program.optimizer.init(params), rest, jnp.uint32(seed), jnp.int32(number), batch
         )
         return jax.tree.leaves(after)[0] - jax.tree.leaves(params)[0], metrics
