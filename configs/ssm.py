@@ -8,8 +8,8 @@ S4D's frame here: its width, depth, norms, gate and schedule, with the mixer's o
 
 Sources. S4D: the configs of state-spaces/s4 at e757cef (configs/experiment/lra, with `model/layer=s4d`), its authors'
 last. The S4D paper (arXiv:2206.11893) had earlier ones: by that repository's older configs, ListOps with 8 layers of
-width 128 and 64 states, Image with layer norm, Pathfinder with decay 0.03 and the last position's state as output,
-Path-X with a rate of 5e-4, and one epoch of warm-up. S4D starts as S4D-Inv, the best of the paper's two that solve
+width 128 and 64 states, Image with layer norm, Pathfinder with decay 0.03 and read at its last position, Path-X with a
+rate of 5e-4, and both with a warm-up of one epoch. S4D starts as S4D-Inv, the better of the paper's two that solve
 Path-X; the repository's default is S4D-Lin (`--models=s4d:init=lin`). S5: the commands in bin/run_experiments of
 lindermanlab/S5 at 3c18fdb. LRU: its authors published no code, and its recipe is *unverified*; see below.
 
