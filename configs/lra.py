@@ -10,11 +10,13 @@ Parameters start from what the released code draws them from (`models.core.initi
 Choices that the released configs leave open: a model without a shape takes the task's Transformer shape. Text has the
 paper's length of 4,000 (the released base config has 1,000: `--lengths=1000`). Pathfinder keeps the config's fixed
 positions, although training is reported to stay at 50 % with them (issue #60): `--set encoder.positions=learned`.
+State-space models are in this encoder as any other mixer, with their default sizes; `ssm` has their own recipes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
@@ -77,6 +79,12 @@ MODELS: dict[str, dict[str, Change]] = {
         "sparse": _path(1, 8, 32, 16, 32),
     },
     "text": {"linformer": ({}, {"rank": 32})},
+    # Not in the released configs: what state-space models start from on 16,384 pixels, as their authors have it.
+    "pathx": {
+        "s4d": ({}, {"step_min": 1e-4}),
+        "s5": ({}, {"step_min": 1e-4}),
+        "lru": ({}, {"r_min": 0.999, "r_max": 0.9999, "max_phase": math.pi / 10}),
+    },
 }
 """Changes by task and model. A model that is not listed takes the Transformer's."""
 

@@ -141,6 +141,10 @@ class Protocol:
     seeds: tuple[int, ...] = (0,)
     lengths: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """Sequence lengths by task, where they differ from the task's default."""
+    own_recipes: bool = False
+    """Whether models differ in width, depth and schedule, so that no result is *apples to apples*."""
+    remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By model: what readers of its results have to know of its recipe, as that it could not be verified."""
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -224,6 +228,10 @@ def validate_recipe(recipe: Recipe) -> None:
     for name, rate in (("encoder.dropout", e.dropout), ("encoder.attention_dropout", e.attention_dropout)):
         if not 0 <= rate < 1:
             raise RecipeError(f"{name} must be at least 0 and less than 1, not {rate}")
+    if e.input_std <= 0:
+        raise RecipeError(f"encoder.input_std must be positive, not {e.input_std}")
+    if not 0 <= e.norm_momentum < 1:
+        raise RecipeError(f"encoder.norm_momentum must be at least 0 and less than 1, not {e.norm_momentum}")
     if e.qkv % e.heads:
         raise RecipeError(f"encoder.qkv ({e.qkv}) must be a multiple of encoder.heads ({e.heads})")
     if t.batch % t.accumulate:
@@ -234,6 +242,11 @@ def validate_recipe(recipe: Recipe) -> None:
         raise RecipeError("learning rate, weight decay, clip and warmup must not be negative, and eps must be positive")
     if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1):
         raise RecipeError("optimizer.b1 and optimizer.b2 must be at least 0 and less than 1")
+    if o.slow_factor < 0:
+        raise RecipeError(f"optimizer.slow_factor must not be negative, not {o.slow_factor}")
+    for name, roles in (("optimizer.slow", o.slow), ("optimizer.undecayed", o.undecayed)):
+        if roles and not all(role and role == role.strip() for role in roles.split(",")):
+            raise RecipeError(f"{name} takes roles with single commas between them, as 'A,step,B', not '{roles}'")
     if t.steps * t.batch >= 2**32:
         raise RecipeError("train.steps × train.batch must be below 2³²")
 

@@ -15,7 +15,7 @@ are q·k / K; here they are q·k / √K.)
 
 What differs from that code: its projections of queries, keys, values and outputs have biases; mean pooling divides by
 the padded length; GELU is exact; a pair's head has one hidden layer; and Linformer has one projection per head, shared
-by all layers.
+by all layers. State-space models, which that code lacks, take their default sizes: 64 states beside width 64.
 """
 
 from __future__ import annotations

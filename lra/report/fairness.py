@@ -3,6 +3,7 @@
 The rule (README of google-research/long-range-arena): the task's hyper-parameters unchanged, and at most 10 % more
 parameters than the Transformer of that task; anything else is *free for all*. Here: the recipe is the protocol's own
 for that model, except for how it is computed (`EXECUTION`). The length is no part of it, because it names the column.
+In a protocol of published recipes, whose models differ in width, depth and schedule, every result is free for all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ APPLES, FREE = "apples to apples", "free for all"
 EXECUTION = frozenset({"train.precision", "train.accumulate", "train.remat"})
 """Settings of how a cell is computed; they do not change what is computed."""
 PARAMETER_LIMIT = 1.10
+OWN_RECIPE = "width, depth and schedule are its family's own"
+"""Why a result of a protocol of published recipes is free for all."""
 
 
 def recipe_changes(record: Record) -> list[str]:
@@ -48,6 +51,8 @@ def recipe_changes(record: Record) -> list[str]:
 def excess_parameters(record: Record) -> list[str]:
     """One line if a record's model exceeds the Transformer's parameters by more than the rule allows, else none."""
     cell, parameters = record["cell"], record.get("parameters")
+    if _has_own_recipes(cell["protocol"]):  # its Transformer's size is no measure
+        return []
     try:
         baseline = _transformer(cell["protocol"], cell["task"], cell["length"])
     except KeyError:
@@ -55,6 +60,19 @@ def excess_parameters(record: Record) -> list[str]:
     if not parameters or parameters <= PARAMETER_LIMIT * baseline:
         return []
     return [f"{cell['task']}: {parameters / baseline:.2f} × the Transformer's parameters"]
+
+
+def protocol_reasons(record: Record) -> list[str]:
+    """Why no result of the record's protocol is apples to apples, and the protocol's remark on the model's recipe."""
+    cell = record["cell"]
+    if not _has_own_recipes(cell["protocol"]):
+        return []
+    remark = PROTOCOLS[cell["protocol"]].remarks.get(cell.get("mixer", cell["model"]))
+    return [OWN_RECIPE, *([remark] if remark else [])]
+
+
+def _has_own_recipes(protocol: str) -> bool:
+    return protocol in PROTOCOLS and PROTOCOLS[protocol].own_recipes
 
 
 @functools.cache

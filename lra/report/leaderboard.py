@@ -164,7 +164,8 @@ def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
     # One record for each recipe object (`shared_parts`).
     recipes = {id(record["recipe"]): record for record in judged}.values()
     changes = sorted({reason for record in recipes for reason in fairness.recipe_changes(record)})
-    reasons = (*changes, *sorted({reason for record in judged for reason in fairness.excess_parameters(record)}))
+    excess = sorted({reason for record in judged for reason in fairness.excess_parameters(record)})
+    reasons = (*changes, *excess, *fairness.protocol_reasons(judged[0]))
     model, protocol, overrides, accelerator = base
     kind = fairness.FREE if reasons else fairness.APPLES
     return Row(model, protocol, overrides, accelerator, variant, kind, reasons, not changes, scores)

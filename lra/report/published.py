@@ -13,8 +13,9 @@ from lra.report.rows import Column, Row
 from lra.report.stats import Estimate
 from tasks import TASKS
 
-PROTOCOLS = {"lra": "lra-paper", "lra_paper": "lra-paper", "small": "small"}
-"""Our protocols and their names in published.csv. A paper's own tuning is comparable with none of them."""
+PROTOCOLS = {"lra": "lra-paper", "lra_paper": "lra-paper", "small": "small", "ssm": "ssm"}
+"""Our protocols and their names in published.csv. A paper's own tuning ('own-tuned') is comparable with none of them,
+unless it is a recipe of `ssm`: there, each row stands beside the figures of its own family only."""
 
 
 @dataclass(frozen=True)

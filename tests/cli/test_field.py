@@ -259,7 +259,7 @@ def test_an_output_that_fails_is_done_without(tmp_path, error):
         ),
         (
             ["--tasks=listops"],
-            "use --protocol=lra or --protocol=lra_paper or --protocol=small; quick has listops_short",
+            "use --protocol=lra or --protocol=lra_paper or --protocol=small or --protocol=ssm; quick has",
         ),
     ],
 )

@@ -49,6 +49,13 @@ def test_a_switch_can_be_set_either_way(word, value):
         ("encoder.heads=3", "multiple of encoder.heads"),
         ("encoder.dropout=1", "less than 1"),
         ("optimizer.b1=2", "b1"),
+        ("encoder.input_std=0", "input_std must be positive"),
+        ("encoder.norm_momentum=1", "norm_momentum must be at least 0 and less than 1"),
+        ("encoder.norm_momentum=-0.1", "norm_momentum must be at least 0 and less than 1"),
+        ("optimizer.slow_factor=-1", "slow_factor must not be negative"),
+        ("optimizer.slow=A,,B", "optimizer.slow takes roles"),
+        ("optimizer.slow=A, B", "optimizer.slow takes roles"),
+        ("optimizer.undecayed=A,", "optimizer.undecayed takes roles"),
         ("train.steps=9007199254740993e3", "takes a whole number"),
         *(
             (f"{name}=3", "unknown setting")
@@ -63,6 +70,14 @@ def test_wrong_settings_are_told_in_one_line(setting, words):
     with pytest.raises(RecipeError, match=words.replace("(", r"\(")) as told:
         override(BASE, [setting])
     assert "\n" not in str(told.value)
+
+
+def test_fields_at_the_edge_of_their_range_can_be_set():
+    changed = override(
+        BASE, ["optimizer.slow=", "optimizer.undecayed=bias", "optimizer.slow_factor=0", "encoder.norm_momentum=0"]
+    )
+    assert (changed.optimizer.slow, changed.optimizer.undecayed) == ("", "bias")
+    assert changed.optimizer.slow_factor == changed.encoder.norm_momentum == 0
 
 
 def test_a_recipe_survives_the_way_through_json():

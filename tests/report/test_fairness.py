@@ -7,11 +7,11 @@ import pytest
 from flax import nnx
 
 from configs import PROTOCOLS
-from lra.report import fairness
+from lra.report import fairness, leaderboard, tables
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from tasks import TASKS
-from tests.helpers.records import record
+from tests.helpers.records import recipe, record
 
 
 @pytest.mark.parametrize("protocol", ["lra", "lra_paper", "small", "quick"])
@@ -89,11 +89,32 @@ def test_ten_percent_more_parameters_are_allowed():
     assert fairness.excess_parameters(record(parameters=None)) == []
 
 
+def of_ssm(model, **changes):
+    return record(model, protocol="ssm", recipe=recipe("listops", model, "ssm"), **changes)
+
+
+def test_published_recipes_are_free_for_all_and_the_tables_say_what_is_unverified():
+    built = leaderboard.build([of_ssm("s5"), of_ssm("lru"), record("fnet")])
+    groups = {(group.protocol, group.kind): [row.model for row in group.rows] for group in built.groups}
+    assert groups == {("lra", "apples to apples"): ["fnet"], ("ssm", "free for all"): ["lru", "s5"]}
+    assert all(row.unchanged for row in built.rows)
+    reasons = {row.model: row.reasons for row in built.rows}
+    assert reasons["s5"] == (fairness.OWN_RECIPE,)
+    assert reasons["lru"][1].startswith("recipe unverified") and len(reasons["lru"]) == 2
+    assert f"- lru: {fairness.OWN_RECIPE}; recipe unverified" in tables.to_markdown(built)
+
+
+def test_published_recipes_are_not_measured_by_a_transformer_s_size():
+    assert fairness.excess_parameters(of_ssm("s5", parameters=10**9)) == []
+    assert fairness.recipe_changes(of_ssm("s5")) == [] and fairness.protocol_reasons(record()) == []
+
+
 def test_what_is_not_known_here_is_free_for_all():
     assert fairness.recipe_changes(record(protocol="theirs")) == [
         "no recipe of protocol theirs for listops is known here"
     ]
     assert fairness.excess_parameters(record(protocol="theirs")) == []
+    assert fairness.protocol_reasons(record(protocol="theirs")) == []
     assert fairness.recipe_changes(record() | {"cell": record()["cell"] | {"task": "chess"}}) == [
         "no recipe of protocol lra for chess is known here"
     ]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from configs import PROTOCOLS
 from lra.report import averages, html_page, leaderboard, published, tables
 from models import MIXERS
 from tests.helpers.records import recipe, record
@@ -19,8 +20,9 @@ def test_every_row_has_its_source_and_plausible_scores():
 
 def test_our_names_are_names_of_models_and_stand_once_a_protocol():
     named = [(row["protocol"], row["ours"]) for row in published.load_table() if row["ours"]]
-    assert len(set(named)) == len(named) and {name for _, name in named} <= set(MIXERS)
-    assert {protocol for protocol, _ in named} == {"lra-paper", "small"}
+    assert len(set(named)) == len(named)
+    assert {name for _, name in named} <= {*MIXERS, *PROTOCOLS["ssm"].default_models}
+    assert {protocol for protocol, _ in named} == {"lra-paper", "small", "ssm"}
 
 
 def test_the_difference_from_the_paper_s_figure():
@@ -30,6 +32,26 @@ def test_the_difference_from_the_paper_s_figure():
     small = record("nystromformer", "text", 0.6, length=4000, protocol="small", recipe=own)
     small["data"]["counts"] = {"train": 22_500, "validation": 2_500, "test": 25_000}
     assert [b.published.value for b in published.comparisons(leaderboard.build([small]))] == [65.52]
+
+
+def of_ssm(model, task="listops", **changes):
+    own = recipe(task, model.partition(":")[0], "ssm")
+    return record(model, task, protocol="ssm", recipe=own, mixer=model.partition(":")[0], **changes)
+
+
+@pytest.mark.parametrize(("model", "theirs", "name"), [("s4d", 60.18, "S4D-Inv"), ("s5", 62.15, "S5")])
+def test_a_family_s_own_recipe_stands_beside_its_own_figures_alone(model, theirs, name):
+    (beside,) = published.comparisons(leaderboard.build([of_ssm(model)]))
+    assert (beside.published.value, beside.published.name) == (theirs, name)
+    assert published.comparisons(leaderboard.build([record(model), record(model, protocol="small")])) == []
+
+
+def test_no_figure_stands_beside_another_start_of_s4d_or_the_unverified_recipe_of_lru():
+    lin = of_ssm("s4d:init=lin")
+    lin["recipe"]["mixer"] = [["init", "lin"], ["state", 4]]
+    image = of_ssm("lru", "image", length=1024)
+    image["data"]["counts"] = {"train": 45_000, "validation": 5_000, "test": 10_000}
+    assert published.comparisons(leaderboard.build([lin, of_ssm("lru"), image, of_ssm("transformer")])) == []
 
 
 def test_another_length_recipe_or_model_has_no_published_figure():

@@ -115,7 +115,10 @@ function buildPublished() {
       plainTable(["Model", "Protocol", ...tasks, "Average as printed", "Source"], rows)));
   };
   const protocols = unique(data.published.map((row) => row.protocol));
-  const words = { "lra-paper": "lra-paper: the benchmark's own", small: "small: 2 layers, width 64", "own-tuned": "own-tuned: each paper's own" };
+  const words = {
+    "lra-paper": "lra-paper: the benchmark's own", small: "small: 2 layers, width 64", ssm: "ssm: its family's own",
+    "own-tuned": "own-tuned: each paper's own",
+  };
   place.append(
     make("p", { class: "note" }, "Test accuracy (%) as printed in papers, each with its source. Printed averages follow three rules "
       + "(5 tasks, 6 with a failure as 50, 6 with a missing one as 0), so they can't be laid side by side."),

@@ -113,7 +113,8 @@ function renderGroup(group, index, rows) {
   const box = scrolling(group.title, table);
   box.dataset.group = index;
   const told = group.kind === "free for all"
-    ? "Other hyper-parameters than the protocol's, or over 10 % more parameters than its Transformer."
+    ? "Other hyper-parameters than the protocol's, over 10 % more parameters than its Transformer, or a recipe of the "
+      + "model's family alone."
     : "The protocol's own hyper-parameters, at most 10 % more parameters than its Transformer.";
   const section = make("section", {}, make("h2", {}, group.title), make("p", { class: "note" }, told), box);
   if (kept.length < rows.length) {
