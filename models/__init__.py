@@ -30,6 +30,10 @@ MIXERS: dict[str, str] = {
     "luna": "models.luna:Luna",
     "cosformer": "models.cosformer:Cosformer",
     "skyformer": "models.skyformer:Skyformer",
+    "s4d": "models.s4d:S4D",
+    "s5": "models.s5:S5",
+    "lru": "models.lru:LRU",
+    "short_conv": "models.short_conv:ShortConv",
 }
 
 VERSIONS: dict[str, int] = {"luna": 2, "performer": 2, "reformer": 2}

@@ -1,0 +1,106 @@
+"""The diagonal linear recurrence h_t = a_t h_{t−1} + b_t of complex states, in time and memory linear in length.
+
+Shapes: B examples, L positions, P states. A complex array is a pair of float32 arrays, its real and imaginary part:
+on two CPU cores that took half the time of complex64.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[jax.Array, jax.Array]
+"""The real and the imaginary part of a complex array."""
+
+
+def linear_scan(a: Pair, b: Pair, *, reverse: bool = False, sequential: bool | None = None) -> Pair:
+    """Computes h_t = a_t h_{t−1} + b_t from h = 0 before the first position; with `reverse`, h_t = a_t h_{t+1} + b_t.
+
+    The gradient is written by hand: with g the cotangent of h, r_t = g_t + ā_{t+1} r_{t+1} is the same recurrence the
+    other way, and that of b; that of a_t is r_t h̄_{t−1}, where ā is the complex conjugate. Only a and h are kept for
+    it.
+
+    Args:
+        a: float32 [P], the same at all positions, or [B, L, P].
+        b: float32 [B, L, P].
+        reverse: runs from the last position to the first.
+        sequential: one position after the other, instead of about 2 log₂ L passes of an associative scan, which suit
+            accelerators; None: on a CPU alone.
+
+    Returns:
+        h float32 [B, L, P].
+    """
+    if sequential is None:
+        sequential = jax.default_backend() == "cpu"
+    return _scan(sequential, reverse, a, b)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(sequential: bool, reverse: bool, a: Pair, b: Pair) -> Pair:
+    return (_one_by_one if sequential else _associatively)(reverse, a, b)
+
+
+def _scan_forward(sequential: bool, reverse: bool, a: Pair, b: Pair) -> tuple[Pair, tuple[Pair, Pair]]:
+    h = _scan(sequential, reverse, a, b)
+    return h, (a, h)
+
+
+def _scan_backward(sequential: bool, reverse: bool, saved: tuple[Pair, Pair], g: Pair) -> tuple[Pair, Pair]:
+    a, h = saved
+    constant = a[0].ndim == 1
+    conjugate = (a[0], -a[1]) if constant else _after((a[0], -a[1]), reverse)
+    r = _scan(sequential, not reverse, conjugate, g)
+    before_re, before_im = _after(h, not reverse)
+    of_a = _product(r, (before_re, -before_im))
+    if constant:
+        of_a = of_a[0].sum((0, 1)), of_a[1].sum((0, 1))
+    return of_a, r
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _product(x: Pair, y: Pair) -> Pair:
+    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+
+
+def _after(x: Pair, reverse: bool) -> Pair:
+    """Each position's successor, in the order of the scan; zero for the last."""
+    size = x[0].shape[1]
+    if reverse:
+        moved = [jnp.pad(part[:, : size - 1], ((0, 0), (1, 0), (0, 0))) for part in x]
+    else:
+        moved = [jnp.pad(part[:, 1:], ((0, 0), (0, 1), (0, 0))) for part in x]
+    return moved[0], moved[1]
+
+
+def _one_by_one(reverse: bool, a: Pair, b: Pair) -> Pair:
+    constant = a[0].ndim == 1
+    fixed = (a[0][None, :], a[1][None, :]) if constant else a
+
+    def step(h: Pair, now: tuple[Pair | None, Pair]) -> tuple[Pair, Pair]:
+        decay, x = now
+        re, im = _product(decay or fixed, h)
+        h = re + x[0], im + x[1]
+        return h, h
+
+    start = jnp.zeros_like(b[0][:, 0])
+    time_first = jax.tree.map(lambda part: part.swapaxes(0, 1), (None if constant else a, b))
+    h = lax.scan(step, (start, start), time_first, reverse=reverse)[1]
+    return h[0].swapaxes(0, 1), h[1].swapaxes(0, 1)
+
+
+def _associatively(reverse: bool, a: Pair, b: Pair) -> Pair:
+    if a[0].ndim == 1:  # the batch shares the products of a
+        shape = (1, *b[0].shape[1:])
+        a = jnp.broadcast_to(a[0][None, None, :], shape), jnp.broadcast_to(a[1][None, None, :], shape)
+
+    def combine(first: tuple[Pair, Pair], second: tuple[Pair, Pair]) -> tuple[Pair, Pair]:
+        re, im = _product(second[0], first[1])
+        return _product(first[0], second[0]), (re + second[1][0], im + second[1][1])
+
+    h: Pair = lax.associative_scan(combine, (a, b), reverse=reverse, axis=1)[1]
+    return h
