@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from scipy.linalg import block_diag
 
 from models.core.state_space import hippo, log_steps, real_inputs, scan_system, to_complex, to_pairs
 
@@ -24,7 +23,7 @@ def initial_basis(state: int, blocks: int, conj_sym: bool) -> tuple[np.ndarray, 
     size = state // blocks
     a, vectors, _ = hippo(size)
     kept = slice(size // 2 if conj_sym else 0, None)
-    return np.tile(a[kept], blocks), block_diag(*[vectors[:, kept]] * blocks)
+    return np.tile(a[kept], blocks), np.kron(np.eye(blocks), vectors[:, kept])
 
 
 class S5(nnx.Module):

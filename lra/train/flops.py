@@ -10,6 +10,10 @@ FLOPs per operation:
 - `qr` of m×n, m ≥ n: 4 n² (m − n/3), for the reduction and for forming Q (Golub & Van Loan, section 5.2);
 - arithmetic and transcendental functions of floating-point numbers: 1 per output element;
 - sums, products, maxima and cumulative sums of them: 1 per input element; scatter-add: 1 per element of the update;
+- of complex numbers, in operations on their parts: sums and differences 2, products 6, quotients 11 (a product with the
+  conjugate, 3 for the modulus, 2 divisions), modulus 4, e^z and e^z − 1 5 (e^x, sine, cosine, 2 products), any other
+  function 6 as a product has; so 8 per multiply-add, 4 times as many as of real ones. Taking a number apart, and
+  putting it together, is free;
 - cuDNN's attention, T queries on S keys, heads of width K: per head, 2 products of 2·T·S·K forwards, 5 backwards;
 - `cond`: its most expensive branch. `shard_map`: its body on every device of the mesh.
 
@@ -29,7 +33,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 ELEMENTWISE = {
-    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "complex",
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
     "conj", "cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor",
     "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul", "neg", "nextafter", "pow", "rem",
     "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh",
@@ -38,6 +42,11 @@ REDUCTIONS = {
     "reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "cumsum", "cumprod", "cummax", "cummin",
     "cumlogsumexp",
 }  # fmt: skip
+COMPLEX = {
+    "add": 2, "add_any": 2, "sub": 2, "neg": 2, "conj": 1, "div": 11, "abs": 4, "exp": 5, "expm1": 5, "reduce_sum": 2,
+    "cumsum": 2,
+}  # fmt: skip
+"""FLOPs per element of operations on complex numbers; 6 where nothing is said, as for a product."""
 UNKNOWN = {
     "ffi_call", "tpu_custom_call", "cholesky", "eig", "eigh", "lu", "svd",
     "householder_product",
@@ -60,9 +69,9 @@ def _count_jaxpr(jaxpr: Jaxpr) -> float:
 def _count_equation(eqn: JaxprEqn) -> float:
     name, params = eqn.primitive.name, eqn.params
     if name in ELEMENTWISE:
-        return _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
+        return _weight(eqn) * _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
     if name in REDUCTIONS:
-        return _size(eqn.invars[0]) if _floating(eqn.invars[0]) else 0
+        return _weight(eqn) * _size(eqn.invars[0]) if _floating(eqn.invars[0]) else 0
     if name in COUNTED:
         return COUNTED[name](eqn)
     if name in UNKNOWN:
@@ -101,29 +110,38 @@ def _floating(variable: Any) -> bool:
     return bool(jnp.issubdtype(variable.aval.dtype, jnp.inexact))
 
 
+def _weight(eqn: JaxprEqn) -> int:
+    """FLOPs per element of an elementwise operation or a reduction."""
+    return COMPLEX.get(eqn.primitive.name, 6) if _is_complex(eqn.invars[0]) else 1
+
+
+def _multiply_add(eqn: JaxprEqn) -> float:
+    return 8.0 if _is_complex(eqn.invars[0]) else 2.0
+
+
 def _count_dot(eqn: JaxprEqn) -> float:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = _shape(eqn.invars[0])
-    return 2.0 * _size(eqn.outvars[0]) * math.prod(left[i] for i in contracted)
+    return _multiply_add(eqn) * _size(eqn.outvars[0]) * math.prod(left[i] for i in contracted)
 
 
 def _count_convolution(eqn: JaxprEqn) -> float:
     numbers, kernel = eqn.params["dimension_numbers"], _shape(eqn.invars[1])
     _, inputs, *window = numbers.rhs_spec  # a kernel's input axis has the channels of one group
-    return 2.0 * _size(eqn.outvars[0]) * math.prod(kernel[i] for i in (inputs, *window))
+    return _multiply_add(eqn) * _size(eqn.outvars[0]) * math.prod(kernel[i] for i in (inputs, *window))
 
 
 def _count_fft(eqn: JaxprEqn) -> float:
     lengths = eqn.params["fft_lengths"]
     points = math.prod(lengths)
-    real = eqn.invars[0] if _is_real(eqn.invars[0]) else eqn.outvars[0]
-    share = 0.5 if _is_real(real) else 1.0
+    real = eqn.outvars[0] if _is_complex(eqn.invars[0]) else eqn.invars[0]
+    share = 1.0 if _is_complex(real) else 0.5
     transforms = _size(real) / points
     return share * transforms * 5 * points * math.log2(max(points, 1))
 
 
-def _is_real(variable: Any) -> bool:
-    return bool(jnp.issubdtype(variable.aval.dtype, jnp.floating))
+def _is_complex(variable: Any) -> bool:
+    return bool(jnp.issubdtype(variable.aval.dtype, jnp.complexfloating))
 
 
 def _count_qr(eqn: JaxprEqn) -> float:
@@ -133,11 +151,16 @@ def _count_qr(eqn: JaxprEqn) -> float:
 
 
 def _count_scatter(eqn: JaxprEqn) -> float:
-    return _size(eqn.invars[2]) if _floating(eqn.invars[2]) else 0
+    if not _floating(eqn.invars[2]):
+        return 0
+    addition = eqn.primitive.name in ("scatter-add", "scatter_add")
+    each = (2 if addition else 6) if _is_complex(eqn.invars[2]) else 1
+    return each * _size(eqn.invars[2])
 
 
 def _count_window(eqn: JaxprEqn) -> float:
-    return float(_size(eqn.outvars[0])) * math.prod(eqn.params["window_dimensions"])
+    each = 2.0 if _is_complex(eqn.invars[0]) else 1.0
+    return each * _size(eqn.outvars[0]) * math.prod(eqn.params["window_dimensions"])
 
 
 def _count_cudnn(products: int) -> Callable[[JaxprEqn], float]:

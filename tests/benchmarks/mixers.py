@@ -30,7 +30,7 @@ from models import MIXERS
 from models.core.factory import mixer_factory
 
 LINEAR = ("local", "longformer", "bigbird", "linformer", "linear_transformer", "performer", "nystromformer")
-LINEAR += ("luna", "cosformer", "skyformer", "ff_only")
+LINEAR += ("luna", "cosformer", "skyformer", "ff_only", "s5", "lru", "short_conv")
 PROMISE = dict.fromkeys(LINEAR, "L") | {
     "transformer": "L², memory L",
     "transformer_naive": "L²",
@@ -39,6 +39,7 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "sinkhorn": "L·b + (L/b)²",
     "synthesizer": "L²",
     "fnet": "L·log L",
+    "s4d": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",

@@ -12,9 +12,9 @@ from tests.helpers.mixing import build_encoder, jit
 LENGTH = 77
 BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
-    "skyformer",
+    "skyformer", "s5", "lru",
 )  # fmt: skip
-"""Mixers that ask which backend they are on: for their tiles, sums over blocks, chunks or transforms."""
+"""Mixers that ask which backend they are on: for their tiles, sums over blocks, chunks, transforms or scans."""
 
 
 @pytest.mark.slow

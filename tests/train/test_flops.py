@@ -106,6 +106,63 @@ def test_what_counts_how_much(function, shapes, expected):
     assert flops.count(function, *arrays(*shapes)) == expected
 
 
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda a: a + a, 2 * 42),
+        (lambda a: a - a, 2 * 42),
+        (lambda a: -a, 2 * 42),
+        (lambda a: a * a, 6 * 42),
+        (lambda a: a / a, 11 * 42),
+        (jnp.abs, 4 * 42),
+        (jnp.conj, 42),
+        (jnp.exp, 5 * 42),
+        (jnp.expm1, 5 * 42),
+        (jnp.tanh, 6 * 42),
+        (lambda a: jax.lax.complex(a.imag, a.real), 0),
+        (jnp.sum, 2 * 42),
+        (lambda a: jnp.prod(a, 1), 6 * 42),
+        (lambda a: jax.lax.cumsum(a), 2 * 42),
+        (lambda a: a @ a.T, 8 * 6 * 7 * 6),
+        (lambda a: jnp.zeros((9, 7), a.dtype).at[jnp.arange(6)].add(a), 2 * 42),
+        (lambda a: jnp.zeros((9, 7), a.dtype).at[jnp.arange(6)].multiply(a), 6 * 42),
+        (lambda a: jax.lax.conv_general_dilated(a[:, None], a[:2, None, :3], (1,), "VALID"), 8 * (6 * 2 * 5) * 3),
+        (lambda a: jax.lax.reduce_window(a, np.complex64(0), jax.lax.add, (1, 3), (1, 1), "VALID"), 2 * 6 * 5 * 3),
+    ],
+)  # fmt: skip
+def test_a_complex_operation_counts_those_on_its_parts(function, expected):
+    assert flops.count(function, *arrays((6, 7), dtype=jnp.complex64)) == expected
+
+
+@pytest.mark.parametrize(("operation", "each"), [(jnp.add, 2), (jnp.multiply, 6)])
+def test_complex_arithmetic_counts_what_it_counts_written_out(operation, each):
+    """On pairs of real arrays, where nothing is complex."""
+
+    def written_out(a, b, c, d):
+        return (a + c, b + d) if operation is jnp.add else (a * c - b * d, a * d + b * c)
+
+    parts = arrays(*[(5, 3)] * 4)
+    whole = arrays((5, 3), (5, 3), dtype=jnp.complex64)
+    assert flops.count(operation, *whole) == flops.count(written_out, *parts) == each * 15
+
+
+def test_a_recurrence_counts_each_position():
+    """h = a h + b of P complex states: a product and a sum, 8 on their parts, for each of the positions."""
+    from models.core.linear_scan import linear_scan
+
+    a, b = arrays((3,), (2, 50, 3))
+    assert flops.count(lambda a, b: linear_scan((a, a), (b, b), sequential=True), a, b) == 8 * b.size
+
+
+def test_a_long_convolution_counts_its_transforms():
+    """Forwards those of x, of the kernel, and back; of 2 L points each, by half, and a complex product between."""
+    from models.core.long_convolution import convolve
+
+    (x, kernel), points = arrays((4, 64, 3), (3, 64)), 128
+    expected = (4 * 3 + 3 + 4 * 3) * 5 * points * math.log2(points) / 2 + 6 * 4 * 3 * (points / 2 + 1)
+    assert flops.count(convolve, x, kernel) == expected
+
+
 def test_a_complex_transform_counts_twice_a_real_one():
     (x,) = arrays((3, 16), dtype=jnp.complex64)
     assert flops.count(jnp.fft.fft, x) == 3 * 5 * 16 * 4
