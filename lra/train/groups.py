@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from configs.recipe import Optimizer
@@ -52,6 +53,18 @@ def roles(model: nnx.Module) -> list[str]:
     by_path = {path: role(path, variable) for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     labelled = nnx.from_flat_state([(path, nnx.Param(name)) for path, name in by_path.items()])
     return jax.tree.leaves(labelled)
+
+
+def cast(params: Any, dtype: Any) -> Any:
+    """The parameters in the type to compute in; complex ones stay complex64, those with a role of a mixer's float32."""
+
+    def cast_one(parameter: nnx.Variable[Any]) -> nnx.Variable[Any]:
+        value = parameter[...]
+        if not jnp.issubdtype(value.dtype, jnp.floating) or named_role(parameter):
+            return parameter
+        return parameter.replace(value.astype(dtype))
+
+    return jax.tree.map(cast_one, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def factors(optimizer: Optimizer, roles: list[str]) -> list[float]:

@@ -20,10 +20,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from configs.recipe import Recipe
-from lra.train import data, distributed, flops
+from lra.train import data, distributed, flops, groups
 from lra.train.data import Batch, SplitArrays, gather, tokens_of
 from lra.train.flax_layers import reseed
-from lra.train.groups import named_role, roles
 from lra.train.optimizer import make_optimizer
 from models.core.layers import BatchRngs
 from models.core.redraw import Redrawn, redrawn
@@ -81,7 +80,7 @@ class Program:
         parts = [nnx.split(model, nnx.Param, ...) for model in models]
         self.graph = parts[0][0]
         self.recipe, self.examples, self.documents, self.count = recipe, examples, documents, len(seeds)
-        self.optimizer = make_optimizer(recipe, roles(models[0]))
+        self.optimizer = make_optimizer(recipe, groups.roles(models[0]))
         self.dtype = jnp.bfloat16 if recipe.train.precision == "bfloat16" else jnp.float32
         self.mesh = Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
         self.sharding: jax.sharding.Sharding = (
@@ -143,17 +142,9 @@ class Program:
     def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> tuple[jax.Array, Tree]:
         """Computes logits float32 [B, classes], without dropout if `rngs` is None; and running statistics after it.
 
-        Parameters are cast to the compute type here and nowhere else; complex ones stay complex64, and those with a
-        role of their own (`lra.train.groups`) float32.
+        Parameters are cast to the compute type here and nowhere else (`groups.cast`).
         """
-
-        def cast(parameter: nnx.Variable[Any]) -> nnx.Variable[Any]:
-            value = parameter[...]
-            if not jnp.issubdtype(value.dtype, jnp.floating) or named_role(parameter):
-                return parameter
-            return parameter.replace(value.astype(self.dtype))
-
-        params = jax.tree.map(cast, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        params = groups.cast(params, self.dtype)
         # New variables, which the model may write to; others it may not, as nothing would keep them.
         other_state = replaced(other_state, jax.tree.map(lambda x: x, nnx.filter_state(other_state, nnx.BatchStat)))
         if rngs is None:

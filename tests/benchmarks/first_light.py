@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lra.train import groups
 from lra.train.turns import Turns
 from models.attention import KERNELS, attend_naive, capability
 from models.core import fused_attention
@@ -69,7 +70,7 @@ def _mixer(name: str, length: int, batch: int) -> Iterator[dict[str, Any]]:
 
     def run(params: Tree, rest: Tree, dtype: Any, dropping: bool) -> tuple[Tree, Tree]:
         def loss(params: Tree) -> tuple[jax.Array, jax.Array]:
-            cast = jax.tree.map(lambda p: p.astype(dtype), params)
+            cast = groups.cast(params, dtype)
             logits = nnx.merge(graph, cast, rest)(*map(jnp.asarray, inputs), nnx.Rngs(dropout=1) if dropping else None)
             return -jax.nn.log_softmax(logits)[jnp.arange(batch), labels].mean(), logits
 

@@ -5,7 +5,7 @@
 - `light`: every mixer and attention kernel against the CPU in float32 (tests/benchmarks/first_light.py); a run that is
   killed (kill -9) and goes on to the same bits; a cell that runs out of memory, and the next one.
 - `bench`: speed, memory, energy and MFU of the efficiency protocols, the most wanted first.
-- `train`: cells of the benchmark's own protocol, the most wanted first.
+- `train`: cells of the benchmark's own protocol, and small ones that show that a mixer learns.
 
 Each writes its records as it goes and skips what `--results` holds, so the same command goes on another time. Nothing
 is begun that cannot end in time; what fails is told, and the others go on. `--toy --device=cpu` tries it all out.
@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lra.launch.process import environment
 from lra.results.provenance import ROOT
@@ -53,25 +53,59 @@ BENCHES: dict[str, tuple[tuple[int | str, ...], ...]] = {
         ),
     ),
     "approximate": ((4, "--protocol=fnet", "--lengths=1024,4096", "--models=local,performer"),),
+    "state": ((8, "--protocol=fnet", "--lengths=1024,4096,16384", "--models=s4d,s5,lru,short_conv"),),
+    "ssm": (
+        (8, "--protocol=ssm", "--tasks=listops,image,text", "--models=s4d,s5,lru"),
+        (4, "--protocol=ssm", "--tasks=retrieval,pathfinder,pathx", "--models=s4d,s5,lru"),
+    ),
     "all4000": ((12, "--protocol=efficiency", "--lengths=4000", "--models=all"),),
     "all1000": ((12, "--protocol=efficiency", "--lengths=1000", "--models=all"),),
 }
 """By name: arguments of `bench`, and how many of its cells are made ready at once. Together about two for each of 16
 cores."""
-TRAININGS = (
-    ("listops", "fnet", 2_000, "0"),
-    ("listops", "transformer", 2_000, "0"),
-    ("listops", "linear_transformer", 2_000, "0"),
-    ("image", "fnet", 1_024, "0,1,2"),
-    ("image", "transformer", 1_024, "0,1,2"),
-    ("text", "fnet", 1_000, "0"),
-    ("text", "transformer", 1_000, "0"),
-    ("text", "linear_transformer", 1_000, "0"),
-    ("pathfinder", "transformer", 1_024, "0"),
-    ("pathfinder", "linear_transformer", 1_024, "0"),
-    ("pathfinder", "fnet", 1_024, "0"),
+
+
+class Training(NamedTuple):
+    """A cell to train."""
+
+    task: str
+    model: str
+    length: int
+    seeds: str = "0"
+    protocol: str = "lra"
+    settings: tuple[str, ...] = ()
+    seconds: float | None = None
+    """A guess of the time that it takes; None: what `bench` has measured tells."""
+
+
+_LONGER = ("train.steps=4000", "train.eval_every=500")
+_LEARNERS = ("s4d", "s5", "lru", "short_conv", "transformer")
+_ROTARY = ("encoder.positions=rotary",)
+LRA = (
+    Training("listops", "transformer", 2_000),
+    Training("listops", "fnet", 2_000),
+    Training("listops", "linear_transformer", 2_000),
+    Training("image", "fnet", 1_024, "0,1,2"),
+    Training("image", "transformer", 1_024, "0,1,2"),
+    Training("text", "fnet", 1_000),
+    Training("text", "transformer", 1_000),
+    Training("text", "linear_transformer", 1_000),
+    Training("pathfinder", "transformer", 1_024),
+    Training("pathfinder", "linear_transformer", 1_024),
+    Training("pathfinder", "fnet", 1_024),
 )
-"""Task, model, length and seeds in protocol `lra`, the most wanted first. Two share the GPU."""
+"""The benchmark's own protocol."""
+LEARNS = (
+    *(Training("image", model, 1_024, "0,1,2", "quick", _LONGER, 25) for model in _LEARNERS),
+    Training("image", "transformer", 1_024, "0,1,2", "quick", (*_LONGER, *_ROTARY), 25),
+    *(Training("pathfinder_short", model, 1_024, "0,1,2", "quick", (), 20) for model in _LEARNERS),
+    Training("pathfinder_short", "transformer", 1_024, "0,1,2", "quick", _ROTARY, 20),
+)
+"""Small models in the encoder that all share: does a mixer learn what its paper says?"""
+TRAININGS = {"learns": LEARNS, "lra": LRA}
+"""By name, the most wanted first."""
+SLOTS = 4
+"""Trainings that share the GPU."""
 TOY_BENCHES: tuple[tuple[int | str, ...], ...] = (
     (2, "--models=fnet,ff_only", "--lengths=64"),
     (2, "--models=transformer", "--lengths=64"),
@@ -84,7 +118,7 @@ class Campaign:
     def __init__(self, args: argparse.Namespace):
         self.results, self.data, self.toy = args.results.resolve(), args.data.resolve(), args.toy
         self.device, self.source = args.device, args.source_dir
-        self.benches, self.tasks = args.benches.split(","), args.tasks.split(",")
+        self.benches, self.trainings = args.benches.split(","), args.trainings.split(",")
         self.until = time.monotonic() + 60 * args.minutes
         self.light = self.results / "first_light"
         self.light.mkdir(parents=True, exist_ok=True)
@@ -268,8 +302,8 @@ def data(c: Campaign) -> None:
     """The data that `train` begins with, made while others measure on the device."""
     if not c.toy:
         source = [f"--source_dir={c.source}"] * bool(c.source)
-        for task, length in dict.fromkeys((task, length) for task, _, length, _ in trainings(c)):
-            cell = [f"--tasks={task}", f"--lengths={length}", "--protocol=lra"]
+        for protocol, task, length in dict.fromkeys((t.protocol, t.task, t.length) for t in trainings(c)):
+            cell = [f"--tasks={task}", f"--lengths={length}", f"--protocol={protocol}"]
             c.run("prepare", c.command("prepare", *cell, *source))
 
 
@@ -298,30 +332,31 @@ def sane(c: Campaign) -> None:
 
 
 def train(c: Campaign) -> None:
-    """Trains the benchmark's cells: they share the GPU, the most wanted first."""
-    budget, wanted = c.left - 90, []  # to start and compile takes most of a minute
-    for training in trainings(c):
-        if trained(c, *training):
-            continue
-        took = expected(c, *training)
-        if c.toy or took is None or took > budget:
-            c.say(f"not begun: {training}, which takes {took and round(took)} s of {round(budget)}")
-        else:
-            c.say(f"{training} should take {took:.0f} s")
-            budget -= took
-            wanted.append(training)
+    """Trains the cells that were asked for: some share the GPU, the most wanted first."""
+    wanted = [training for training in trainings(c) if not c.toy and not trained(c, training)]
+
+    def next_one() -> Training | None:
+        with c.lock:
+            while wanted:
+                training = wanted.pop(0)
+                took, budget = expected(c, training), c.left - 60  # to start and compile takes most of a minute
+                if took is not None and took <= budget:
+                    return training
+                print(f"not begun: {training}, which takes {took and round(took)} s of {round(budget)}", flush=True)
+        return None
 
     def work() -> None:
-        while wanted:
-            task, model, length, seeds = wanted.pop(0)
-            cell = ["--protocol=lra", f"--tasks={task}", f"--models={model}", f"--lengths={length}", f"--seeds={seeds}"]
-            more = [f"--source_dir={c.source}"] * bool(c.source) + [f"--total_minutes={c.left / 60 - 0.4}", "--jobs=2"]
-            c.run(f"train-{task}-{model}", c.command("run", *cell, *more, "--checkpoint_minutes=60"))
+        while t := next_one():
+            c.say(f"{t} should take {expected(c, t):.0f} s")
+            cell = [f"--protocol={t.protocol}", f"--tasks={t.task}", f"--models={t.model}", f"--lengths={t.length}"]
+            cell += [f"--seeds={t.seeds}", *(f"--set={setting}" for setting in t.settings)]
+            more = [f"--source_dir={c.source}"] * bool(c.source) + [f"--total_minutes={c.left / 60 - 0.4:.2f}"]
+            c.run(f"train-{t.task}-{t.model}", c.command("run", *cell, *more, "--jobs=2", "--checkpoint_minutes=60"))
 
     if c.toy:
         cell = ["--protocol=quick", "--models=ff_only", "--set=train.steps=20", "--set=train.eval_every=10"]
         c.run("train", c.command("run", *cell, "--jobs=2"))
-    together(c, [work, work])
+    together(c, [work] * SLOTS)
     for file in sorted((c.results / "records").glob("*.json")):
         r = json.loads(file.read_text())
         rate = (r.get("train_speed") or {}).get("steps_per_second")
@@ -329,27 +364,33 @@ def train(c: Campaign) -> None:
         print(f"{file.stem}: {r['status']} {r['error']} {rate} steps/s; steps, validation, test: {scores}", flush=True)
 
 
-def trainings(c: Campaign) -> list[tuple[str, str, int, str]]:
-    """The trainings of the tasks that were asked for."""
-    return [training for training in TRAININGS if training[0] in c.tasks]
+def trainings(c: Campaign) -> list[Training]:
+    """The trainings that were asked for."""
+    return [training for name in c.trainings for training in TRAININGS[name]]
 
 
-def trained(c: Campaign, task: str, model: str, length: int, seeds: str) -> bool:
+def trained(c: Campaign, t: Training) -> bool:
     """Whether there is a result already."""
-    files = (c.results / "records").glob(f"{task}-{model}-L{length}-lra-s{seeds.replace(',', '_')}-*.json")
-    return any(json.loads(file.read_text())["status"] == "ok" for file in files)
+    files = (c.results / "records").glob(
+        f"{t.task}-{t.model}-L{t.length}-{t.protocol}-s{t.seeds.replace(',', '_')}-*.json"
+    )
+    records = [json.loads(file.read_text()) for file in files]
+    return any(r["status"] == "ok" and sorted(r.get("overrides", [])) == sorted(t.settings) for r in records)
 
 
-def expected(c: Campaign, task: str, model: str, length: int, seeds: str) -> float | None:
+def expected(c: Campaign, t: Training) -> float | None:
     """Seconds that a training takes, by what `bench` has measured; None where it has not."""
-    for file in (c.results / "bench").glob(f"{task}-{model}-L{length}-lra-*.json"):
+    if t.seconds is not None:
+        return t.seconds
+    for file in (c.results / "bench").glob(f"{t.task}-{t.model}-L{t.length}-{t.protocol}-*.json"):
         r = json.loads(file.read_text())
         if r["status"] != "ok":
             continue
-        t, (_, validation, test) = r["recipe"]["train"], EXAMPLES[task]
-        batches = t["steps"] / t["eval_every"] * math.ceil(validation / t["batch"]) + 2 * math.ceil(test / t["batch"])
-        training = t["steps"] / r["train_speed"]["steps_per_second"]
-        return float((training + batches / r["inference_speed"]["steps_per_second"]) * len(seeds.split(",")))
+        budget, (_, validation, test) = r["recipe"]["train"], EXAMPLES[t.task]
+        batches = budget["steps"] / budget["eval_every"] * math.ceil(validation / budget["batch"])
+        batches += 2 * math.ceil(test / budget["batch"])
+        training = budget["steps"] / r["train_speed"]["steps_per_second"]
+        return float((training + batches / r["inference_speed"]["steps_per_second"]) * len(t.seeds.split(",")))
     return None
 
 
@@ -374,8 +415,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
     parser.add_argument("--bench_until", type=float, help="seconds before the end that `bench` leaves to `train`")
     parser.add_argument("--benches", default=",".join(BENCHES), help=f"which of `bench`: {', '.join(BENCHES)}")
-    tasks = ",".join(dict.fromkeys(training[0] for training in TRAININGS))
-    parser.add_argument("--tasks", default=tasks, help=f"of `train`: {tasks}")
+    parser.add_argument("--trainings", default="lra", help=f"which of `train`: {', '.join(TRAININGS)}")
     parser.add_argument("--toy", action="store_true", help="small shapes, to try the program on a CPU")
     parser.add_argument("--pack", type=Path, help="folder for one archive of all results")
     args = parser.parse_args()

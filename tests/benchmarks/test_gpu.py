@@ -18,7 +18,7 @@ from tests.benchmarks import gpu
 def campaign(tmp_path):
     """A campaign of 10 minutes whose commands are kept and not run, with FNet's measurement on ListOps."""
     options = {"results": tmp_path, "data": tmp_path / "data", "toy": False, "device": "cpu", "source_dir": None}
-    options |= {"benches": "lra", "tasks": "listops"}
+    options |= {"benches": "lra", "trainings": "lra"}
     c = gpu.Campaign(argparse.Namespace(**options, minutes=10, bench_until=None))
     speeds = {"train_speed": {"steps_per_second": 50.0}, "inference_speed": {"steps_per_second": 200.0}}
     found = {"status": "ok", "recipe": dataclasses.asdict(recipe("listops", "fnet"))} | speeds
@@ -31,24 +31,24 @@ def campaign(tmp_path):
 
 def test_what_a_training_takes_follows_from_its_measurement(campaign):
     # 5,000 steps, 100 validations of 63 batches, and two tests of as many
-    assert gpu.expected(campaign, "listops", "fnet", 2_000, "0") == 5_000 / 50 + 102 * 63 / 200
-    assert gpu.expected(campaign, "listops", "fnet", 2_000, "0,1") == 2 * (5_000 / 50 + 102 * 63 / 200)
-    assert gpu.expected(campaign, "listops", "transformer", 2_000, "0") is None
+    assert gpu.expected(campaign, gpu.Training("listops", "fnet", 2_000)) == 5_000 / 50 + 102 * 63 / 200
+    assert gpu.expected(campaign, gpu.Training("listops", "fnet", 2_000, "0,1")) == 2 * (5_000 / 50 + 102 * 63 / 200)
+    assert gpu.expected(campaign, gpu.Training("listops", "transformer", 2_000)) is None
 
 
-@pytest.mark.parametrize(("minutes", "begun"), [(10, ["train-listops-fnet"]), (3.6, [])])
+@pytest.mark.parametrize(("minutes", "begun"), [(10, ["train-listops-fnet"]), (3.2, [])])
 def test_nothing_is_begun_that_cannot_end_or_has_no_measurement(campaign, minutes, begun, capsys):
     campaign.until -= 60 * (10 - minutes)
     gpu.train(campaign)
     assert [name for name, _ in campaign.ran] == begun
-    assert "not begun: ('listops', 'transformer', 2000, '0')" in capsys.readouterr().out
+    assert "not begun: Training(task='listops', model='transformer', length=2000" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("status", "begun"), [("ok", 0), ("interrupted", 1)])
 def test_what_has_been_trained_is_not_begun_again(campaign, status, begun):
     file = campaign.results / "records" / "listops-fnet-L2000-lra-s0-NVIDIA_H200-0123456789.json"
     file.parent.mkdir()
-    file.write_text(json.dumps({"status": status, "error": "", "results": []}))
+    file.write_text(json.dumps({"status": status, "error": "", "results": [], "overrides": []}))
     gpu.train(campaign)
     assert len(campaign.ran) == begun
 
