@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import PROTOCOLS
 from configs.recipe import Optimizer, Schedule
 from lra.train import groups
+from lra.train.benchmark import random_splits
 from lra.train.data import DeviceData
 from lra.train.optimizer import make_optimizer
 from lra.train.step import Program
+from lra.train.worker import build
+from tasks import TASKS
 from tests.helpers import training
+from tests.helpers.mixing import jit
 from tests.helpers.training import RECIPE, first_token_splits, program_of, shared_programs, with_train
 
 
@@ -159,3 +164,24 @@ def test_groups_reach_training(field):
     plain, changed = after(), after(**changes[field])
     moved = {path for path in plain if not np.array_equal(plain[path], changed[path])}
     assert moved == {("blocks", 0, "mixer", "own")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "model"), [("listops", "s5"), ("image", "s4d"), ("retrieval", "lru"), ("pathx", "s5")]
+)
+def test_published_recipes_take_ten_steps(task, model):
+    """At their own width, depth and batch norm; with few and short documents, so that it takes seconds."""
+    known, recipe = TASKS[task], PROTOCOLS["ssm"].recipe(task, model)
+    train = dataclasses.replace(recipe.train, batch=2, precision="float32")
+    recipe = dataclasses.replace(recipe, train=train)
+    dataset = random_splits(known.vocab, known.classes, known.pair, 32, 8)
+    model = build(model, recipe, known.vocab, known.classes, known.pair, 32, 0, bool(known.shape))
+    program = Program([model], recipe, 8, 1 + known.pair, [0], jax.devices()[:1])
+    data = DeviceData(dataset, program.sharding).data["train"]
+    before = program.init()
+    after, (losses, _) = jit(program.chunk, static_argnames="steps")(before, program.fixed, data, steps=10)
+    assert np.isfinite(losses).all()
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, after.params)
+    assert np.mean(jax.tree.leaves(moved)) > 0.9
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after.params, after.moving)))
