@@ -143,14 +143,6 @@ def test_padding_changes_nothing():
     assert padding_changes("s4d", bidirectional=False, pool="mean") < 1e-5
 
 
-def test_a_hole_in_the_mask_is_read_as_a_zero():
-    x, _ = inputs(lengths=(13,))
-    mask = jnp.ones((1, 13), bool).at[0, 4].set(False)
-    mixer = build("s4d")
-    changed = run(mixer, x.at[0, 4].set(100.0), mask)
-    assert error(changed, run(mixer, x.at[0, 4].set(0.0), jnp.ones_like(mask))) < 1e-6
-
-
 def test_the_kernel_needs_less_memory_than_its_powers():
     """[H, N, L] complex64 would be 64 MiB here; both kernels, float32 [2, H, L], are 4."""
     mixer = S4D(64, 8192, rngs=nnx.Rngs(0))
