@@ -133,6 +133,8 @@ def test_parameters():
         "skip": (8,),
     }  # fmt: skip
     assert {array.dtype for array in state.values()} == {jnp.dtype("float32")}
+    for n_ssm, copies in ((2, 2), (0, 8)):
+        assert S4D(8, 13, state=6, n_ssm=n_ssm, rngs=nnx.Rngs(0)).into.shape == (copies, 3, 2)
     roles = {"log_step": "step", "log_decay": "A", "frequency": "A", "into": "B", "out": "C"}
     assert {n: getattr(mixer, n).get_metadata().get("role") for n in shapes} == roles | {"skip": None}
     assert parameter_count("s4d") == parameter_count("ff_only") + 4 * (256 + 3 * 32 + 32 + 2 * 256 * 32 * 2 + 256)
