@@ -55,13 +55,14 @@ class S4D(nnx.Module):
 
     Departs from the authors' code: e^{ΔA} − 1 without cancellation, and powers in two levels.
 
-    Parameters, with K = 1 or 2 directions, H features, n_ssm copies of A and B (feature h has copy h mod n_ssm):
-        log_step [H]: ln Δ, drawn uniformly from [ln step_min, ln step_max]. Role `step`.
-        log_decay [n_ssm, N]: ln(−Re A), so that no mode can grow. Role `A`.
-        frequency [n_ssm, N]: Im A. Role `A`.
-        into [n_ssm, N, 2]: B, real and imaginary part. Role `B`.
-        out [K, H, N, 2]: C, drawn as complex N(0, 1); out[1] reads backwards. Role `C`.
-        skip [H]: D, drawn from N(0, 1).
+    Parameters, with K = 1 or 2 directions, H features, n_ssm copies of A and B (feature h has copy h mod n_ssm), and
+    the authors' names in brackets:
+        log_step [H]: ln Δ (`log_dt`), drawn uniformly from [ln step_min, ln step_max]. Role `step`.
+        log_decay [n_ssm, N]: ln(−Re A) (`inv_A_real` or `log_A_real`), so that no mode can grow. Role `A`.
+        frequency [n_ssm, N]: Im A (`A_imag`). Role `A`.
+        into [n_ssm, N, 2]: B, real and imaginary part (`B`; 1 where there is none). Role `B`.
+        out [K, H, N, 2]: C (`C`), drawn as complex N(0, 1); out[1] reads backwards. Role `C`.
+        skip [H]: D (`D`), drawn from N(0, 1).
 
     Args:
         dim: H.

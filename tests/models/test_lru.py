@@ -92,14 +92,6 @@ def test_padding_changes_nothing():
     assert padding_changes("lru", bidirectional=False, pool="mean") < 1e-5
 
 
-def test_a_hole_in_the_mask_is_read_as_a_zero():
-    x, _ = inputs(lengths=(13,))
-    mask = jnp.ones((1, 13), bool).at[0, 4].set(False)
-    mixer = build("lru")
-    changed = run(mixer, x.at[0, 4].set(100.0), mask)
-    assert error(changed, run(mixer, x.at[0, 4].set(0.0), jnp.ones_like(mask))) < 1e-6
-
-
 def test_errors():
     for wrong in ({"state": 0}, {"r_min": 1.0}, {"r_max": 1.5}, {"r_min": -0.1}, {"max_phase": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
