@@ -6,17 +6,23 @@ on two CPU cores that took half the time of complex64.
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Pair = tuple[jax.Array, jax.Array]
 """The real and the imaginary part of a complex array."""
+Method = Literal["loop", "passes", "chunks"]
+"""How to compute it: one position after the other; about 2 log₂ L passes of an associative scan; or, where a is the
+same at all positions, a product with its powers within chunks of about √L positions, and the same over the chunks."""
 
 
-def linear_scan(a: Pair, b: Pair, *, reverse: bool = False, sequential: bool | None = None) -> Pair:
+def linear_scan(a: Pair, b: Pair, *, reverse: bool = False, method: Method | None = None) -> Pair:
     """Computes h_t = a_t h_{t−1} + b_t from h = 0 before the first position; with `reverse`, h_t = a_t h_{t+1} + b_t.
 
     The gradient is written by hand: with g the cotangent of h, r_t = g_t + ā_{t+1} r_{t+1} is the same recurrence the
@@ -27,32 +33,38 @@ def linear_scan(a: Pair, b: Pair, *, reverse: bool = False, sequential: bool | N
         a: float32 [P], the same at all positions, or [B, L, P].
         b: float32 [B, L, P].
         reverse: runs from the last position to the first.
-        sequential: one position after the other, instead of about 2 log₂ L passes of an associative scan, which suit
-            accelerators; None: on a CPU alone.
+        method: None: a loop on a CPU; on accelerators, which want few and large operations, chunks where a is
+            constant, else passes.
 
     Returns:
         h float32 [B, L, P].
+
+    Raises:
+        ValueError: a that varies, in chunks.
     """
-    if sequential is None:
-        sequential = jax.default_backend() == "cpu"
-    return _scan(sequential, reverse, a, b)
+    constant = a[0].ndim == 1
+    if method is None:
+        method = "loop" if jax.default_backend() == "cpu" else "chunks" if constant else "passes"
+    elif method == "chunks" and not constant:
+        raise ValueError("the scan in chunks needs an a that is the same at all positions")
+    return _scan(method, reverse, a, b)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(sequential: bool, reverse: bool, a: Pair, b: Pair) -> Pair:
-    return (_one_by_one if sequential else _associatively)(reverse, a, b)
+def _scan(method: Method, reverse: bool, a: Pair, b: Pair) -> Pair:
+    return {"loop": _one_by_one, "passes": _associatively, "chunks": _in_chunks}[method](reverse, a, b)
 
 
-def _scan_forward(sequential: bool, reverse: bool, a: Pair, b: Pair) -> tuple[Pair, tuple[Pair, Pair]]:
-    h = _scan(sequential, reverse, a, b)
+def _scan_forward(method: Method, reverse: bool, a: Pair, b: Pair) -> tuple[Pair, tuple[Pair, Pair]]:
+    h = _scan(method, reverse, a, b)
     return h, (a, h)
 
 
-def _scan_backward(sequential: bool, reverse: bool, saved: tuple[Pair, Pair], g: Pair) -> tuple[Pair, Pair]:
+def _scan_backward(method: Method, reverse: bool, saved: tuple[Pair, Pair], g: Pair) -> tuple[Pair, Pair]:
     a, h = saved
     constant = a[0].ndim == 1
     conjugate = (a[0], -a[1]) if constant else _after((a[0], -a[1]), reverse)
-    r = _scan(sequential, not reverse, conjugate, g)
+    r = _scan(method, not reverse, conjugate, g)
     before_re, before_im = _after(h, not reverse)
     of_a = _product(r, (before_re, -before_im))
     if constant:
@@ -104,3 +116,50 @@ def _associatively(reverse: bool, a: Pair, b: Pair) -> Pair:
 
     h: Pair = lax.associative_scan(combine, (a, b), reverse=reverse, axis=1)[1]
     return h
+
+
+def _in_chunks(reverse: bool, a: Pair, b: Pair) -> Pair:
+    length = b[0].shape[1]
+    size = 2 ** min(7, max(4, round(math.log2(length) / 2)))
+    if length <= size:
+        return _in_one_chunk(reverse, a, b)
+    count = -(-length // size)
+
+    def to_chunks(x: jax.Array) -> jax.Array:
+        filled = jnp.pad(x, ((0, 0), (0, count * size - length), (0, 0)))
+        return filled.reshape(x.shape[0] * count, size, x.shape[2])
+
+    local = _in_one_chunk(reverse, a, (to_chunks(b[0]), to_chunks(b[1])))
+    powers = _powers(a, size)
+    last, step = (0, -1) if reverse else (size - 1, 1)
+    ends = [part[:, last].reshape(-1, count, part.shape[2]) for part in local]
+    ahead = _after(_in_chunks(reverse, (powers[0][-1], powers[1][-1]), (ends[0], ends[1])), not reverse)
+    # What enters a chunk decays by one more power of a at each of its positions.
+    entered = [part.reshape(-1, 1, part.shape[2]) for part in ahead]
+    re, im = _product((powers[0][None, ::step], powers[1][None, ::step]), (entered[0], entered[1]))
+    h = [(x + y).reshape(-1, count * size, x.shape[2])[:, :length] for x, y in zip(local, (re, im), strict=True)]
+    return h[0], h[1]
+
+
+def _in_one_chunk(reverse: bool, a: Pair, b: Pair) -> Pair:
+    """The scan as a product of b [B, c, P] with the powers of a [P], a triangular matrix [c, c] for each state."""
+    size = b[0].shape[1]
+    lag = np.arange(size)[:, None] - np.arange(size)[None, :]
+    lag = -lag if reverse else lag
+    re, im = (
+        jnp.where(lag[..., None] < 0, 0, jnp.concatenate([jnp.full((1, *part.shape[1:]), one), part])[np.abs(lag)])
+        for part, one in zip(_powers(a, size), (1.0, 0.0), strict=True)
+    )
+    # One product of real matrices: [[re, −im], [im, re]] times [b_re, b_im].
+    matrix = jnp.concatenate([jnp.concatenate([re, -im], 1), jnp.concatenate([im, re], 1)], 0)
+    h = jnp.einsum("ijp,bjp->bip", matrix, jnp.concatenate(b, 1), precision=lax.Precision.HIGHEST)
+    return h[:, :size], h[:, size:]
+
+
+def _powers(a: Pair, count: int) -> Pair:
+    """a, a², …, a^count: [count, P]. Doubling keeps the number of roundings at log₂ count."""
+    powers = a[0][None, :], a[1][None, :]
+    while (have := powers[0].shape[0]) < count:
+        more = _product((powers[0][-1:], powers[1][-1:]), powers)
+        powers = tuple(jnp.concatenate([x, y[: count - have]]) for x, y in zip(powers, more, strict=True))  # type: ignore[assignment]
+    return powers

@@ -33,25 +33,27 @@ def looped(a, b, reverse):
     return np.stack(states[::-1] if reverse else states, 1)
 
 
-@pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "associative"])
+WAYS = [(varying, method) for varying in (False, True) for method in ("loop", "passes", "chunks")][:-1]
+
+
+@pytest.mark.parametrize(("varying", "method"), WAYS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
-class TestBothWays:
-    @pytest.mark.parametrize("length", [1, 2, LENGTH])
-    def test_equals_the_loop(self, varying, reverse, sequential, length):
+class TestAllWays:
+    @pytest.mark.parametrize("length", [1, 2, LENGTH, 16, 17, 35, 300])
+    def test_equals_the_loop(self, varying, reverse, method, length):
         a, b = arguments(varying, length)
-        re, im = jit(lambda a, b: linear_scan(a, b, reverse=reverse, sequential=sequential))(a, b)
+        re, im = jit(lambda a, b: linear_scan(a, b, reverse=reverse, method=method))(a, b)
         expected = looped(a, b, reverse)
         assert re.dtype == im.dtype == jnp.float32
         assert error(re, expected.real) < 1e-6 and error(im, expected.imag) < 1e-6
 
-    def test_gradient_is_that_of_the_loop(self, varying, reverse, sequential):
+    def test_gradient_is_that_of_the_loop(self, varying, reverse, method):
         """By finite differences of the loop in double precision; the loss weighs all states."""
         a, b = arguments(varying)
         weights = np.asarray(normal(2, BATCH, LENGTH, STATES, seed=5), np.float64)
 
         def loss(a, b):
-            h = linear_scan(a, b, reverse=reverse, sequential=sequential)
+            h = linear_scan(a, b, reverse=reverse, method=method)
             return sum((jnp.asarray(w, jnp.float32) * part**2).sum() for w, part in zip(weights, h, strict=True))
 
         def loss_of_loop(leaves):
@@ -69,34 +71,50 @@ class TestBothWays:
             assert error(actual, expected) < 5e-6
 
 
-@pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "associative"])
-@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
-def test_memory_is_a_small_multiple_of_the_states_and_linear(varying, sequential):
-    """In units of the states' own size; the associative scan keeps parts of its levels."""
+@pytest.mark.parametrize(("varying", "method"), WAYS)
+def test_memory_is_a_small_multiple_of_the_states_and_linear(varying, method):
+    """In units of the states' own size; the associative scan keeps parts of its levels, and chunks their powers."""
 
     def temporaries(length):
         x = jax.ShapeDtypeStruct((BATCH, length, 64), jnp.float32)
         a = x if varying else jax.ShapeDtypeStruct((64,), jnp.float32)
 
         def loss(a, b):
-            return sum((part**2).sum() for part in linear_scan(a, b, sequential=sequential))
+            return sum((part**2).sum() for part in linear_scan(a, b, method=method))
 
         compiled = jit(jax.grad(loss, (0, 1))).lower((a, a), (x, x)).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (2 * x.size * 4)
 
     short, long = temporaries(256), temporaries(512)
     assert long < 1.05 * short
-    assert short < (3.1 if sequential else 5.5)
+    assert short < {"loop": 3.1, "passes": 5.5, "chunks": 7}[method]
 
 
-def test_a_loop_on_the_cpu_and_passes_on_accelerators(monkeypatch):
-    def primitives():
-        return str(jax.make_jaxpr(lambda a, b: linear_scan(a, b))(*arguments(varying=False)))
+def test_a_loop_on_the_cpu_and_chunks_or_passes_on_accelerators(monkeypatch):
+    def primitives(varying):
+        text = str(jax.make_jaxpr(lambda a, b: linear_scan(a, b))(*arguments(varying)))
+        return "scan[" in text, "dot_general" in text
 
-    assert "scan[" in primitives()
+    assert primitives(False) == primitives(True) == (True, False)
     for backend in ("gpu", "tpu"):
         monkeypatch.setattr(module.jax, "default_backend", lambda backend=backend: backend)
-        assert "scan[" not in primitives()
+        assert primitives(False) == (False, True) and primitives(True) == (False, False)
+
+
+def test_chunks_of_an_a_that_varies_are_refused():
+    with pytest.raises(ValueError, match="the same at all positions"):
+        linear_scan(*arguments(varying=True), method="chunks")
+
+
+@pytest.mark.parametrize("modulus", [1.0, 0.9999, 0.5, 0.0])
+def test_chunks_stay_exact_over_thousands_of_positions(modulus):
+    """Where nothing is forgotten, and where everything is."""
+    angle = np.linspace(0, np.pi, STATES)
+    a = tuple(jnp.asarray(modulus * f(angle), jnp.float32) for f in (np.cos, np.sin))
+    b = normal(1, 5000, STATES, seed=3), normal(1, 5000, STATES, seed=4)
+    re, im = jit(lambda a, b: linear_scan(a, b, method="chunks"))(a, b)
+    expected = looped(a, b, False)
+    assert error(re, expected.real) < 2e-5 and error(im, expected.imag) < 2e-5
 
 
 def test_several_at_once():

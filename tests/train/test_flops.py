@@ -151,7 +151,7 @@ def test_a_recurrence_counts_each_position():
     from models.core.linear_scan import linear_scan
 
     a, b = arrays((3,), (2, 50, 3))
-    assert flops.count(lambda a, b: linear_scan((a, a), (b, b), sequential=True), a, b) == 8 * b.size
+    assert flops.count(lambda a, b: linear_scan((a, a), (b, b), method="loop"), a, b) == 8 * b.size
 
 
 def test_a_long_convolution_counts_its_transforms():
