@@ -2,6 +2,10 @@
 
 Shapes: B examples, L positions, P states. A complex array is a pair of float32 arrays, its real and imaginary part:
 on two CPU cores that took half the time of complex64.
+
+Measured there, forward and backward, with 8 examples of 4,096 positions and 64 states, for a constant a and one that
+varies: 36 and 41 ms one position after the other, 89 and 124 ms by an associative scan, with temporaries of 3 and 3,
+and 4 and 5 times the states, at 16,384 positions too; compiling took 0.4 s and 13 s or more.
 """
 
 from __future__ import annotations
