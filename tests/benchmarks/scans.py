@@ -1,6 +1,6 @@
 """Times the ways to compute a linear recurrence on this machine, forwards and with gradients.
 
-    python -m tests.benchmarks.scans --out=scans.jsonl          (a minute; one JSON line a measurement)
+    python -m tests.benchmarks.scans --out=scans.jsonl --turns=turns     (a minute; one JSON line a measurement)
 
 `a` is constant, as in S5 and LRU. Medians of seven runs, in ms; docs/gpu.md has the result on an H200.
 """
@@ -20,24 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lra.train.turns import Turns
 from models.core.linear_scan import Pair, linear_scan
 
-SHAPES = ((32, 1_024, 64), (32, 4_096, 64), (32, 4_096, 192), (8, 16_384, 64))
+SHAPES = ((32, 4_096, 64), (8, 16_384, 64), (32, 1_024, 64), (32, 4_096, 192))
 """Batch, length, states."""
 METHODS = ("loop", "passes", "chunks")
 
 
-def milliseconds(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+def milliseconds(turns: Turns, function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """(median run, compilation) of a jitted function."""
     started = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compilation = time.perf_counter() - started
-    jax.block_until_ready(compiled(*arguments))
     runs = []
-    for _ in range(7):
-        started = time.perf_counter()
+    with turns.measuring():
         jax.block_until_ready(compiled(*arguments))
-        runs.append(time.perf_counter() - started)
+        for _ in range(7):
+            started = time.perf_counter()
+            jax.block_until_ready(compiled(*arguments))
+            runs.append(time.perf_counter() - started)
     return 1e3 * median(runs), 1e3 * compilation
 
 
@@ -45,9 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes, from the first on")
+    parser.add_argument("--turns", type=Path, required=True, help="folder by which processes take turns to measure")
     args = parser.parse_args()
+    turns = Turns(args.turns)
     rng = np.random.default_rng(0)
-    for shape, method in itertools.product(SHAPES, args.methods.split(",")):
+    for shape, method in itertools.product(SHAPES[: args.shapes], args.methods.split(",")):
         pair = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2)]
         angle = rng.uniform(0, np.pi, shape[-1])
         a = jnp.asarray(0.99 * np.cos(angle), jnp.float32), jnp.asarray(0.99 * np.sin(angle), jnp.float32)
@@ -60,8 +65,8 @@ def main() -> None:
             return jnp.square(re).sum() + jnp.square(im).sum()
 
         b = (pair[0], pair[1])
-        took, compiling = milliseconds(forward, a, b)
-        both, compiling_both = milliseconds(jax.grad(loss, (0, 1)), a, b)
+        took, compiling = milliseconds(turns, forward, a, b)
+        both, compiling_both = milliseconds(turns, jax.grad(loss, (0, 1)), a, b)
         line = {"shape": shape, "method": method, "forward_ms": took, "with_gradients_ms": both}
         line |= {"compile_ms": compiling, "compile_with_gradients_ms": compiling_both}
         line["device"] = jax.devices()[0].device_kind
