@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.scans --out=scans.jsonl --turns=turns     (a minute; one JSON line a measurement)
 
-`a` is constant, as in S5 and LRU. Medians of seven runs, in ms; docs/gpu.md has the result on an H200.
+`a` is constant, as in S5 and LRU. Medians of seven runs, in ms; `models.core.linear_scan` has the result on an H200.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.core.linear_scan import Pair, linear_scan
 
 SHAPES = ((32, 4_096, 64), (8, 16_384, 64), (32, 1_024, 64), (32, 4_096, 192))
 """Batch, length, states."""
-METHODS = ("loop", "passes", "chunks")
+METHODS = ("loop", "passes")
 
 
 def milliseconds(turns: Turns, function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
