@@ -66,6 +66,16 @@ def test_long_inputs_keep_their_digits():
     assert error(convolve(x, kernel)[0, :, 0], expected) < 1e-6
 
 
+def test_several_at_once():
+    """As when seeds train together: values and gradients of each are those it has alone."""
+    x, kernel = normal(2, 2, 7, 3), normal(2, 3, 7, seed=1)
+    both = jax.value_and_grad(lambda x, kernel: (convolve(x, kernel, kernel) ** 2).sum(), (0, 1))
+    together = jit(jax.vmap(both))(x, kernel)
+    alone = [both(x[seed], kernel[seed]) for seed in range(2)]
+    for leaf, *expected in zip(*map(jax.tree.leaves, (together, *alone)), strict=True):
+        assert error(leaf, jnp.stack(expected)) < 1e-6
+
+
 def test_fast_lengths():
     """The next even number with factors 2, 3 and 5 alone, found by listing all of them."""
     smooth = sorted(2**a * 3**b * 5**c for a in range(1, 17) for b in range(11) for c in range(8))
