@@ -28,7 +28,7 @@ from lra.train.flops import peak
 from models import MIXERS, attention
 from tests.scale.operations import abstract
 
-SHAPES = (("text", 1_024), ("text", 4_096), ("listops", 2_000))
+SHAPES = (("text", 1_024), ("text", 4_000), ("text", 4_096), ("listops", 2_000))
 """Tasks of protocol `lra`, at lengths that have been measured."""
 BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12}
 """Bytes a second, by NVIDIA's datasheets."""
@@ -81,7 +81,7 @@ def step_of(task: str, model: str, length: int) -> Step:
 
     def traced() -> None:
         program = make()
-        state = jax.eval_shape(program._initial_state, program.params)
+        state = jax.eval_shape(program._initial_state, program.params, program.moving)
         found.append(jax.make_jaxpr(lambda s, r, d: program.chunk(s, r, d, 1))(state, program.fixed, source).jaxpr)
         found.append(program.flops(source))
 

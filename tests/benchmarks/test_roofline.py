@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.benchmarks.roofline import Step, bytes_moved, rows
+from tests.benchmarks.roofline import Step, bytes_moved, rows, step_of
 
 
 def moved(function, *shapes, dtype=jnp.bfloat16):
@@ -30,3 +30,12 @@ def test_the_furthest_from_its_floor_comes_first_and_what_is_not_measured_is_exp
     assert [row[0] for row in table] == ["`b`", "`a`", "`c`", "`d`"]
     assert [row[4] for row in table] == ["products"] * 3 + ["bytes"]
     assert [row[5:] for row in table] == [["4", "25 %"], ["2", "50 %"], ["(2.67)", ""], ["(2.67)", ""]]
+
+
+def test_a_step_of_the_zoo_is_traced_without_a_gpu():
+    """At least each weight's product with each token, forwards and twice backwards."""
+    for model, length in (("ff_only", 256), ("performer", 256)):
+        step = step_of("text", model, length)
+        products = 6 * 32 * length * 4 * 2 * 256 * 1024
+        assert products < step.operations < 3 * products
+        assert step.floor("NVIDIA H200") > 0
