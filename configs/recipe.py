@@ -238,6 +238,12 @@ def validate_recipe(recipe: Recipe) -> None:
         raise RecipeError(f"train.batch ({t.batch}) must be a multiple of train.accumulate ({t.accumulate})")
     if t.remat and e.reversible:
         raise RecipeError("train.remat has no effect with encoder.reversible: leave one out")
+    if e.reversible and (e.block != "mlp" or not e.prenorm or e.norm == "batch"):
+        raise RecipeError(
+            "encoder.reversible needs encoder.block=mlp, encoder.prenorm=true and another norm than batch"
+        )
+    if e.positions == "rotary" and e.qkv // e.heads % 2:
+        raise RecipeError(f"rotary positions need an even encoder.qkv / encoder.heads, not {e.qkv} / {e.heads}")
     if recipe.schedule.warmup < 0 or o.clip < 0 or o.weight_decay < 0 or o.eps <= 0 or o.learning_rate < 0:
         raise RecipeError("learning rate, weight decay, clip and warmup must not be negative, and eps must be positive")
     if not (0 <= o.b1 < 1 and 0 <= o.b2 < 1):

@@ -94,3 +94,20 @@ def test_every_protocol_has_a_valid_recipe_for_each_of_its_tasks(protocol):
         assert task in TASKS
         for model in MIXERS:
             validate_recipe(protocol.recipe(task, model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["encoder.reversible=true", "encoder.block=glu"], "encoder.reversible needs"),
+        (["encoder.prenorm=false", "encoder.reversible=true"], "encoder.reversible needs"),
+        (["encoder.norm=batch", "encoder.reversible=true"], "encoder.reversible needs"),
+        (["encoder.positions=rotary", "encoder.qkv=24"], "even encoder.qkv / encoder.heads, not 24 / 8"),
+        (["encoder.reversible=true", "train.remat=true"], "leave one out"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_told(settings, words):
+    for setting in settings[:1]:
+        override(BASE, [setting])
+    with pytest.raises(RecipeError, match=words):
+        override(BASE, settings)
