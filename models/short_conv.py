@@ -43,7 +43,36 @@ class ShortConv(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         kernel, bias = (part[...].astype(jnp.float32) for part in (self.taps.kernel, self.taps.bias))
-        width, length = kernel.shape[0], x.shape[1]
-        u = jnp.pad(real_inputs(x, mask), ((0, 0), (width // 2, width // 2), (0, 0)))
-        y = sum(u[:, j : j + length] * kernel[None, j : j + 1] for j in range(width)) + bias[None, None, :]
-        return y.astype(x.dtype)
+        return (slide(real_inputs(x, mask), kernel) + bias[None, None, :]).astype(x.dtype)
+
+
+@jax.custom_vjp
+def slide(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Σ_j kernel_j ⊙ x_{t + j − (w − 1)/2}, zero beyond both ends: x [B, L, D] and kernel [w, D] → [B, L, D], w odd.
+
+    The gradient of the kernel is written as w products of x and its cotangent: derived from the sum above, it took 40
+    times as long on two CPU cores (16,384 positions, 64 features, w = 5).
+    """
+    return sum(
+        (part * tap[None, None, :] for part, tap in zip(_windows(x, len(kernel)), kernel, strict=True)),
+        jnp.zeros_like(x),
+    )
+
+
+def _windows(x: jax.Array, width: int) -> list[jax.Array]:
+    """x moved by each of the window's places."""
+    padded = jnp.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
+    return [padded[:, j : j + x.shape[1]] for j in range(width)]
+
+
+def _slide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return slide(x, kernel), (x, kernel)
+
+
+def _slide_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    of_kernel = [jnp.einsum("bld,bld->d", part, g, precision="highest") for part in _windows(x, len(kernel))]
+    return slide(g, kernel[::-1]), jnp.stack(of_kernel)
+
+
+slide.defvjp(_slide_forward, _slide_backward)
