@@ -160,6 +160,7 @@ class Nystromformer(nnx.Module):
         *,
         heads: int = 4,
         qkv: int | None = None,
+        rotary: bool = False,
         landmarks: int = 64,
         kernel: int = 33,
         iterations: int = 6,
@@ -169,7 +170,7 @@ class Nystromformer(nnx.Module):
         if kernel and (kernel < 0 or kernel % 2 == 0):
             raise ValueError(f"kernel must be odd, or 0 for no convolution, not {kernel}")
         self.landmarks, self.iterations = landmarks, iterations
-        self.projections = Projections(dim, heads, qkv, rngs=rngs)
+        self.projections = Projections(dim, heads, qkv, rotary=rotary, rngs=rngs)
         self.filters = nnx.Param(initial_filters(rngs, heads, kernel)) if kernel else None
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

@@ -127,6 +127,7 @@ class Performer(nnx.Module):
         *,
         heads: int = 4,
         qkv: int | None = None,
+        rotary: bool = False,
         kernel: Kernel = "softmax",
         features: int = 256,
         redraw: int = 1,
@@ -137,7 +138,7 @@ class Performer(nnx.Module):
         at_least(1, features=features)
         at_least(0, redraw=redraw)
         self.kernel, self.features = kernel, features
-        self.projections = Projections(dim, heads, qkv, rngs=rngs)
+        self.projections = Projections(dim, heads, qkv, rotary=rotary, rngs=rngs)
         self.width = (dim if qkv is None else qkv) // heads
         random = kernel != "plain_relu"
         self.redraw_every = redraw if random else 0

@@ -104,6 +104,7 @@ class Skyformer(nnx.Module):
         *,
         heads: int = 4,
         qkv: int | None = None,
+        rotary: bool = False,
         landmarks: int = 128,
         gamma: float = 0.1,
         iterations: int = 6,
@@ -115,7 +116,7 @@ class Skyformer(nnx.Module):
             raise ValueError(f"gamma must be positive, not {gamma}")
         at_least(1, iterations=iterations)
         self.gamma, self.iterations = gamma, iterations
-        self.projections = Projections(dim, heads, qkv, rngs=rngs)
+        self.projections = Projections(dim, heads, qkv, rotary=rotary, rngs=rngs)
         self.offsets = Constant(jax.random.uniform(rngs.params(), (2, landmarks // 2)))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:

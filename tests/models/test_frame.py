@@ -182,7 +182,8 @@ def test_rotation_is_a_product_of_complex_numbers(dtype):
     assert error(got, want) < (1e-6 if dtype == jnp.float32 else 1e-2)
 
 
-ROTARY = ("transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "sinkhorn")
+ROTARY = ("transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "sinkhorn", "nystromformer")
+ROTARY += ("performer", "skyformer")
 
 
 @pytest.mark.parametrize("model", ROTARY)
