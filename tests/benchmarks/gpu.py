@@ -334,13 +334,18 @@ def sane(c: Campaign) -> None:
 def train(c: Campaign) -> None:
     """Trains the cells that were asked for: some share the GPU, the most wanted first."""
     wanted = [training for training in trainings(c) if not c.toy and not trained(c, training)]
+    planned = time.monotonic()
+    """When the GPU will have done all that is begun: large models that share it take as long as one after the other."""
 
     def next_one() -> Training | None:
+        nonlocal planned
         with c.lock:
             while wanted:
                 training = wanted.pop(0)
-                took, budget = expected(c, training), c.left - 60  # to start and compile takes most of a minute
+                took, begins = expected(c, training), max(planned, time.monotonic())
+                budget = c.until - begins - 60  # to start and compile takes most of a minute
                 if took is not None and took <= budget:
+                    planned = begins + took / (1 if training.seconds is None else SLOTS)
                     return training
                 print(f"not begun: {training}, which takes {took and round(took)} s of {round(budget)}", flush=True)
         return None

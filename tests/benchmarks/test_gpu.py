@@ -44,6 +44,17 @@ def test_nothing_is_begun_that_cannot_end_or_has_no_measurement(campaign, minute
     assert "not begun: Training(task='listops', model='transformer', length=2000" in capsys.readouterr().out
 
 
+def test_what_shares_the_gpu_is_counted_one_after_the_other(campaign, monkeypatch):
+    """Of three trainings of 132 s each, where 330 s are left, two are begun."""
+    of_three = tuple(gpu.Training("listops", "fnet", 2_000, seed) for seed in "012")
+    monkeypatch.setitem(gpu.TRAININGS, "lra", of_three)
+    campaign.until -= 60 * 3.5
+    took = gpu.expected(campaign, of_three[0])
+    assert 2 * took < campaign.left - 60 < 3 * took
+    gpu.train(campaign)
+    assert len(campaign.ran) == 2
+
+
 @pytest.mark.parametrize(("status", "begun"), [("ok", 0), ("interrupted", 1)])
 def test_what_has_been_trained_is_not_begun_again(campaign, status, begun):
     file = campaign.results / "records" / "listops-fnet-L2000-lra-s0-NVIDIA_H200-0123456789.json"
