@@ -50,13 +50,11 @@ class ShortConv(nnx.Module):
 def slide(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Σ_j kernel_j ⊙ x_{t + j − (w − 1)/2}, zero beyond both ends: x [B, L, D] and kernel [w, D] → [B, L, D], w odd.
 
-    The gradient of the kernel is written as w products of x and its cotangent: derived from the sum above, it took 40
-    times as long on two CPU cores (16,384 positions, 64 features, w = 5).
+    On a CPU the kernel's gradient is w products of x and the output's: as sums, which accelerators prefer, it took 40
+    times as long on two cores (16,384 positions, 64 features, w = 5).
     """
-    return sum(
-        (part * tap[None, None, :] for part, tap in zip(_windows(x, len(kernel)), kernel, strict=True)),
-        jnp.zeros_like(x),
-    )
+    taps = zip(_windows(x, len(kernel)), kernel, strict=True)
+    return sum((part * tap[None, None, :] for part, tap in taps), jnp.zeros_like(x))
 
 
 def _windows(x: jax.Array, width: int) -> list[jax.Array]:
@@ -71,7 +69,10 @@ def _slide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[ja
 
 def _slide_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    of_kernel = [jnp.einsum("bld,bld->d", part, g, precision="highest") for part in _windows(x, len(kernel))]
+    if jax.default_backend() == "cpu":
+        of_kernel = [jnp.einsum("bld,bld->d", part, g, precision="highest") for part in _windows(x, len(kernel))]
+    else:
+        of_kernel = [(part * g).sum((0, 1)) for part in _windows(x, len(kernel))]
     return slide(g, kernel[::-1]), jnp.stack(of_kernel)
 
 

@@ -12,9 +12,9 @@ from tests.helpers.mixing import build_encoder, jit
 LENGTH = 77
 BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
-    "skyformer", "s5", "lru",
+    "skyformer", "s5", "lru", "short_conv",
 )  # fmt: skip
-"""Mixers that ask which backend they are on: for their tiles, sums over blocks, chunks, transforms or scans."""
+"""Mixers that ask which backend they are on: for tiles, sums over blocks, chunks, transforms, scans or gradients."""
 
 
 @pytest.mark.slow

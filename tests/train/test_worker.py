@@ -14,7 +14,7 @@ from lra.train.loop import SeedResult, TrainResult
 from tests.helpers.training import with_train
 
 
-@pytest.mark.parametrize(("task", "documents"), [("listops", 1), ("retrieval", 2)])
+@pytest.mark.parametrize(("task", "documents"), [("listops", 1), ("retrieval", 2), ("image", 1)])
 def test_each_seed_has_its_own_model_and_every_document_s_tokens_count(monkeypatch, task, documents):
     seeds, built, trained = [4, 9], [], []
 
@@ -22,8 +22,8 @@ def test_each_seed_has_its_own_model_and_every_document_s_tokens_count(monkeypat
         trained.append((models, seeds))
         return TrainResult([SeedResult(seed) for seed in seeds], blocks=[(10, 1.0)], first_blocks=[(10, 100.0)])
 
-    def build(mixer, recipe, vocab, classes, pair, length, seed):
-        built.append((mixer, pair, length, seed))
+    def build(mixer, recipe, vocab, classes, pair, length, seed, picture):
+        built.append((mixer, pair, length, seed, picture))
         return f"model {seed}"
 
     data = benchmark.random_splits(5, 2, documents == 2, 8, 32)
@@ -33,7 +33,7 @@ def test_each_seed_has_its_own_model_and_every_document_s_tokens_count(monkeypat
     record = {"cell": {"task": task, "mixer": "fnet", "seeds": seeds}, "recipe": {}}
     spec = SimpleNamespace(entry="entry", record=record, train=TrainOptions(), started=0.0)
     fields = worker.train(spec, with_train(batch=32), lambda progress: None)
-    assert built == [("fnet", documents == 2, 8, seed) for seed in seeds]
+    assert built == [("fnet", documents == 2, 8, seed, task == "image") for seed in seeds]
     assert trained == [(["model 4", "model 9"], seeds)]
     speed = fields["train_speed"]
     # The first block, which warms up, is left out.
