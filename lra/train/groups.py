@@ -33,26 +33,19 @@ def named_role(variable: nnx.Variable[Any]) -> str | None:
 
 def roles(model: nnx.Module) -> list[str]:
     """The role of each parameter of a model, in the order of the leaves of `nnx.state(model, nnx.Param)`."""
-    norms = {path for path, module in nnx.iter_modules(model) if isinstance(module, NORMS)}
-    embeddings = {path for path, module in nnx.iter_modules(model) if isinstance(module, nnx.Embed)}
+    kinds = {
+        path: "norm" if isinstance(module, NORMS) else "embedding"
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, (*NORMS, nnx.Embed))
+    }
 
     def role(path: tuple[Any, ...], variable: nnx.Variable[Any]) -> str:
-        if named := named_role(variable):
-            return named
-        parent = path[:-1]
-        return (
-            "norm"
-            if parent in norms
-            else "embedding"
-            if parent in embeddings
-            else "bias"
-            if path[-1] == "bias"
-            else "weight"
-        )
+        by_name = "bias" if path[-1] == "bias" else "weight"
+        return named_role(variable) or kinds.get(path[:-1], by_name)
 
-    by_path = {path: role(path, variable) for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    labelled = nnx.from_flat_state([(path, nnx.Param(name)) for path, name in by_path.items()])
-    return jax.tree.leaves(labelled)
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    # Back in a state, whose leaves are in the order of the parameters' own.
+    return jax.tree.leaves(nnx.from_flat_state([(path, nnx.Param(role(path, variable))) for path, variable in flat]))
 
 
 def cast(params: Any, dtype: Any) -> Any:
