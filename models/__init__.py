@@ -1,40 +1,71 @@
 """The model zoo, by name. A model is its mixer: everything around it is the same `Encoder`.
 
 The registry holds the import path of each mixer's class, so that names can be listed and checked without importing
-JAX. To add a mixer, write its module and add its line here. A mixer elsewhere needs no line:
+JAX. To add a mixer, write its module in its family's package and add its line here. A mixer elsewhere needs no line:
 `--models=their_package.module:Class`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-MIXERS: dict[str, str] = {
-    "transformer": "models.attention:Attention",
-    "transformer_naive": "models.attention:NaiveAttention",
-    "local": "models.local:Local",
-    "sparse": "models.sparse:Sparse",
-    "longformer": "models.longformer:Longformer",
-    "bigbird": "models.bigbird:BigBird",
-    "reformer": "models.reformer:Reformer",
-    "sinkhorn": "models.sinkhorn:Sinkhorn",
-    "fnet": "models.fnet:FNet",
-    "fnet_hybrid": "models.fnet_hybrid:FNetHybrid",
-    "linear_mixing": "models.linear_mixing:LinearMixing",
-    "random_mixing": "models.random_mixing:RandomMixing",
-    "ff_only": "models.ff_only:FeedForwardOnly",
-    "linformer": "models.linformer:Linformer",
-    "synthesizer": "models.synthesizer:Synthesizer",
-    "linear_transformer": "models.linear_transformer:LinearTransformer",
-    "performer": "models.performer:Performer",
-    "nystromformer": "models.nystromformer:Nystromformer",
-    "luna": "models.luna:Luna",
-    "cosformer": "models.cosformer:Cosformer",
-    "skyformer": "models.skyformer:Skyformer",
-    "s4d": "models.s4d:S4D",
-    "s5": "models.s5:S5",
-    "lru": "models.lru:LRU",
-    "short_conv": "models.short_conv:ShortConv",
+FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
+    "attention": (
+        "softmax attention over all positions, over chosen ones, or with weights that are learnt",
+        {
+            "transformer": "transformer:Attention",
+            "transformer_naive": "transformer:NaiveAttention",
+            "local": "local:Local",
+            "sparse": "sparse:Sparse",
+            "longformer": "longformer:Longformer",
+            "bigbird": "bigbird:BigBird",
+            "reformer": "reformer:Reformer",
+            "sinkhorn": "sinkhorn:Sinkhorn",
+            "synthesizer": "synthesizer:Synthesizer",
+        },
+    ),
+    "mixing": (
+        "the same mixing of positions for every input, or none",
+        {
+            "fnet": "fnet:FNet",
+            "fnet_hybrid": "fnet_hybrid:FNetHybrid",
+            "linear_mixing": "linear_mixing:LinearMixing",
+            "random_mixing": "random_mixing:RandomMixing",
+            "ff_only": "ff_only:FeedForwardOnly",
+        },
+    ),
+    "approximate": (
+        "attention made cheaper by low rank, kernels, landmarks or sampling",
+        {
+            "linformer": "linformer:Linformer",
+            "linear_transformer": "linear_transformer:LinearTransformer",
+            "performer": "performer:Performer",
+            "nystromformer": "nystromformer:Nystromformer",
+            "luna": "luna:Luna",
+            "cosformer": "cosformer:Cosformer",
+            "skyformer": "skyformer:Skyformer",
+        },
+    ),
+    "state_space": (
+        "linear recurrences of states, which decay and turn",
+        {
+            "s4d": "s4d:S4D",
+            "s5": "s5:S5",
+            "lru": "lru:LRU",
+        },
+    ),
+    "convolution": (
+        "convolutions, short and long",
+        {
+            "short_conv": "short_conv:ShortConv",
+        },
+    ),
 }
+"""By family, which is also the package of its mixers: what they have in common, and 'module:Class' of each by name."""
+
+MIXERS: dict[str, str] = {
+    name: f"models.{family}.{path}" for family, (_, mixers) in FAMILIES.items() for name, path in mixers.items()
+}
+"""'package.module:Class' of every mixer, by name."""
 
 VERSIONS: dict[str, int] = {"luna": 2, "performer": 2, "reformer": 2}
 """A mixer's version, where it is above 1. It goes up when the same recipe and seed give other numbers; what rounds

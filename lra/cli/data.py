@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from configs import PROTOCOLS
 from configs.recipe import suggest
@@ -10,7 +11,7 @@ from lra.cli.arguments import ListArguments, PrepareArguments
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, printable
 from lra.grid import expand
-from models import MIXERS
+from models import FAMILIES, MIXERS
 from tasks import TASKS, DataError
 from tasks.io.cache import entries
 from tasks.io.preview import details, preview
@@ -42,17 +43,17 @@ def list_(args: ListArguments, names: Sequence[str]) -> int:
     """Prints the known tasks, models or protocols."""
     tables = {
         "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
-        "models": dict(MIXERS),
         "protocols": {p.name: f"{p.summary} (tasks: {', '.join(p.tasks)})" for p in PROTOCOLS.values()},
     }
+    known = ("tasks", "models", "protocols")
     if len(names) != 1:
-        raise UsageError(f"list takes one of {', '.join(tables)}")
-    if names[0] not in tables:
-        raise UsageError(suggest("list", names[0], tables))
+        raise UsageError(f"list takes one of {', '.join(known)}")
+    if names[0] not in known:
+        raise UsageError(suggest("list", names[0], known))
+    if names[0] == "models":
+        return _list_mixers(args)
     if args.details and names[0] == "tasks":
         return _list_prepared(args)
-    if args.details and names[0] == "models":
-        return _list_mixers()
     table = tables[names[0]]
     width = max(map(len, table))
     for name, text in table.items():
@@ -70,11 +71,23 @@ def _list_prepared(args: ListArguments) -> int:
     return 0
 
 
-def _list_mixers() -> int:
+def _list_mixers(args: ListArguments) -> int:
+    """Prints the mixers by family; with details, their cards."""
     from lra.launch.process import mixer_details
 
-    for mixer in mixer_details():
-        options = ", ".join(f"{name}={value}" for name, value in mixer["options"].items())
-        print(f"{mixer['name']}    options: {options or 'none'}\n    parameters: {mixer['parameters']}\n")
-        print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")
+    cards = {mixer["name"]: mixer for mixer in mixer_details()} if args.details else {}
+    width = max(map(len, MIXERS))
+    for family, (summary, mixers) in FAMILIES.items():
+        print(f"{family}: {summary}", end="\n\n" if cards else "\n")
+        for name in mixers:
+            if cards:
+                _print_card(cards[name])
+            else:
+                print(f"  {name:{width}}  {MIXERS[name]}")
     return 0
+
+
+def _print_card(mixer: dict[str, Any]) -> None:
+    options = ", ".join(f"{name}={value}" for name, value in mixer["options"].items())
+    print(f"{mixer['name']}    options: {options or 'none'}\n    parameters: {mixer['parameters']}\n")
+    print("\n".join(f"    {line}".rstrip() for line in mixer["text"].splitlines()), end="\n\n")

@@ -118,7 +118,7 @@ def _transformer(protocol: str, task: str, length: int) -> int:
 
 
 def transformer_parameters(recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> int:
-    """Counts the parameters of a recipe's Transformer: the `Encoder` with the mixer `models.attention.Attention`.
+    """Counts the parameters of a recipe's Transformer: the `Encoder` with the mixer `transformer`.
 
     Args:
         recipe: gives the encoder's widths and depth.

@@ -38,7 +38,8 @@ from lra.train.flops import mfu
 from lra.train.loop import Hooks, TrainResult, fit
 from lra.train.trackers import Listener
 from lra.train.turns import Turns
-from models import MIXERS, attention, class_path
+from models import MIXERS, class_path
+from models.attention import transformer
 from models.core.encoder import Encoder
 from models.core.factory import load_mixer, mixer_factory
 from tasks import TASKS
@@ -207,9 +208,9 @@ class Progress:
 
 def attention_fields(record: records.Record) -> dict[str, Any]:
     """Returns the record fields on the attention kernels used, with a warning if one was slow; {} without attention."""
-    if not (kernels := attention.used_kernels()):
+    if not (kernels := transformer.used_kernels()):
         return {}
-    line = attention.fallback_notice(jax.default_backend(), attention.capability())
+    line = transformer.fallback_notice(jax.default_backend(), transformer.capability())
     return {"attention_kernels": kernels, "warnings": [*(record.get("warnings") or []), *([line] if line else [])]}
 
 

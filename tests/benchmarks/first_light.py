@@ -26,7 +26,7 @@ from flax import nnx
 
 from lra.train import groups
 from lra.train.turns import Turns
-from models.attention import KERNELS, attend_naive, capability
+from models.attention.transformer import KERNELS, attend_naive, capability
 from models.core import fused_attention
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory

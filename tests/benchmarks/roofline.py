@@ -25,7 +25,8 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from configs import PROTOCOLS
 from lra.train import flops
 from lra.train.flops import peak
-from models import MIXERS, attention
+from models import MIXERS
+from models.attention import transformer
 from tests.scale.operations import abstract
 
 SHAPES = (("text", 1_024), ("text", 4_000), ("text", 4_096), ("listops", 2_000))
@@ -87,7 +88,7 @@ def step_of(task: str, model: str, length: int) -> Step:
 
     with (
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.object(attention, "capability", lambda: 9.0),
+        mock.patch.object(transformer, "capability", lambda: 9.0),
     ):
         jax.eval_shape(traced)
     return Step(task, model, length, found[1], bytes_moved(found[0]))

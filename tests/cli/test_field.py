@@ -35,12 +35,12 @@ NOISE = "import sys\nprint('welcome to the cluster', end='')\nprint('module load
 THEIRS = """
 import jax
 
-import models.ff_only
+import models.mixing.ff_only
 
 jax.config.update("jax_enable_x64", True)
 
 
-class Mix(models.ff_only.FeedForwardOnly):
+class Mix(models.mixing.ff_only.FeedForwardOnly):
     pass
 """
 
@@ -120,7 +120,7 @@ def test_a_cell_with_a_long_name_has_a_record_and_is_found_again(tmp_path):
     (tmp_path / package).mkdir()
     options = ", ".join(f"option_number_{i}_of_this_mixer: float = 1.0" for i in range(4))
     (tmp_path / package / "mixers.py").write_text(
-        "import models.ff_only\nfrom flax import nnx\n\nclass Mix(models.ff_only.FeedForwardOnly):\n"
+        "import models.mixing.ff_only\nfrom flax import nnx\n\nclass Mix(models.mixing.ff_only.FeedForwardOnly):\n"
         f"    def __init__(self, dim: int, length: int, *, {options}, rngs: nnx.Rngs):\n        pass\n"
     )
     given = ",".join(f"option_number_{i}_of_this_mixer=0.{i}25" for i in range(4))
@@ -135,7 +135,7 @@ def test_a_cell_of_ours_that_other_code_has_trained_is_told(tmp_path, finished):
     assert ", 1 already done (--rerun" in call(*finished).stdout
     (file,) = record_files(tmp_path)
     made = json.loads(file.read_text())
-    assert made["code"] == {"fingerprint": fingerprint("models.ff_only:FeedForwardOnly"), "versions": {}}
+    assert made["code"] == {"fingerprint": fingerprint("models.mixing.ff_only:FeedForwardOnly"), "versions": {}}
     file.write_text(json.dumps(made | {"code": {"fingerprint": "other", "versions": {}}}))
     done = call(*finished)
     assert ", 1 already done, 1 of them before their mixer's code was changed (--rerun" in done.stdout
@@ -284,7 +284,7 @@ def test_status_and_retry_find_the_results_folder_too(tmp_path):
 
 def test_types_that_only_options_need_are_read(tmp_path):
     (tmp_path / "checked.py").write_text(
-        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom models.ff_only import "
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom models.mixing.ff_only import "
         "FeedForwardOnly\nif TYPE_CHECKING:\n    from flax import nnx\n\n\nclass Mix(FeedForwardOnly):\n"
         "    def __init__(self, dim: int, length: int, *, scale: float = 1.0, SECOND, rngs: nnx.Rngs):\n        pass\n"
     )

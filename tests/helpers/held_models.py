@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-import models.ff_only
-import models.fnet
+import models.mixing.ff_only
+import models.mixing.fnet
 from lra.train.loop import Trainer, TrainResult
 from tests.helpers import held
 
 
-class FNet(models.fnet.FNet):
+class FNet(models.mixing.fnet.FNet):
     """FNet."""
 
 
-class FFOnly(models.ff_only.FeedForwardOnly):
+class FFOnly(models.mixing.ff_only.FeedForwardOnly):
     """No mixing."""
 
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from configs.quick import recipe
-from models import attention
+from models.attention import transformer
 from tests.helpers.mixing import build_encoder, jit
 
 LENGTH = 77
@@ -34,6 +34,6 @@ def test_an_accelerator_s_way_gives_a_cpu_s_numbers(name, monkeypatch):
 
     expected = compute()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(attention, "capability", lambda: 0.0)  # no NVIDIA GPU: no kernel of its own
+    monkeypatch.setattr(transformer, "capability", lambda: 0.0)  # no NVIDIA GPU: no kernel of its own
     for a, e in zip(compute(), expected, strict=True):
         np.testing.assert_allclose(a, e, atol=2e-5 * max(1, np.abs(e).max()))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import attention
-from models.attention import attend, attend_naive, choose_kernel, tile_rows
+from models.attention import transformer
+from models.attention.transformer import attend, attend_naive, choose_kernel, tile_rows
 from models.core import flash_attention
 from tests.helpers.mixing import (
     QUICK,
@@ -39,9 +39,9 @@ def test_equals_the_equation(name, lengths, dim, heads, rounded):
 @pytest.fixture
 def in_tiles(monkeypatch):
     """Attention in tiles of 16 queries, as long inputs have it, and not all at once."""
-    for module in (flash_attention, attention):
+    for module in (flash_attention, transformer):
         monkeypatch.setattr(module, "is_single_tile", lambda backend, scores: False)
-    monkeypatch.setattr(attention, "tile_rows", lambda *sizes: 16)
+    monkeypatch.setattr(transformer, "tile_rows", lambda *sizes: 16)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 6])
@@ -109,15 +109,15 @@ def test_a_kernel_that_does_not_apply_is_refused():
 
 
 def test_a_gpu_s_record_says_that_attention_was_not_the_fused_kernel(monkeypatch):
-    monkeypatch.setattr(attention, "_used_kernels", set())
+    monkeypatch.setattr(transformer, "_used_kernels", set())
     jax.eval_shape(build("transformer"), *inputs())
-    assert attention.used_kernels() == ["blocks"]
-    assert "16-bit floats" in attention.fallback_notice("gpu", 9.0)
-    assert not attention.fallback_notice("cpu", 0.0) and not attention.fallback_notice(
+    assert transformer.used_kernels() == ["blocks"]
+    assert "16-bit floats" in transformer.fallback_notice("gpu", 9.0)
+    assert not transformer.fallback_notice("cpu", 0.0) and not transformer.fallback_notice(
         "gpu", 7.0
     )  # there is no other there
-    monkeypatch.setattr(attention, "_used_kernels", {"fused"})
-    assert not attention.fallback_notice("gpu", 9.0)
+    monkeypatch.setattr(transformer, "_used_kernels", {"fused"})
+    assert not transformer.fallback_notice("gpu", 9.0)
 
 
 def test_plans():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.bigbird import random_blocks
+from models.attention.bigbird import random_blocks
 from tests.helpers.mixing import (
     assert_equals,
     build,

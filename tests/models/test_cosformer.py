@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.cosformer import cos_features
-from models.linear_transformer import kernel_attend
+from models.approximate.cosformer import cos_features
+from models.approximate.linear_transformer import kernel_attend
 from tests.helpers.mixing import (
     assert_equals,
     build,

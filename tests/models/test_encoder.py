@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.attention import Attention, attend
+from models.attention.transformer import Attention, attend
 from models.core.factory import load_mixer, mixer_factory
 from models.core.positions import sinusoidal
 from tests.helpers.mixing import build_encoder, jit, normal, parameter_count, run

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.attention import Attention
-from models.fnet import FNet, choose_method, fourier_fft, fourier_matmul
-from models.fnet_hybrid import FNetHybrid
+from models.attention.transformer import Attention
+from models.mixing.fnet import FNet, choose_method, fourier_fft, fourier_matmul
+from models.mixing.fnet_hybrid import FNetHybrid
 from tests.helpers.mixing import DIM, build, error, inputs, normal, padding_is_mixed_in, parameter_count
 
 

@@ -194,7 +194,7 @@ def test_rotary_mixers_are_themselves_on_rotated_queries_and_keys(model, monkeyp
     before = run(plain, x, mask)
     got = run(rotary, x, mask)
     monkeypatch.setattr("models.core.layers.rotate", lambda x: x)
-    monkeypatch.setattr("models.longformer.rotate", lambda x: x)
+    monkeypatch.setattr("models.attention.longformer.rotate", lambda x: x)
     unrotated = jit(lambda x: build(model, rotary=True)(x, mask))(x)
     real = np.asarray(mask)
     assert error(np.asarray(unrotated)[real], before[real]) < 1e-6

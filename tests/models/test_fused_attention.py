@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.attention import attend, attend_naive
+from models.attention.transformer import attend, attend_naive
 from models.core import fused_attention
 from models.core.flash_attention import draw_dropout_seeds, dropout_mask
 from models.core.fused_attention import Blocks, applies, attend_fused, tile_sizes

@@ -3,7 +3,7 @@ import numpy as np
 from flax import nnx
 
 from models.core.layers import Constant
-from models.random_mixing import RandomMixing
+from models.mixing.random_mixing import RandomMixing
 from tests.helpers.mixing import (
     assert_equals,
     build,

@@ -12,7 +12,8 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from configs.quick import recipe
-from models import MIXERS, attention
+from models import MIXERS
+from models.attention import transformer
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from models.core.layers import BatchRngs
@@ -45,7 +46,7 @@ def platform(request, monkeypatch) -> str:
     """A platform to lower for. Models choose their kernels as if one of its devices were there: an H100 or a TPU."""
     backend = BACKEND[request.param]
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(attention, "capability", lambda: 9.0 if backend == "gpu" else 0.0)
+    monkeypatch.setattr(transformer, "capability", lambda: 9.0 if backend == "gpu" else 0.0)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: float(capability) <= 9)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: float(capability) == 9)

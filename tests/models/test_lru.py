@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.lru import LRU
+from models.state_space.lru import LRU
 from tests.helpers.mixing import assert_equals, build, error, inputs, padding_changes, parameter_count, run
 from tests.helpers.recurrences import pair, recur, recur_back, zeroed
 

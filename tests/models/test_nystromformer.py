@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.nystromformer import convolve, initial_inverse, pseudo_inverse, segment_means
+from models.approximate.nystromformer import convolve, initial_inverse, pseudo_inverse, segment_means
 from tests.helpers.mixing import (
     assert_equals,
     assert_limit,

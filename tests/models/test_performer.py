@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.performer import attend, orthogonal_features, softmax_features
+from models.approximate.performer import attend, orthogonal_features, softmax_features
 from tests.helpers.mixing import (
     assert_equals,
     attention,

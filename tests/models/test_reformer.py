@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.attention.reformer import half_sizes, hash_buckets, lsh_attention
 from models.core.layers import merge_heads, split_heads
-from models.reformer import half_sizes, hash_buckets, lsh_attention
 from tests.helpers.mixing import (
     assert_equals,
     build,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.s4d import S4D, initial_state
+from models.state_space.s4d import S4D, initial_state
 from tests.helpers.mixing import assert_equals, build, error, inputs, padding_changes, parameter_count, run
 from tests.helpers.recurrences import pair, recur, recur_back, zeroed
 

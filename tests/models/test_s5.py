@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.s5 import S5, initial_basis
+from models.state_space.s5 import S5, initial_basis
 from tests.helpers.mixing import assert_equals, build, error, inputs, padding_changes, parameter_count, run
 from tests.helpers.recurrences import build_stable, pair, recur, recur_back, zeroed
 

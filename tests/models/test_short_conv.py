@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.convolution.short_conv import ShortConv
 from models.core.initial import InitialRngs
-from models.short_conv import ShortConv
 from tests.helpers.mixing import assert_equals, build, inputs, padding_changes, parameter_count, run
 from tests.helpers.recurrences import zeroed
 

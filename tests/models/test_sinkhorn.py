@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.attention.sinkhorn import normalise, sorted_attention
 from models.core.layers import split_heads
-from models.sinkhorn import normalise, sorted_attention
 from tests.helpers.mixing import assert_equals, build, dense, full_attention, inputs, jit, normal, parameter_count, run
 
 

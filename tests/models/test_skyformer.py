@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.skyformer import inverse, sample
+from models.approximate.skyformer import inverse, sample
 from tests.helpers.mixing import (
     assert_equals,
     assert_limit,

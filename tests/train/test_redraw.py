@@ -14,11 +14,11 @@ from lra.grid.spec import TrainOptions
 from lra.train.checkpoint import Checkpoints
 from lra.train.loop import Hooks, fit
 from lra.train.step import Program, replaced
+from models.approximate.performer import Performer
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from models.core.layers import Constant
 from models.core.redraw import Redrawn, redrawn
-from models.performer import Performer
 from tests.helpers.training import RECIPE, DeviceData, first_token_splits, shared_programs, with_train
 
 EVERY, STEPS = 3, 7

@@ -52,7 +52,7 @@ def test_a_mixer_that_changes_after_the_run_began_is_not_trained_under_the_old_c
         worker.current_code(spec)
     # Ours has a version for that; the record says which code it was.
     record["cell"]["mixer"] = "fnet"
-    assert worker.current_code(spec) == {"fingerprint": fingerprint("models.fnet:FNet")}
+    assert worker.current_code(spec) == {"fingerprint": fingerprint("models.mixing.fnet:FNet")}
 
 
 def test_however_short_the_time_one_chunk_is_trained():

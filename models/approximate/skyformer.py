@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.approximate.nystromformer import HIGHEST, pseudo_inverse
 from models.core.block_attention import from_blocks, to_blocks
 from models.core.chunked import map_chunks, map_heads, to_chunks, weighted_sums
 from models.core.layers import Constant, Projections, at_least
-from models.nystromformer import HIGHEST, pseudo_inverse
 
 
 def gaussian(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.approximate.linear_transformer import kernel_attend
 from models.core.layers import Projections
-from models.linear_transformer import kernel_attend
 
 
 def cos_features(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from models.attention import Attention
+from models.attention.transformer import Attention
 from models.core.layers import at_least
-from models.fnet import FNet, Method
+from models.mixing.fnet import FNet, Method
 
 
 class FNetHybrid(nnx.Module):

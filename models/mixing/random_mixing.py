@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from models.core.layers import Constant
-from models.linear_mixing import mix
+from models.mixing.linear_mixing import mix
 
 
 class RandomMixing(nnx.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.attention import attend
+from models.attention.transformer import attend
 from models.core.block_attention import attend_blocks, from_blocks
 from models.core.initial import Linear
 from models.core.layers import MASKED, MultiHead, at_least, split_heads

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.attention import attend_with_lse
+from models.attention.transformer import attend_with_lse
 from models.core.block_attention import attend_blocks, from_blocks, merge_softmaxes
 from models.core.layers import MultiHead
 

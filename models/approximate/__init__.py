@@ -1,0 +1,1 @@
+"""Mixers that make attention cheaper by low rank, kernels, landmarks or sampling."""

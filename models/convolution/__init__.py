@@ -1,0 +1,1 @@
+"""Mixers by convolutions, short and long."""

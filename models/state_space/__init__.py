@@ -1,0 +1,1 @@
+"""Mixers by linear recurrences of states, which decay and turn."""
