@@ -1,0 +1,58 @@
+"""Runs what reads from left to right in both directions, over each document's real part.
+
+Shapes: B documents, L positions, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Causal = Callable[[jax.Array, jax.Array], jax.Array]
+"""x [B, L, D], mask [B, L] → [B, L, any], of which a position knows only itself and what is before it."""
+
+
+def both_ways(f: Causal, x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Computes f(x) + reversed(f(reversed(x))), where only the positions up to the last real one are reversed.
+
+    Both directions share f's parameters. They run as one batch of 2 B, so f must not draw at random by document.
+
+    Args:
+        f: reads from left to right.
+        x: [B, L, D].
+        mask: bool [B, L].
+    """
+    back, back_mask = reverse(x, mask), reverse(mask, mask)
+    y = f(jnp.concatenate([x, back]), jnp.concatenate([mask, back_mask]))
+    forward, backward = jnp.split(y, 2)
+    return forward + reverse(backward, mask)
+
+
+def reverse(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Reverses x [B, L, …] from the first position to the last real one of `mask` [B, L]; what follows stays.
+
+    It undoes itself under the same mask, also where the mask has holes, and is its own transpose, as the gradient uses.
+    """
+    length = mask.shape[1]
+    at = jnp.arange(length)[None, :]
+    last = jnp.max(jnp.where(mask, at, -1), axis=1, keepdims=True)
+    return _permute(x, jnp.where(at <= last, last - at, at))
+
+
+@jax.custom_vjp
+def _permute(x: jax.Array, order: jax.Array) -> jax.Array:
+    """x[b, order[b, l]], for orders that are their own inverse."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _permute(x, order), order
+
+
+def _permute_backward(order: jax.Array, g: jax.Array) -> tuple[jax.Array, None]:
+    return _permute(g, order), None  # as the scatter-add that JAX would derive, which is slow
+
+
+_permute.defvjp(_permute_forward, _permute_backward)
