@@ -150,12 +150,13 @@ def make_cells(
         processes: how many train each cell together.
 
     Raises:
-        UsageError: as `make_cell`.
+        UsageError: as `make_cell`; or training could not learn from anything.
         tasks.DataError: no source has the data, or it is damaged.
     """
     plans = apply_mixers(plans, mixers)
     if options.sources is None:
         return [make_cell(plan, None, device, options.devices, options.limits, processes) for plan in plans]
+    _check_pooling(plans)
     plans = group_seeds(plans, options.vmap_seeds, device)
     entries = prepare_data(plans, options.data, options.sources, report)
     report_data(entries, report)
@@ -180,6 +181,16 @@ def apply_mixers(plans: Sequence[Plan], mixers: Mapping[ModelSpec, ProbedMixer])
         code = dataclasses.replace(plan.code, fingerprint=probed.fingerprint)
         applied.append(dataclasses.replace(plan, recipe=recipe, code=code))
     return applied
+
+
+def _check_pooling(plans: Iterable[Plan]) -> None:
+    """Raises `UsageError` for a mixer that is to read one way under CLS pooling: the CLS token would see itself alone."""
+    for plan in plans:
+        if plan.recipe.encoder.pool == "cls" and not dict(plan.recipe.mixer).get("bidirectional", True):
+            raise UsageError(
+                f"{plan.task}, {plan.model}: it reads from left to right, and the CLS token, which comes first, would "
+                "see nothing: add --set encoder.pool=mean"
+            )
 
 
 def group_seeds(plans: Sequence[Plan], mode: str, device: dict[str, Any]) -> list[Plan]:
