@@ -184,7 +184,7 @@ def apply_mixers(plans: Sequence[Plan], mixers: Mapping[ModelSpec, ProbedMixer])
 
 
 def _check_pooling(plans: Iterable[Plan]) -> None:
-    """Raises `UsageError` for a mixer that is to read one way under CLS pooling: the CLS token would see itself alone."""
+    """Raises `UsageError` for a mixer that is to read one way with CLS pooling: CLS would see itself alone."""
     for plan in plans:
         if plan.recipe.encoder.pool == "cls" and not dict(plan.recipe.mixer).get("bidirectional", True):
             raise UsageError(

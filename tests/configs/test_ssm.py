@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from configs import PROTOCOLS
-from configs.ssm import EXAMPLES
+from configs.families.frame import EXAMPLES
 from lra.train.worker import build
 from tasks import PAPER, TASKS
 

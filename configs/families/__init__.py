@@ -1,0 +1,1 @@
+"""Published recipes, one module for each family of models; `configs.ssm` is the protocol of them all."""
