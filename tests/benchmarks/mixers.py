@@ -41,6 +41,7 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "fnet": "L·log L",
     "s4d": "L·log L",
     "long_conv": "L·log L",
+    "sgconv": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",
