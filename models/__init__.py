@@ -59,6 +59,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "short_conv": "short_conv:ShortConv",
             "long_conv": "long_conv:LongConv",
             "sgconv": "sgconv:SGConv",
+            "hyena": "hyena:Hyena",
             "chordmixer": "chordmixer:ChordMixer",
         },
     ),

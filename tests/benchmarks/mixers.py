@@ -43,6 +43,7 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "s4d": "L·log L",
     "long_conv": "L·log L",
     "sgconv": "L·log L",
+    "hyena": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",
