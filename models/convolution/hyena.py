@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.convolution.short_conv import slide
 from models.core.directions import both_ways
 from models.core.initial import Linear
 from models.core.layers import at_least
 from models.core.long_convolution import convolve
+from models.core.short_convolution import slide
+from models.core.state_space import HIGHEST
 
 BANDS, HIDDEN, FREQUENCY, STD = 16, 2, 14.0, 0.02
 """Of the filters' network: frequencies of its input, hidden layers after the first, their first ω, and what their
@@ -55,10 +56,10 @@ class Filters(nnx.Module):
             for p in (self.into, self.into_bias, self.hidden, self.hidden_bias, self.frequency, self.out)
         )
         time, features = self.lags(length)
-        s = jnp.sin(frequency[None] * (features @ into + into_bias[None]))
-        for weight, bias in zip(hidden, hidden_bias, strict=True):
-            s = jnp.sin(frequency[None] * (s @ weight + bias[None]))
-        return jnp.einsum("lw,owd->odl", s, out) * self.windows(time)
+        s = features
+        for weight, bias in ((into, into_bias), *zip(hidden, hidden_bias, strict=True)):
+            s = jnp.sin(frequency[None] * (jnp.dot(s, weight, precision=HIGHEST) + bias[None]))
+        return jnp.einsum("lw,owd->odl", s, out, precision=HIGHEST) * self.windows(time)
 
     def lags(self, length: int) -> tuple[jax.Array, jax.Array]:
         """t [length] and z [length, 33]: of the model's length L, whatever that of the input."""
@@ -138,7 +139,7 @@ class Hyena(nnx.Module):
         kernel, bias = (p[...].astype(jnp.float32) for p in (self.short.kernel, self.short.bias))
 
         def operate(streams: jax.Array, mask: jax.Array) -> jax.Array:
-            streams = jnp.where(mask[..., None], slide_causally(streams, kernel) + bias[None, None], 0)
+            streams = jnp.where(mask[..., None], slide(streams, kernel, len(kernel) - 1) + bias[None, None], 0)
             *gates, v = jnp.split(streams, self.order + 1, axis=-1)
             for i in reversed(range(self.order - 1)):
                 v = v * gates[i + 1]
@@ -149,10 +150,3 @@ class Hyena(nnx.Module):
         y = both_ways(operate, streams, mask) if self.bidirectional else operate(streams, mask)
         joined: jax.Array = self.out(y.astype(x.dtype))
         return joined
-
-
-def slide_causally(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Σ_j kernel_j ⊙ x_{t + j − (w − 1)}: x [B, L, D] and kernel [w, D] → [B, L, D], w odd."""
-    ahead = len(kernel) // 2
-    padded = jnp.pad(x, ((0, 0), (2 * ahead, 0), (0, 0)))
-    return slide(padded, kernel)[:, ahead : ahead + x.shape[1]]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.convolution.hyena import Hyena, slide_causally
+from models.convolution.hyena import Hyena
 from models.core.initial import InitialRngs
 from tests.helpers.convolutions import convolved
 from tests.helpers.mixing import assert_equals, build, error, inputs, normal, padding_changes, parameter_count, run
@@ -112,13 +112,6 @@ def test_a_hole_in_the_mask_is_not_read():
     mask = jnp.ones((1, 13), bool).at[0, 4].set(False)
     mixer = build("hyena")
     assert error(run(mixer, x.at[0, 4].set(100.0), mask), run(mixer, x, mask)) < 1e-6
-
-
-@pytest.mark.parametrize("width", [1, 3, 5])
-def test_slides_over_what_precedes(width):
-    x, kernel = np.asarray(normal(2, 6, 3)), np.asarray(normal(width, 3, seed=1))
-    expected = [sum(kernel[j] * x[:, t + j - width + 1] for j in range(width) if t + j >= width - 1) for t in range(6)]
-    assert error(slide_causally(jnp.asarray(x), jnp.asarray(kernel)), np.stack(expected, 1)) < 1e-6
 
 
 def test_16_bits_are_rounded_around_the_linear_maps_alone():

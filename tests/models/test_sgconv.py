@@ -145,6 +145,17 @@ def test_parameters():
     assert parameter_count("sgconv") == parameter_count("ff_only") + 4 * (2 * kernels * 256 * 32 + 256)
 
 
+def test_a_hole_in_the_mask_is_read_as_a_zero_and_16_bits_are_rounded_once():
+    x, _ = inputs(lengths=(13,))
+    mask, mixer = jnp.ones((1, 13), bool).at[0, 4].set(False), build("sgconv", **PLAIN)
+    changed = run(mixer, x.at[0, 4].set(100.0), mask)
+    assert error(changed, run(mixer, x.at[0, 4].set(0.0), jnp.ones_like(mask))) < 1e-6
+    half = x.astype(jnp.bfloat16)
+    y, single = mixer(half, mask), mixer(half.astype(jnp.float32), mask)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, single.astype(jnp.bfloat16))
+
+
 def test_padding_changes_nothing():
     assert padding_changes("sgconv", taps=2) < 1e-5
     assert padding_changes("sgconv", bidirectional=False, pool="mean") < 1e-5
