@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from models.core.initial import Linear
@@ -26,11 +25,11 @@ class ChordMixer(nnx.Module):
     each position can hear of every other. Time L·D², memory L·D. A masked position gives zeros, as padding does, so
     padding changes no logit. The encoder's dropout applies after GELU; attention dropout does not apply.
 
-    Departs from the paper: this is what its block adds to the residual stream, and the block has nothing else; the
-    encoder's blocks add a feed-forward or a gate. Its tracks are equally wide, 8 to 28 features on these tasks, and set
-    the model's width; here M tracks share the encoder's width, the first ones having one feature more where M does not
-    divide it. It has ⌈log₂ L⌉ layers, here any number. A CLS token takes part as the first position. Linear maps start
-    as the recipe asks, theirs as `xavier` without bias.
+    Departs from the paper: this is what its block adds to the residual stream, and the block has nothing else but
+    norms; the encoder's blocks add a feed-forward or a gate. Its tracks are equally wide, 8 to 28 features on these
+    tasks, and set the model's width; here M tracks share the encoder's width, the first ones having one feature more
+    where M does not divide it. It has ⌈log₂ L⌉ layers, here any number. A CLS token takes part as the first position.
+    Linear maps start as the recipe asks, theirs as `xavier` with biases of 0.
 
     Parameters: into [H, hidden] and bias, out [hidden, H] and bias.
 
@@ -52,10 +51,7 @@ class ChordMixer(nnx.Module):
         if dim < tracks:
             raise ValueError(f"{length} positions need {tracks} tracks: too many for {dim} features")
         self.rate = residual_dropout
-        self.ends = (
-            0,
-            *(int(end) for end in np.cumsum([len(part) for part in np.array_split(np.arange(dim), tracks)])),
-        )
+        self.ends = tuple(accumulate((dim // tracks + (m < dim % tracks) for m in range(tracks)), initial=0))
         self.into = Linear(dim, hidden or 2 * dim, rngs=rngs)
         self.out = Linear(hidden or 2 * dim, dim, rngs=rngs)
 

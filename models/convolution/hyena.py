@@ -40,11 +40,9 @@ class Filters(nnx.Module):
         def draw(*shape: int) -> nnx.Param[jax.Array]:
             return nnx.Param(STD * jax.random.normal(rngs.params(), shape), role="A")
 
-        self.into, self.hidden, self.out = (
-            draw(1 + 2 * BANDS, width),
-            draw(HIDDEN, width, width),
-            draw(count, width, dim),
-        )
+        self.into = draw(1 + 2 * BANDS, width)
+        self.hidden = draw(HIDDEN, width, width)
+        self.out = draw(count, width, dim)
         self.into_bias = nnx.Param(jnp.zeros((width,)), role="A")
         self.hidden_bias = nnx.Param(jnp.zeros((HIDDEN, width)), role="A")
         self.frequency = nnx.Param(jnp.full((width,), FREQUENCY), role="A")
@@ -93,9 +91,9 @@ class Hyena(nnx.Module):
     for another length, the same parameters give stretched filters. What comes out for white noise grows with √L: 1.9
     times as large for 1,024 positions both ways, 5.4 for 16,384.
 
-    Departs from the paper's equation 4, as the authors' code does: of its N filters the first, before the first gate,
-    is left out. Departs from the code: the network's input z is fixed, theirs learns at a small rate. The sizes are
-    those of its language models: width 64, 4 layers, 16 frequencies, sines of 14 x.
+    Departs from the paper's recurrence, as the authors' code does: of its N filters the first, before the first gate,
+    is left out. Departs from the code: the network's input z is fixed, theirs learns at a small rate. The sizes, the
+    frequency of the sines, and what the network starts from are those of its language models.
 
     Parameters, with H features:
         into [H, (N + 1) H] and bias, out [H, H] and bias: W and W_o, as `Linear` starts.

@@ -31,7 +31,7 @@ def network(mixer, x, mask):
 
 
 def naive(mixer, x, mask):
-    """Section 3.1 of the paper, each rotation as a matrix of zeros and ones for each document's length."""
+    """Section 3 of the paper, each rotation as a matrix of zeros and ones for each document's length."""
     z, at = network(mixer, x, mask), np.arange(x.shape[1])
     length = (mask * (at + 1)).max(-1)[:, None, None]
     tracks = [
