@@ -57,6 +57,10 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
         "convolutions, short and long",
         {
             "short_conv": "short_conv:ShortConv",
+            "long_conv": "long_conv:LongConv",
+            "sgconv": "sgconv:SGConv",
+            "hyena": "hyena:Hyena",
+            "chordmixer": "chordmixer:ChordMixer",
         },
     ),
 }

@@ -8,6 +8,7 @@ from flax import nnx
 
 from models.core.initial import Linear
 from models.core.layers import at_least
+from models.core.short_convolution import slide
 from models.core.state_space import real_inputs
 
 
@@ -43,37 +44,4 @@ class ShortConv(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         kernel, bias = (part[...].astype(jnp.float32) for part in (self.taps.kernel, self.taps.bias))
-        return (slide(real_inputs(x, mask), kernel) + bias[None, None, :]).astype(x.dtype)
-
-
-@jax.custom_vjp
-def slide(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Σ_j kernel_j ⊙ x_{t + j − (w − 1)/2}, zero beyond both ends: x [B, L, D] and kernel [w, D] → [B, L, D], w odd.
-
-    On a CPU the kernel's gradient is w products of x and the output's: as sums, which accelerators prefer, it took 40
-    times as long on two cores (16,384 positions, 64 features, w = 5).
-    """
-    taps = zip(_windows(x, len(kernel)), kernel, strict=True)
-    return sum((part * tap[None, None, :] for part, tap in taps), jnp.zeros_like(x))
-
-
-def _windows(x: jax.Array, width: int) -> list[jax.Array]:
-    """x moved by each of the window's places."""
-    padded = jnp.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
-    return [padded[:, j : j + x.shape[1]] for j in range(width)]
-
-
-def _slide_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return slide(x, kernel), (x, kernel)
-
-
-def _slide_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    if jax.default_backend() == "cpu":
-        of_kernel = [jnp.einsum("bld,bld->d", part, g, precision="highest") for part in _windows(x, len(kernel))]
-    else:
-        of_kernel = [(part * g).sum((0, 1)) for part in _windows(x, len(kernel))]
-    return slide(g, kernel[::-1]), jnp.stack(of_kernel)
-
-
-slide.defvjp(_slide_forward, _slide_backward)
+        return (slide(real_inputs(x, mask), kernel, len(kernel) // 2) + bias[None, None, :]).astype(x.dtype)

@@ -31,6 +31,7 @@ from models.core.factory import mixer_factory
 
 LINEAR = ("local", "longformer", "bigbird", "linformer", "linear_transformer", "performer", "nystromformer")
 LINEAR += ("luna", "cosformer", "skyformer", "ff_only", "s5", "lru", "short_conv")
+LINEAR += ("chordmixer",)
 PROMISE = dict.fromkeys(LINEAR, "L") | {
     "transformer": "L², memory L",
     "transformer_naive": "L²",
@@ -40,6 +41,9 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "synthesizer": "L²",
     "fnet": "L·log L",
     "s4d": "L·log L",
+    "long_conv": "L·log L",
+    "sgconv": "L·log L",
+    "hyena": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",

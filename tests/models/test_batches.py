@@ -14,6 +14,7 @@ from tests.helpers.mixing import QUICK, build_encoder
 DOCUMENTS, LENGTH = 4, 24
 DRAWING = ("transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "linformer", "reformer")
 DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet")
+DRAWING += ("long_conv", "chordmixer")
 """Mixers that draw something for each document, and one that leaves that to the blocks."""
 OPTIONS = {"bigbird": {"block": 4}, "local": {"block": 8}, "longformer": {"window": 8}, "reformer": {"chunk": 8}}
 

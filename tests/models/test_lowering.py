@@ -32,10 +32,12 @@ FUSED = {"transformer", "fnet_hybrid"}
 MIXED = {
     "transformer_naive", "reformer", "sinkhorn", "linformer", "synthesizer", "linear_transformer", "performer",
     "nystromformer", "luna", "cosformer", "skyformer", "s4d", "s5", "lru",
+    "hyena",
 }  # fmt: skip
 """Mixers that have products in float32 too when they compute in bfloat16, at least going backwards."""
-SINGLE = {"s5", "lru"}
-"""Those among them whose maps from the model's width, and back to it, are in float32: to and from their states."""
+SINGLE = {"s5", "lru", "hyena"}
+"""Those among them whose maps from the model's width, and back to it, are in float32: to and from their states; and
+hyena, whose filters come from a network as wide."""
 WIDTHS = f"{DIM}|{HIDDEN}"
 MODEL = re.compile(rf"(({BATCH}x{LENGTH}|{WIDTHS})x({WIDTHS}))x([a-z]\w*)")
 """The type of the activations [B, L, ·] and of the weights of projections and the feed-forward."""

@@ -1,4 +1,4 @@
-"""What the state-space mixers and the short convolution have in common, and the pieces that they share."""
+"""What the state-space mixers and plain convolutions have in common, and the pieces that they share."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from models.core.state_space import exponential_kernel, hippo, to_complex, to_pa
 from tests.helpers.mixing import error, inputs, normal, run
 from tests.helpers.recurrences import build_stable
 
-NAMES = ("s4d", "s5", "lru", "short_conv")
+NAMES = ("s4d", "s5", "lru", "short_conv", "long_conv")
 
 
 @pytest.mark.parametrize("name", NAMES)

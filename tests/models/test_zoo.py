@@ -23,6 +23,7 @@ LARGER = {
     "longformer": None,
     "synthesizer": None,
     "linear_mixing": None,
+    "long_conv": None,
 }
 """Mixers whose paper asks for more than the Transformer's parameters; None where more than 10 % more."""
 
