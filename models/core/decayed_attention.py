@@ -1,0 +1,259 @@
+"""Linear attention whose memory decays, S_t = diag(a_t) S_{t−1} + k_t v_tᵀ and o_t = S_tᵀ q_t, by chunks of positions.
+
+Inside a chunk, this is a product with c×c weights; between chunks, a state of K×V numbers is handed on (Yang et al.
+2023, arXiv:2312.06635, section 4). With G_t = Σ_{r ≤ t} ln a_r and s the last position of the chunk before:
+
+    o_t = Σ_{s < m ≤ t} (q_t ⊙ e^{G_t − G_m})·k_m v_m + S_sᵀ (q_t ⊙ e^{G_t − G_s})
+
+All exponents are differences of a later and an earlier sum, hence at most 0: nothing overflows, whatever the decays.
+Where each key feature has a decay of its own, the exponential does not leave the sum over features. There a chunk is
+cut again, into tiles of b: the pairs inside a tile are formed one by one, [b, b, K]; those of different tiles as a
+product, after queries have decayed from the start of their tile and keys until then.
+
+Shapes: B examples, L positions, H heads, K key features, V value features; N chunks of c positions, G = B·H problems.
+An axis D of decays is 1, one for all key features, or K.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from models.core.block_attention import from_blocks, to_blocks
+from models.core.layers import MASKED
+
+Method = Literal["loop", "at_once"]
+"""How to compute it: one chunk after the other, or all of them, and their states by an associative scan."""
+CHUNK, TILE = 64, 16
+"""c and b, in positions."""
+LEAST = -120.0
+"""Smallest ln a: e^−120 is 0 in float32."""
+
+
+def decayed_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_decay: jax.Array,
+    *,
+    reverse: bool = False,
+    diagonal: bool = True,
+    method: Method | None = None,
+) -> jax.Array:
+    """Computes o_t = Σ_{m ≤ t} (q_t ⊙ a_{m+1} ⊙ … ⊙ a_t)·k_m v_m in time L (c + K) V, exactly for any decays in [0, 1].
+
+    Products are in the inputs' type with sums in float32; decays and the state that is handed on are float32. The
+    backward pass recomputes each chunk from the state before it: L K V / c numbers are kept, beside the inputs. A
+    position with k = 0 and ln a = 0 changes nothing.
+
+    Args:
+        q: [B, L, H, K].
+        k: [B, L, H, K].
+        v: [B, L, H, V], of the same type.
+        log_decay: ln a ≤ 0, float32; [H], the same at all positions, [B, L, H], or [B, L, H, K]. What is below LEAST is
+            a = 0, and has no gradient.
+        reverse: runs from the last position to the first: Σ_{m ≥ t} (q_t ⊙ a_t ⊙ … ⊙ a_{m−1})·k_m v_m.
+        diagonal: whether the sum includes m = t.
+        method: None: a loop on a CPU; on accelerators, which want few and large operations, all at once.
+
+    Returns:
+        o float32 [B, L, H, V].
+    """
+    if log_decay.ndim == 1:
+        log_decay = jnp.broadcast_to(log_decay[None, None, :], q.shape[:3])
+    if log_decay.ndim == 3:
+        log_decay = log_decay[..., None]
+    log_decay = jnp.maximum(log_decay.astype(jnp.float32), LEAST)
+    arrays: tuple[jax.Array, ...] = (q, k, v, log_decay)
+    if reverse:
+        arrays = tuple(jnp.flip(x, 1) for x in arrays)
+    length, heads = q.shape[1:3]
+    chunk = min(CHUNK, length + -length % TILE)
+    chunks = Chunk(*(to_blocks(x, chunk).swapaxes(0, 1) for x in arrays))
+    if method is None:
+        method = "loop" if jax.default_backend() == "cpu" else "at_once"
+    o = {"loop": _loop, "at_once": _at_once}[method](chunks, diagonal)
+    o = from_blocks(o.swapaxes(0, 1), heads, length)
+    return jnp.flip(o, 1) if reverse else o
+
+
+def with_ones(v: jax.Array) -> jax.Array:
+    """v [..., V] with a last feature of ones [..., V + 1], whose output is the sum of a row's weights."""
+    return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+
+
+class Chunk(NamedTuple):
+    """Chunks of the inputs, with any axes before c."""
+
+    q: jax.Array  # [..., c, K]
+    k: jax.Array  # [..., c, K]
+    v: jax.Array  # [..., c, V]
+    log_decay: jax.Array  # float32 [..., c, D]
+
+
+class Sums(NamedTuple):
+    """Sums of logarithms from the start of a chunk, in two parts: `coarse` is exact, and `fine` is small.
+
+    Their differences so are good to 10⁻⁷ where the sums themselves, at −5,000, would be to 10⁻³.
+    """
+
+    coarse: jax.Array
+    fine: jax.Array
+
+    def at(self, index: tuple[object, ...]) -> Sums:
+        """Both parts, indexed."""
+        return Sums(self.coarse[index], self.fine[index])
+
+
+def cumulative(log_decay: jax.Array) -> Sums:
+    """Sums of ln a over the positions of a chunk up to each, float32 [..., c, D], for ln a from LEAST to 0 and c ≤ 128.
+
+    The coarse parts are multiples of 2⁻¹⁰, of which float32 holds all up to 2¹⁴ = 128 · 128.
+    """
+    coarse = lax.stop_gradient(jnp.round(log_decay * 1024) / 1024)
+    return Sums(jnp.cumsum(coarse, -2), jnp.cumsum(log_decay - coarse, -2))
+
+
+def exp_between(later: Sums, earlier: Sums, allowed: np.ndarray | None = None) -> jax.Array:
+    """exp(later − earlier), the product of the decays between; 0 where `allowed` is False."""
+    exponent = (later.coarse - earlier.coarse) + (later.fine - earlier.fine)
+    if allowed is not None:
+        exponent = jnp.where(
+            jnp.asarray(allowed.reshape((1,) * (exponent.ndim - allowed.ndim) + allowed.shape)), exponent, MASKED
+        )
+    return jnp.exp(exponent)
+
+
+def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """x times a float32 factor, in the type of x."""
+    return (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
+def product(equation: str, *arrays: jax.Array) -> jax.Array:
+    """A product in the arrays' type, summed in float32."""
+    return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
+
+
+def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> jax.Array:
+    """Computes the weights inside a chunk, (q_t ⊙ e^{G_t − G_m})·k_m for m ≤ t (without `diagonal`: m < t) and 0 else.
+
+    Args:
+        q: [..., c, K].
+        k: [..., c, K].
+        sums: [..., c, D].
+        diagonal: whether m = t counts.
+
+    Returns:
+        float32 [..., c, c].
+    """
+    if sums.fine.shape[-1] > 1:
+        return _weights_by_tiles(q, k, sums, diagonal)
+    at = np.arange(q.shape[-2])
+    allowed = at[:, None] >= at + (not diagonal)
+    later, earlier = sums, Sums(*(part.swapaxes(-1, -2) for part in sums))
+    return product("...ik,...jk->...ij", q, k) * exp_between(later, earlier, allowed)
+
+
+def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) -> jax.Array:
+    *batch, size, features = q.shape
+    tiles, at = size // TILE, np.arange(size)
+
+    def cut(x: jax.Array) -> jax.Array:
+        return x.reshape(*batch, tiles, TILE, features)
+
+    tiled = Sums(*map(cut, sums))
+    near = _pairs(diagonal, cut(q).astype(jnp.float32), cut(k).astype(jnp.float32), tiled)
+
+    def before(x: jax.Array) -> jax.Array:
+        """Sums up to the end of the tile before, [..., tiles, 1, K]."""
+        return jnp.pad(x[..., :-1, -1:, :], [(0, 0)] * len(batch) + [(1, 0), (0, 0), (0, 0)])
+
+    start = Sums(*map(before, tiled))
+    earlier = at < TILE * np.arange(tiles)[:, None]
+    decayed_q = scaled(cut(q), exp_between(tiled, start))
+    decayed_k = scaled(k[..., None, :, :], exp_between(start, sums.at(COLUMN), earlier[..., None]))
+    far = product("...nik,...njk->...nij", decayed_q, decayed_k)
+    same = jnp.eye(tiles)[:, None, :, None].reshape((1,) * len(batch) + (tiles, 1, tiles, 1))
+    return (far.reshape(*batch, tiles, TILE, tiles, TILE) + same * near[..., None, :]).reshape(*batch, size, size)
+
+
+ROW, COLUMN = (..., slice(None), None, slice(None)), (..., None, slice(None), slice(None))
+"""Indices that make [..., b, K] the rows or the columns of [..., b, b, K]."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pairs(diagonal: bool, q: jax.Array, k: jax.Array, sums: Sums) -> jax.Array:
+    """The weights inside a tile, float32 [..., b, b], of q, k and sums float32 [..., b, K].
+
+    Written by hand, the gradient keeps no array [..., b, b, K]: that of G is q ⊙ dq − k ⊙ dk.
+    """
+    return (q[ROW] * k[COLUMN] * _pair_decay(diagonal, sums)).sum(-1)
+
+
+def _pair_decay(diagonal: bool, sums: Sums) -> jax.Array:
+    at = np.arange(sums.fine.shape[-2])
+    allowed = at[:, None] >= at + (not diagonal)
+    return exp_between(sums.at(ROW), sums.at(COLUMN), allowed[..., None])
+
+
+def _pairs_forward(
+    diagonal: bool, q: jax.Array, k: jax.Array, sums: Sums
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Sums]]:
+    return _pairs(diagonal, q, k, sums), (q, k, sums)
+
+
+def _pairs_backward(
+    diagonal: bool, saved: tuple[jax.Array, jax.Array, Sums], g: jax.Array
+) -> tuple[jax.Array, jax.Array, Sums]:
+    q, k, sums = saved
+    decayed = g[..., None] * _pair_decay(diagonal, sums)
+    of_q, of_k = (decayed * k[COLUMN]).sum(-2), (decayed * q[ROW]).sum(-3)
+    return of_q, of_k, Sums(jnp.zeros_like(sums.coarse), q * of_q - k * of_k)
+
+
+_pairs.defvjp(_pairs_forward, _pairs_backward)
+
+
+def _within(x: Chunk, diagonal: bool) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What a chunk does by itself.
+
+    Returns:
+        o without the state [..., c, V], queries [..., c, K] that read the state before the chunk, the decay [..., D, 1]
+        of that state over the chunk, and what the chunk adds to it [..., K, V]. Float32, but the queries.
+    """
+    sums = cumulative(x.log_decay)
+    last = sums.at((..., slice(-1, None), slice(None)))
+    o = product("...ij,...jv->...iv", weights(x.q, x.k, sums, diagonal).astype(x.v.dtype), x.v)
+    zero = Sums(jnp.zeros_like(sums.coarse), jnp.zeros_like(sums.fine))
+    added = product("...jk,...jv->...kv", scaled(x.k, exp_between(last, sums)), x.v)
+    return o, scaled(x.q, exp_between(sums, zero)), jnp.exp(last.coarse + last.fine).swapaxes(-1, -2), added
+
+
+def _read(q: jax.Array, state: jax.Array) -> jax.Array:
+    return product("...ik,...kv->...iv", q, state.astype(q.dtype))
+
+
+def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(state: jax.Array, x: Chunk) -> tuple[jax.Array, jax.Array]:
+        o, q, decay, added = _within(x, diagonal)
+        return decay * state + added, o + _read(q, state)
+
+    problems, width = chunks.q.shape[1], (chunks.k.shape[-1], chunks.v.shape[-1])
+    return lax.scan(step, jnp.zeros((problems, *width), jnp.float32), chunks)[1]
+
+
+@partial(jax.checkpoint, static_argnums=(1,))
+def _at_once(chunks: Chunk, diagonal: bool) -> jax.Array:
+    o, q, decay, added = _within(chunks, diagonal)
+
+    def combine(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    states = lax.associative_scan(combine, (decay, added))[1]
+    return o + _read(q, jnp.pad(states[:-1], ((1, 0), (0, 0), (0, 0), (0, 0))))
