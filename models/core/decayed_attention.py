@@ -5,13 +5,14 @@ Inside a chunk, this is a product with c×c weights; between chunks, a state of 
 
     o_t = Σ_{s < m ≤ t} (q_t ⊙ e^{G_t − G_m})·k_m v_m + S_sᵀ (q_t ⊙ e^{G_t − G_s})
 
-All exponents are differences of a later and an earlier sum, hence at most 0: nothing overflows, whatever the decays.
+All exponents are differences of a later and an earlier sum, hence at most 0 but for the last bit: nothing overflows,
+whatever the decays.
 Where each key feature has a decay of its own, the exponential does not leave the sum over features. There a chunk is
 cut again, into tiles of b: the pairs inside a tile are formed one by one, [b, b, K]; those of different tiles as a
 product, after queries have decayed from the start of their tile and keys until then.
 
-Shapes: B examples, L positions, H heads, K key features, V value features; N chunks of c positions, G = B·H problems.
-An axis D of decays is 1, one for all key features, or K.
+Shapes: B examples, L positions, H heads, K key features, V value features; N chunks of c positions. An axis D of decays
+is 1, one for all key features, or K.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.core.block_attention import from_blocks, to_blocks
+from models.core.block_attention import pad_length
 from models.core.layers import MASKED
 
 Method = Literal["loop", "at_once"]
@@ -64,21 +65,18 @@ def decayed_attention(
     Returns:
         o float32 [B, L, H, V].
     """
-    if log_decay.ndim == 1:
-        log_decay = jnp.broadcast_to(log_decay[None, None, :], q.shape[:3])
-    if log_decay.ndim == 3:
-        log_decay = log_decay[..., None]
-    log_decay = jnp.maximum(log_decay.astype(jnp.float32), LEAST)
-    arrays: tuple[jax.Array, ...] = (q, k, v, log_decay)
-    if reverse:
-        arrays = tuple(jnp.flip(x, 1) for x in arrays)
-    length, heads = q.shape[1:3]
-    chunk = min(CHUNK, length + -length % TILE)
-    chunks = Chunk(*(to_blocks(x, chunk).swapaxes(0, 1) for x in arrays))
     if method is None:
         method = "loop" if jax.default_backend() == "cpu" else "at_once"
-    o = {"loop": _loop, "at_once": _at_once}[method](chunks, diagonal)
-    o = from_blocks(o.swapaxes(0, 1), heads, length)
+    log_decay = jnp.maximum(log_decay.astype(jnp.float32), LEAST)
+    if log_decay.ndim < 4:
+        log_decay = log_decay[..., None]
+    arrays: tuple[jax.Array, ...] = (q, k, v, log_decay)
+    if reverse:
+        arrays = tuple(jnp.flip(x, 1) if x.ndim == 4 else x for x in arrays)
+    length = q.shape[1]
+    size = min(CHUNK, length + -length % TILE)
+    chunks = Chunk(*(to_chunks(x, size) if x.ndim == 4 else _same_in_all(x, size) for x in arrays))
+    o = from_chunks({"loop": _loop, "at_once": _at_once}[method](chunks, diagonal), length)
     return jnp.flip(o, 1) if reverse else o
 
 
@@ -87,8 +85,25 @@ def with_ones(v: jax.Array) -> jax.Array:
     return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
 
 
+def to_chunks(x: jax.Array, size: int) -> jax.Array:
+    """Cuts [B, L, H, any] into chunks [N, B, H, size, any], padded with zeros."""
+    x = pad_length(x, size)
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
+
+
+def from_chunks(x: jax.Array, length: int) -> jax.Array:
+    """Joins chunks [N, B, H, c, any] to [B, L, H, any], without the padding."""
+    x = x.transpose(1, 0, 3, 2, 4)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+
+def _same_in_all(log_decay: jax.Array, size: int) -> jax.Array:
+    """Decays [H, 1] that are the same everywhere, as one chunk [1, 1, H, size, 1]."""
+    return jnp.broadcast_to(log_decay[None, None, :, None], (1, 1, len(log_decay), size, 1))
+
+
 class Chunk(NamedTuple):
-    """Chunks of the inputs, with any axes before c."""
+    """Chunks of the inputs, with any axes before c; those of the decays may be 1 where the others are not."""
 
     q: jax.Array  # [..., c, K]
     k: jax.Array  # [..., c, K]
@@ -239,13 +254,18 @@ def _read(q: jax.Array, state: jax.Array) -> jax.Array:
 
 
 def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
+    q, k, v, log_decay = chunks
+    same = len(log_decay) == 1  # then it is no input of the loop, and compilers compute its powers once
+
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(state: jax.Array, x: Chunk) -> tuple[jax.Array, jax.Array]:
-        o, q, decay, added = _within(x, diagonal)
+    def step(
+        state: jax.Array, x: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+    ) -> tuple[jax.Array, jax.Array]:
+        o, q, decay, added = _within(Chunk(*x[:3], log_decay[0] if x[3] is None else x[3]), diagonal)
         return decay * state + added, o + _read(q, state)
 
-    problems, width = chunks.q.shape[1], (chunks.k.shape[-1], chunks.v.shape[-1])
-    return lax.scan(step, jnp.zeros((problems, *width), jnp.float32), chunks)[1]
+    start = jnp.zeros((*k.shape[1:-2], k.shape[-1], v.shape[-1]), jnp.float32)
+    return lax.scan(step, start, (q, k, v, None if same else log_decay))[1]
 
 
 @partial(jax.checkpoint, static_argnums=(1,))
@@ -255,5 +275,6 @@ def _at_once(chunks: Chunk, diagonal: bool) -> jax.Array:
     def combine(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
+    decay = jnp.broadcast_to(decay, (len(added), *decay.shape[1:]))
     states = lax.associative_scan(combine, (decay, added))[1]
-    return o + _read(q, jnp.pad(states[:-1], ((1, 0), (0, 0), (0, 0), (0, 0))))
+    return o + _read(q, jnp.pad(states[:-1], ((1, 0), *((0, 0),) * (states.ndim - 1))))

@@ -57,6 +57,14 @@ def test_equals_the_recurrence_in_double_precision_as_it_starts(slowness):
     assert error(run(mixer, x, mask) * real, expected * real) < 2e-5
 
 
+def test_a_hole_is_not_read_and_lets_the_memory_pass():
+    x, mask = inputs(lengths=(13,))
+    mask, mixer = mask.at[0, 4].set(False), build("gla", slowness=0.5)
+    keep = np.asarray(mask)[..., None]
+    expected = naive(mixer, np.asarray(x, np.float64), np.asarray(mask), np)
+    assert error(run(mixer, x, mask) * keep, expected * keep) < 1e-5
+
+
 @pytest.mark.parametrize("bias", [-1e5, 1e5])
 def test_gates_that_are_shut_or_open_are_finite(bias):
     x, mask = inputs(150, lengths=(150, 70))
