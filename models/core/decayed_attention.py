@@ -48,9 +48,9 @@ def decayed_attention(
 ) -> jax.Array:
     """Computes o_t = Σ_{m ≤ t} (q_t ⊙ a_{m+1} ⊙ … ⊙ a_t)·k_m v_m in time L (c + K) V, exactly for any decays in [0, 1].
 
-    Products are in the inputs' type with sums in float32; decays and the state that is handed on are float32. The
-    backward pass recomputes each chunk from the state before it: L K V / c numbers are kept, beside the inputs. A
-    position with k = 0 and ln a = 0 changes nothing.
+    Products are in the inputs' type with sums in float32, backwards too; decays and the states between chunks are
+    float32. The backward pass recomputes each chunk from the state before it: L K V / c numbers are kept, beside the
+    inputs. A position with k = 0 and ln a = 0 changes nothing.
 
     Args:
         q: [B, L, H, K].
@@ -145,13 +145,36 @@ def exp_between(later: Sums, earlier: Sums, allowed: np.ndarray | None = None) -
 
 
 def scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """x times a float32 factor, in the type of x."""
-    return (x.astype(jnp.float32) * factor).astype(x.dtype)
+    """x times a float32 factor, float32."""
+    return x.astype(jnp.float32) * factor
 
 
-def product(equation: str, *arrays: jax.Array) -> jax.Array:
-    """A product in the arrays' type, summed in float32."""
-    return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def product(equation: str, kind: jnp.dtype, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum of two arrays that are rounded to the type `kind`, summed in float32; so are its gradients.
+
+    Left to JAX, the products of the backward pass would be in float32, as the result is.
+    """
+    return jnp.einsum(equation, a.astype(kind), b.astype(kind), preferred_element_type=jnp.float32)
+
+
+def _product_forward(
+    equation: str, kind: jnp.dtype, a: jax.Array, b: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(equation, kind, a, b), (a, b)
+
+
+def _product_backward(
+    equation: str, kind: jnp.dtype, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    inputs, output = equation.split("->")
+    left, right = inputs.split(",")
+    of_a = product(f"{output},{right}->{left}", kind, g, b)
+    return of_a.astype(a.dtype), product(f"{left},{output}->{right}", kind, a, g).astype(b.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> jax.Array:
@@ -171,7 +194,7 @@ def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> ja
     at = np.arange(q.shape[-2])
     allowed = at[:, None] >= at + (not diagonal)
     later, earlier = sums, Sums(*(part.swapaxes(-1, -2) for part in sums))
-    return product("...ik,...jk->...ij", q, k) * exp_between(later, earlier, allowed)
+    return product("...ik,...jk->...ij", q.dtype, q, k) * exp_between(later, earlier, allowed)
 
 
 def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) -> jax.Array:
@@ -192,7 +215,7 @@ def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) ->
     earlier = at < TILE * np.arange(tiles)[:, None]
     decayed_q = scaled(cut(q), exp_between(tiled, start))
     decayed_k = scaled(k[..., None, :, :], exp_between(start, sums.at(COLUMN), earlier[..., None]))
-    far = product("...nik,...njk->...nij", decayed_q, decayed_k)
+    far = product("...nik,...njk->...nij", q.dtype, decayed_q, decayed_k)
     same = jnp.eye(tiles)[:, None, :, None].reshape((1,) * len(batch) + (tiles, 1, tiles, 1))
     return (far.reshape(*batch, tiles, TILE, tiles, TILE) + same * near[..., None, :]).reshape(*batch, size, size)
 
@@ -239,18 +262,18 @@ def _within(x: Chunk, diagonal: bool) -> tuple[jax.Array, jax.Array, jax.Array, 
 
     Returns:
         o without the state [..., c, V], queries [..., c, K] that read the state before the chunk, the decay [..., D, 1]
-        of that state over the chunk, and what the chunk adds to it [..., K, V]. Float32, but the queries.
+        of that state over the chunk, and what the chunk adds to it [..., K, V]; float32.
     """
     sums = cumulative(x.log_decay)
     last = sums.at((..., slice(-1, None), slice(None)))
-    o = product("...ij,...jv->...iv", weights(x.q, x.k, sums, diagonal).astype(x.v.dtype), x.v)
+    o = product("...ij,...jv->...iv", x.v.dtype, weights(x.q, x.k, sums, diagonal), x.v)
     zero = Sums(jnp.zeros_like(sums.coarse), jnp.zeros_like(sums.fine))
-    added = product("...jk,...jv->...kv", scaled(x.k, exp_between(last, sums)), x.v)
+    added = product("...jk,...jv->...kv", x.v.dtype, scaled(x.k, exp_between(last, sums)), x.v)
     return o, scaled(x.q, exp_between(sums, zero)), jnp.exp(last.coarse + last.fine).swapaxes(-1, -2), added
 
 
-def _read(q: jax.Array, state: jax.Array) -> jax.Array:
-    return product("...ik,...kv->...iv", q, state.astype(q.dtype))
+def _read(x: Chunk, q: jax.Array, state: jax.Array) -> jax.Array:
+    return product("...ik,...kv->...iv", x.q.dtype, q, state)
 
 
 def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
@@ -261,8 +284,9 @@ def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
     def step(
         state: jax.Array, x: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
     ) -> tuple[jax.Array, jax.Array]:
-        o, q, decay, added = _within(Chunk(*x[:3], log_decay[0] if x[3] is None else x[3]), diagonal)
-        return decay * state + added, o + _read(q, state)
+        chunk = Chunk(*x[:3], log_decay[0] if x[3] is None else x[3])
+        o, q, decay, added = _within(chunk, diagonal)
+        return decay * state + added, o + _read(chunk, q, state)
 
     start = jnp.zeros((*k.shape[1:-2], k.shape[-1], v.shape[-1]), jnp.float32)
     return lax.scan(step, start, (q, k, v, None if same else log_decay))[1]
@@ -277,4 +301,4 @@ def _at_once(chunks: Chunk, diagonal: bool) -> jax.Array:
 
     decay = jnp.broadcast_to(decay, (len(added), *decay.shape[1:]))
     states = lax.associative_scan(combine, (decay, added))[1]
-    return o + _read(q, jnp.pad(states[:-1], ((1, 0), *((0, 0),) * (states.ndim - 1))))
+    return o + _read(chunks, q, jnp.pad(states[:-1], ((1, 0), *((0, 0),) * (states.ndim - 1))))

@@ -158,6 +158,20 @@ def test_bfloat16_rounds_inputs_of_products_only(kind):
     assert error(o, recurrent(*(x.astype(jnp.float32) for x in (q, k, v)), log_decay)) < 0.01
 
 
+@pytest.mark.parametrize("method", ["loop", "at_once"])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_gradients_in_bfloat16(kind, method):
+    """Within a few roundings of those at the same rounded numbers in single precision, the decays' too."""
+    *qkv, log_decay = given(kind, 100)
+    small = [x.astype(jnp.bfloat16) for x in qkv]
+    weight = normal(BATCH, 100, HEADS, VALUES, seed=9)
+    actual = gradients(lambda *a: decayed_attention(*a, method=method), (*small, log_decay), weight)
+    assert [g.dtype for g in actual] == [jnp.bfloat16] * 3 + [jnp.float32]
+    single = (*(x.astype(jnp.float32) for x in small), log_decay)
+    expected = gradients(lambda *a: decayed_attention(*a, method="loop"), single, weight)
+    assert all(error(a.astype(jnp.float32), e) < 0.01 for a, e in zip(actual, expected, strict=True))
+
+
 def test_memory_of_a_step_is_linear_and_holds_no_state_of_each_position():
     def temporaries(length, kind):
         arrays = given(kind, length)
