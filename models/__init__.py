@@ -63,6 +63,15 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "chordmixer": "chordmixer:ChordMixer",
         },
     ),
+    "recurrent": (
+        "linear attention and recurrences whose memory decays",
+        {
+            "retnet": "retnet:RetNet",
+            "gla": "gla:GLA",
+            "lion_d": "lion:LionD",
+            "lion_s": "lion:LionS",
+        },
+    ),
 }
 """By family, which is also the package of its mixers: what they have in common, and 'module:Class' of each by name."""
 

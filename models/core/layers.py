@@ -137,6 +137,15 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
+def expanded(width: int, heads: int, **option: float) -> int:
+    """`width` times an option; raises ValueError, by its name, if that is no positive multiple of `heads`."""
+    ((name, factor),) = option.items()
+    size = round(width * factor)
+    if heads < 1 or size < 1 or abs(size - width * factor) > 1e-6 or size % heads:
+        raise ValueError(f"{name} times {width} is {width * factor:g}, not a multiple of heads ({heads})")
+    return size
+
+
 class LayerNorm(nnx.LayerNorm):
     """Normalises the last axis; statistics are float32, the result has the type of x and the parameters."""
 

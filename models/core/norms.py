@@ -50,9 +50,13 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((gains,)))
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, rngs: nnx.Rngs | None = None) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
-        return (y * self.scale[...].astype(jnp.float32)[None, None]).astype(x.dtype)
+        return (unit_rms(x) * self.scale[...].astype(jnp.float32)[None, None]).astype(x.dtype)
+
+
+def unit_rms(x: jax.Array) -> jax.Array:
+    """x / √(mean of x² + 10⁻⁶) over the last axis, float32."""
+    y = x.astype(jnp.float32)
+    return y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
 
 
 class BatchNorm(nnx.Module):

@@ -14,6 +14,7 @@ BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
     "skyformer", "s5", "lru", "short_conv",
     "hyena",
+    "retnet", "gla", "lion_d", "lion_s",
 )  # fmt: skip
 """Mixers that ask which backend they are on: for tiles, sums over blocks, chunks, transforms, scans or gradients."""
 
