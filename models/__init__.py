@@ -60,6 +60,12 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "short_conv": "short_conv:ShortConv",
         },
     ),
+    "recurrent": (
+        "linear attention and recurrences whose memory decays",
+        {
+            "hgrn": "hgrn:HGRN",
+        },
+    ),
 }
 """By family, which is also the package of its mixers: what they have in common, and 'module:Class' of each by name."""
 

@@ -26,10 +26,8 @@ from models.core.linear_scan import Method
 ENTRIES = 2**24
 """States [c, B, E, N] of a chunk on accelerators, which want few and large operations: 64 MB, some ten times over."""
 
-
 Inputs = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """x and step [..., E], into and out [..., N], as `selective_scan` says."""
-
 
 Carry = tuple[jax.Array, list[jax.Array]]
 """What a chunk needs of those before it: the state [B, E, N], and the positions that it looks back to."""
@@ -85,7 +83,7 @@ def selective_scan(
     cuts = [cut(v) for v in xs]
     start = (
         jnp.zeros((batch, *rate.shape), jnp.float32),
-        [jnp.zeros_like(v[0, :1], shape=(behind, *v.shape[2:])) for v in cuts],
+        [jnp.zeros((behind, *v.shape[2:]), v.dtype) for v in cuts],
     )
     y = lax.scan(advance, start, cuts)[1]
     return y.reshape(chunks * rows, batch, rate.shape[0])[:length].swapaxes(0, 1)

@@ -1,0 +1,1 @@
+"""Linear attention and recurrences whose memory decays."""
