@@ -29,9 +29,9 @@ class Mamba(nnx.Module):
 
     The paper's mixer is causal. With `bidirectional` convolution and recurrence also run over each document's reversed
     real part, with the same parameters, and both y are added before the gate. Without it, the mixer is causal.
-    Masked inputs are zero before mixing; behind the convolution's bias they are zero again, and their Δ is 0, which
-    leaves the state as it is: padding changes no logit, and a hole is a zero to the convolution and nothing to the
-    state. The convolution, Δ and the recurrence are float32. Attention dropout does not apply.
+    Masked inputs are zero before mixing, and Δ is 0 there, which leaves the state as it is, whatever the convolution's
+    bias: padding changes no logit, and a hole is a zero to the convolution and nothing to the state. The convolution, Δ
+    and the recurrence are float32, projections in x's type. Attention dropout does not apply.
 
     Parameters, with H features outside and a rank of Δ of R = ⌈H/16⌉; linear maps start as the recipe's:
         into.kernel [H, 2 E]: W_in, for x and z.
@@ -104,16 +104,15 @@ class Mamba(nnx.Module):
     def _project(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """From x [conv − 1 + c, B, E] at c positions and those before them to u and Δ [c, B, E], B and C [c, B, N].
 
-        u and Δ are float32, and 0 at padding.
+        u and Δ are float32. At padding Δ is 0, so that u, which has a bias there, drives nothing.
         """
         kernel, bias, matrix, step_bias = (
             p[...].astype(jnp.float32) for p in (self.taps.kernel, self.taps.bias, self.step, self.step_bias)
         )
         rows = x.shape[0] - len(kernel) + 1
-        real = mask[len(kernel) - 1 :, :, None]
         windows = [x[j : j + rows].astype(jnp.float32) * kernel[j][None, None, :] for j in range(len(kernel))]
-        u = jnp.where(real, jax.nn.silu(sum(windows, bias[None, None, :])), 0)
+        u = jax.nn.silu(sum(windows, bias[None, None, :]))
         rank = len(matrix)
         low, into, out = jnp.split(self.select(u.astype(x.dtype)), [rank, rank + self.state], axis=-1)
         step = jax.nn.softplus(low.astype(jnp.float32) @ matrix + step_bias[None, None, :])
-        return u, jnp.where(real, step, 0), into, out
+        return u, jnp.where(mask[len(kernel) - 1 :, :, None], step, 0), into, out
