@@ -51,6 +51,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "s4d": "s4d:S4D",
             "s5": "s5:S5",
             "lru": "lru:LRU",
+            "mamba": "mamba:Mamba",
         },
     ),
     "convolution": (
@@ -70,6 +71,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "gla": "gla:GLA",
             "lion_d": "lion:LionD",
             "lion_s": "lion:LionS",
+            "hgrn": "hgrn:HGRN",
         },
     ),
 }

@@ -12,7 +12,7 @@ from models.core.directions import both_ways
 from models.core.initial import Linear
 from models.core.layers import expanded, merge_heads, split_heads
 from models.core.norms import unit_rms
-from models.core.positions import rotate
+from models.core.positions import rotate_by
 
 
 class RetNet(nnx.Module):
@@ -87,7 +87,7 @@ class RetNet(nnx.Module):
         qkv = jnp.where(mask[..., None], qkv, jnp.zeros((), qkv.dtype))
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, np.cumsum(self.widths[:2]), -1))
         rate = 10_000.0 ** -np.linspace(0, 1, q.shape[-1] // 2)
-        return merge_heads(retention(rotate(q, rate), rotate(k * k.shape[-1] ** -0.5, rate), v))
+        return merge_heads(retention(rotate_by(q, rate), rotate_by(k * k.shape[-1] ** -0.5, rate), v))
 
 
 def retention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
