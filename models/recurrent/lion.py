@@ -38,9 +38,10 @@ class LionD(nnx.Module):
     is λ_h = e^{−Δ_h} with steps Δ_h spaced evenly in their logarithm from step_min to step_max, S4's range: the heads
     remember 1,000 to 10 positions. A selective λ starts around it.
 
-    Departs from the authors' code: it takes 1 − σ for σ, which is the same up to a sign of w and a; its code for images
-    cuts the gates' gradient off, shifts those of the second direction by a position, and has elu + 1 for φ in LION-Lit.
-    Ours trains the gates, and both directions follow the paper's recurrence. No biases in the projections.
+    Departs from the authors' code, where λ = 1 − σ, the same up to signs of w and a. Its code for images cuts gates'
+    gradient off, fixes the first at 1, counts the gate of the key's position and not of the query's (λ_j … λ_{i−1} and
+    λ_{i+1} … λ_j), and has elu + 1 for φ in LION-Lit. Ours trains the gates, and both directions follow the paper's
+    recurrence S_i = λ_i S_{i−1} + φ(k_i) v_iᵀ. No projection has a bias.
 
     Parameters:
         projections: query, key, value [D, H·K] and out [H·K, D].
