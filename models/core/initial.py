@@ -11,13 +11,15 @@ from typing import Literal
 import jax
 from flax import nnx
 
-Init = Literal["lecun", "xavier", "torch"]
+Init = Literal["lecun", "xavier", "torch", "mega"]
 """By name, what a linear map from n inputs to m outputs starts from:
 
 - `lecun`: kernel N(0, 1/n), truncated at two standard deviations; bias 0. Flax's defaults.
 - `xavier`: kernel U(±√(6/(n + m))), bias N(0, 10⁻¹²): blocks of the official Long Range Arena code. Its classifier and
   embedding are as in `lecun`.
 - `torch`: kernel and bias U(±1/√n), PyTorch's defaults; the embedding is N(0, 0.02²) as in mlpen/Nystromformer.
+- `mega`: kernel N(0, 0.02²), bias 0, as in the code of MEGA (arXiv:2209.10655). There an embedding of D features is
+  N(0, 1/D), a linear input's kernel N(0, 1) and bias N(0, 0.1²), and the head as in `xavier` with biases of 0.
 """
 
 
@@ -42,6 +44,7 @@ class Linear(nnx.Linear):
             "lecun": nnx.initializers.zeros,
             "xavier": nnx.initializers.normal(1e-6),
             "torch": lambda key, shape, dtype: fan_in_uniform(key, shape, inputs).astype(dtype),
+            "mega": nnx.initializers.zeros,
         }
         kernel = _KERNELS[init_of(rngs)]
         super().__init__(
@@ -53,7 +56,33 @@ _KERNELS = {
     "lecun": nnx.initializers.lecun_normal(),
     "xavier": nnx.initializers.xavier_uniform(),
     "torch": nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "mega": nnx.initializers.normal(0.02),
 }
+
+
+def embedding_std(init: Init, dim: int) -> float:
+    """Standard deviation of an embedding of `dim` features."""
+    return {"torch": 0.02, "mega": dim**-0.5}.get(init, 1.0)
+
+
+def input_map(inputs: int, dim: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """The linear map with bias of a linear input."""
+    if init_of(rngs) != "mega":
+        return Linear(inputs, dim, rngs=rngs)
+    normal = nnx.initializers.normal
+    return nnx.Linear(inputs, dim, kernel_init=normal(1.0), bias_init=normal(0.1), rngs=rngs)
+
+
+def head_map(inputs: int, outputs: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map of the classifier's head."""
+    match init_of(rngs):
+        case "torch":
+            return Linear(inputs, outputs, use_bias=use_bias, rngs=rngs)
+        case "mega":
+            xavier = nnx.initializers.xavier_uniform()
+            return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=xavier, rngs=rngs)
+        case _:
+            return nnx.Linear(inputs, outputs, use_bias=use_bias, rngs=rngs)
 
 
 def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:
@@ -70,6 +99,8 @@ def head_kernels(rngs: nnx.Rngs, shape: tuple[int, int, int]) -> jax.Array:
             return nnx.initializers.xavier_uniform(batch_axis=0)(key, shape)
         case "torch":
             return fan_in_uniform(key, shape, inputs)
+        case "mega":
+            return 0.02 * jax.random.normal(key, shape)
         case _:
             return jax.random.normal(key, shape) * inputs**-0.5
 
