@@ -53,6 +53,13 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "lru": "lru:LRU",
         },
     ),
+    "moving_average": (
+        "exponential moving averages with gated attention",
+        {
+            "mega": "mega:Mega",
+            "mega_chunk": "mega:MegaChunk",
+        },
+    ),
     "convolution": (
         "convolutions, short and long",
         {

@@ -40,6 +40,8 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "synthesizer": "L²",
     "fnet": "L·log L",
     "s4d": "L·log L",
+    "mega": "L², memory L",
+    "mega_chunk": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",

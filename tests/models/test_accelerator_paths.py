@@ -12,7 +12,7 @@ from tests.helpers.mixing import build_encoder, jit
 LENGTH = 77
 BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
-    "skyformer", "s5", "lru", "short_conv",
+    "skyformer", "s5", "lru", "short_conv", "mega", "mega_chunk",
 )  # fmt: skip
 """Mixers that ask which backend they are on: for tiles, sums over blocks, chunks, transforms, scans or gradients."""
 
