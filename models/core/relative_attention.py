@@ -67,8 +67,8 @@ def attend_relative(
     at_once, rows = plan(jax.default_backend(), problems, length)
     static = _Static(weights, 0.0 if dropping is None else dropping.rate, at_once, rows)
     seeds = None if dropping is None else (dropping.queries, dropping.keys)
-    # So that each tile finds its rows + L distances, the last of them unused, from (tiles − 1 − tile) · rows on.
-    return _attend(static, q, k, v, jnp.pad(bias, (-length % rows, 1)), _Fixed(mask, seeds))
+    # With positions as the last axis of what is summed over tiles, a CPU is half as fast again.
+    return _attend(static, q, k.swapaxes(1, 2), v.swapaxes(1, 2), bias, _Fixed(mask, seeds))
 
 
 def plan(backend: str, problems: int, length: int) -> tuple[int, int]:
@@ -78,9 +78,18 @@ def plan(backend: str, problems: int, length: int) -> tuple[int, int]:
     """
     if is_single_tile(backend, problems * length**2):
         return problems, length
-    rows = min(128, max(32, 2**20 // length)) if backend == "cpu" else max(64, 2**26 // length)
+    rows = min(128, max(32, 2**20 // length)) if backend == "cpu" else min(1024, max(64, 2**26 // length))
     rows = min(rows, length)
     return plan_tiles(backend, problems, 1, rows * length)[0], rows
+
+
+def bias_matrix(bias: jax.Array, rows: int) -> jax.Array:
+    """b [2 L − 1] → [rows, W], whose columns from (tiles − 1 − t) · rows on are the biases of tile t of the queries.
+
+    So a tile finds its own without shifting anything, and the gradient is shifted back once.
+    """
+    length = (len(bias) + 1) // 2
+    return toeplitz(jnp.pad(bias, (-length % rows, 1)), rows)
 
 
 def toeplitz(b: jax.Array, rows: int) -> jax.Array:
@@ -112,21 +121,28 @@ class _Fixed(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """Some queries of a group of P problems: the tile's number, q [P, rows, K], and their seeds, uint32 [P, rows]."""
+    """Some queries of a group of P problems: q [P, rows, K], their seeds, uint32 [P, rows], and where in `bias_matrix`
+    their columns begin."""
 
-    number: jax.Array
+    column: jax.Array
     q: jax.Array
     seeds: jax.Array | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(static: _Static, q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, fixed: _Fixed) -> jax.Array:
+    matrix = bias_matrix(bias, static.rows)
+
     def attend_group(group: Any) -> jax.Array:
         q, k, v, fixed = group
-        tiles = lax.map(lambda tile: _attend_tile(static, tile, k, v, bias, fixed), _tiles(static, q, fixed))
-        return _join(tiles, k.shape[1])
 
-    return lax.map(attend_group, _groups(static, (q, k, v, fixed))).reshape(v.shape)
+        def attend(tile: _Tile) -> jax.Array:
+            b = lax.dynamic_slice_in_dim(matrix, tile.column, k.shape[2], 1)
+            return _attend_tile(static, tile, k, v, b, fixed)
+
+        return _join(lax.map(attend, _tiles(static, q, fixed)), k.shape[2])
+
+    return lax.map(attend_group, _groups(static, (q, k, v, fixed))).reshape(*q.shape[:2], -1)
 
 
 def _forward(static: _Static, *inputs: Any) -> tuple[jax.Array, Any]:
@@ -136,27 +152,32 @@ def _forward(static: _Static, *inputs: Any) -> tuple[jax.Array, Any]:
 def _backward(static: _Static, inputs: Any, g: jax.Array) -> Any:
     """Sums over tiles are float32. By hand, as JAX would keep the biases of all tiles, which depend on no problem."""
     q, k, v, bias, fixed = inputs
+    matrix, to_bias = jax.vjp(lambda bias: bias_matrix(bias, static.rows), bias)
 
-    def add_group(of_bias: jax.Array, group: Any) -> Any:
+    def add_group(of_matrix: jax.Array, group: Any) -> Any:
         q, k, v, fixed, g = group
 
         def add_tile(sums: Any, x: Any) -> tuple[Any, jax.Array]:
             tile, g = x
 
-            def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
-                return _attend_tile(static, tile._replace(q=q), k, v, bias, fixed)
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array, b: jax.Array) -> jax.Array:
+                return _attend_tile(static, tile._replace(q=q), k, v, b, fixed)
 
-            _, pull = jax.vjp(attend, tile.q, k, v, bias)
-            of_q, *parts = pull(g)
-            return jax.tree.map(lambda total, part: total + part.astype(jnp.float32), sums, tuple(parts)), of_q
+            b = lax.dynamic_slice_in_dim(matrix, tile.column, k.shape[2], 1)
+            _, pull = jax.vjp(attend, tile.q, k, v, b)
+            of_q, tile_k, tile_v, tile_b = pull(g)
+            of_k, of_v, of_matrix = sums
+            of_k, of_v = of_k + tile_k.astype(jnp.float32), of_v + tile_v.astype(jnp.float32)
+            tile_b += lax.dynamic_slice_in_dim(of_matrix, tile.column, k.shape[2], 1)
+            return (of_k, of_v, lax.dynamic_update_slice_in_dim(of_matrix, tile_b, tile.column, 1)), of_q
 
-        zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32), of_bias)
-        (of_k, of_v, of_bias), of_q = lax.scan(add_tile, zeros, (_tiles(static, q, fixed), _cut(static, g)))
-        return of_bias, (_join(of_q, k.shape[1]), of_k.astype(k.dtype), of_v.astype(v.dtype))
+        zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32), of_matrix)
+        (of_k, of_v, of_matrix), of_q = lax.scan(add_tile, zeros, (_tiles(static, q, fixed), _cut(static, g)))
+        return of_matrix, (_join(of_q, k.shape[2]), of_k.astype(k.dtype), of_v.astype(v.dtype))
 
     groups = _groups(static, (q, k, v, fixed, g))
-    of_bias, (of_q, of_k, of_v) = lax.scan(add_group, jnp.zeros(bias.shape, jnp.float32), groups)
-    return of_q.reshape(q.shape), of_k.reshape(k.shape), of_v.reshape(v.shape), of_bias, None
+    of_matrix, (of_q, of_k, of_v) = lax.scan(add_group, jnp.zeros_like(matrix), groups)
+    return of_q.reshape(q.shape), of_k.reshape(k.shape), of_v.reshape(v.shape), *to_bias(of_matrix), None
 
 
 _attend.defvjp(_forward, _backward)
@@ -170,7 +191,8 @@ def _groups(static: _Static, arrays: Any) -> Any:
 def _tiles(static: _Static, q: jax.Array, fixed: _Fixed) -> _Tile:
     """A group's tiles, stacked."""
     queries = _cut(static, q)
-    return _Tile(jnp.arange(len(queries)), queries, None if fixed.seeds is None else _cut(static, fixed.seeds[0]))
+    columns = (len(queries) - 1 - jnp.arange(len(queries))) * static.rows
+    return _Tile(columns, queries, None if fixed.seeds is None else _cut(static, fixed.seeds[0]))
 
 
 def _cut(static: _Static, x: jax.Array) -> jax.Array:
@@ -185,30 +207,27 @@ def _join(tiles: jax.Array, length: int) -> jax.Array:
     return tiles.reshape(tiles.shape[0], -1, *tiles.shape[3:])[:, :length]
 
 
-def _attend_tile(static: _Static, tile: _Tile, k: jax.Array, v: jax.Array, bias: jax.Array, fixed: _Fixed) -> jax.Array:
-    """A tile's queries over all keys [P, L, K] of its problems: [P, rows, V]."""
-    rows, length = tile.q.shape[1], k.shape[1]
-    start = (-(-length // rows) - 1 - tile.number) * rows
-    b = toeplitz(lax.dynamic_slice_in_dim(bias, start, rows + length), rows)[None]
+def _attend_tile(static: _Static, tile: _Tile, k: jax.Array, v: jax.Array, b: jax.Array, fixed: _Fixed) -> jax.Array:
+    """A tile's queries over all keys [P, K, L] of its problems, with the biases b [rows, L]: [P, rows, V]."""
     products, seen = _scores(tile.q, k), fixed.mask[:, None]
     if static.weights == "softmax":
-        s = jnp.where(seen, products * k.shape[-1] ** -0.5 + b, MASKED)
+        s = jnp.where(seen, products * k.shape[1] ** -0.5 + b[None], MASKED)
         w = jnp.exp(s - lax.stop_gradient(jnp.maximum(s.max(-1, keepdims=True), MASKED / 2)))
         total = jnp.maximum(w.sum(-1, keepdims=True), 1e-30)
     else:
         real = jnp.maximum(seen.sum(-1, dtype=jnp.float32, keepdims=True), 1)
-        w = 0.5 * (1 + lax.erf((products / real + b - MEAN) / SPREAD))
+        w = 0.5 * (1 + lax.erf((products / real + b[None] - MEAN) / SPREAD))
         w, total = jnp.where(seen, w, 0), jnp.ones((1, 1, 1))
     if fixed.seeds is not None and tile.seeds is not None:
         w = jnp.where(dropout_mask(tile.seeds, fixed.seeds[1], static.rate), w / (1 - static.rate), 0)
-    o = jnp.einsum("pbj,pjv->pbv", w.astype(v.dtype), v)
+    o = jnp.einsum("prj,pvj->prv", w.astype(v.dtype), v)
     return (o.astype(jnp.float32) / total).astype(v.dtype)
 
 
 @jax.custom_vjp
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    """q kᵀ of each problem, float32 [P, b, L]; going backwards too, products are in the type of q and k."""
-    return jnp.einsum("pbk,pjk->pbj", q, k, preferred_element_type=jnp.float32)
+    """Products of q [P, rows, K] and k [P, K, L]: float32, going backwards in the type of both."""
+    return jnp.einsum("prk,pkj->prj", q, k, preferred_element_type=jnp.float32)
 
 
 def _scores_forward(q: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -218,7 +237,7 @@ def _scores_forward(q: jax.Array, k: jax.Array) -> tuple[jax.Array, tuple[jax.Ar
 def _scores_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     q, k = saved
     g = g.astype(q.dtype)
-    return jnp.einsum("pbj,pjk->pbk", g, k), jnp.einsum("pbj,pbk->pjk", g, q)
+    return jnp.einsum("prj,pkj->prk", g, k), jnp.einsum("prk,prj->pkj", q, g)
 
 
 _scores.defvjp(_scores_forward, _scores_backward)
