@@ -25,33 +25,47 @@ class Mega(nnx.Module):
     stream, s the stream itself, σ the sigmoid, and W, U, V linear maps with bias:
 
         m = silu(EMA(x)),  z, r = silu(W m),  u = σ(W m),  v = silu(V x)
-        q, k = z ⊙ γ_1 + β_1, z ⊙ γ_2 + β_2,  o = attention(q, k, v; b)
+        q, k = z ⊙ γ_1 + β_1, z ⊙ γ_2 + β_2,  o_i = Σ_j w_ij v_j
         h = silu(W m + U (o ⊙ r)),  s ← s + u ⊙ (h − s)
 
-    The encoder's blocks call `update_stream`, since the gate weighs the stream, which a mixer does not see otherwise;
-    `__call__` takes x for s and returns u ⊙ (h − x). EMA is an average of N modes from both sides, as a convolution
-    (`core.moving_average`); attention has one head, and a term b in its scores for each distance
-    (`core.relative_attention`). Laplace weights, which the paper takes for pixels, are no distribution: q·k is divided
-    by the number of real keys instead of √z, and the weights by nothing.
+    EMA is a damped moving average of N modes from both sides, as a convolution; a position itself counts in both, as in
+    the authors' code. With ema=complex it is Megalodon's CEMA (Ma et al. 2024, arXiv:2404.08801):
 
-    Time L², memory L: the L×L weights are computed in tiles, and again in the backward pass. Masked inputs are zero
-    before they are averaged, and no key, so padding changes no logit.
+        EMA(x)_t = Σ_{l ≥ 0} (k_l x_{t−l} + k'_l x_{t+l}) + ω x_t
+        real: k_l = Σ_n σ(δ_n) β_n γ_n (1 − σ(δ_n) σ(α_n))^l / √N
+        complex: k_l = Re Σ_n σ(α_n) γ_n ((1 − σ(α_n) σ(δ_n)) exp(2πi n σ(θ) / N))^l / √N
+
+    Attention has one head, and a term b for each distance in its scores. Laplace weights, which the paper takes for
+    pixels, are no distribution: n is the number of real keys, and nothing divides their sum.
+
+        softmax: w_ij = softmax_j(q_i·k_j / √Z + b_{j−i})
+        laplace: w_ij = ½ (1 + erf((q_i·k_j / n + b_{j−i} − √½) / √(1 / 2π)))
+
+    The encoder's blocks call `update_stream`, since the gate weighs the stream, which a mixer does not see otherwise;
+    `__call__` takes x for s and returns u ⊙ (h − x). Blocks that use it cannot be reversible.
+
+    Time L², memory L: the L×L weights are computed in tiles, and again in the backward pass; averages take L·log L, in
+    float32. Masked inputs are zero before they are averaged, and no key, so padding changes no logit. `encoder.heads`
+    and `encoder.qkv` do not apply.
 
     The defaults of z and hidden give the maps the 4·D² parameters of attention; the averages add (8 N + 1)·D, and
     `bias=simple` 2 L − 1. The paper has hidden = 2·D, and on the Long Range Arena z of 32 to 96: z=64,hidden=256 for
     Text. There it cuts kernels off at 1,024 lags (truncation=1024; 4,096 on Path-X).
 
     Parameters, with Z = z and V = hidden, all maps N(0, 0.02²) with biases of 0, whatever `encoder.init` says:
-        average: see `MovingAverage` and, with ema=complex, `ComplexMovingAverage`.
+        average: `delta` and `alpha` [2, D, N] for both directions, N(0, 0.2²), role `A`; `beta` [2, D, N], 1, −1, 1, …
+            plus N(0, 0.02²), role `B`; `gamma` [2, D, N], N(0, 1), role `C`; `omega` [D], N(0, 1). With ema=complex no
+            `beta`; `theta` [2, D], so that σ(θ) is D^(−i/D) for i = 1 … D in random order, role `A`; `gamma`
+            [2, D, N, 2], its imaginary part 0; `omega` N(0, 0.25²).
         value [D, V]: V. base [D, D + Z + V + D]: W, to u, z, r and h in this order. out [V, D]: U.
         gain [2, Z]: γ, N(0, 0.02²). offset [2, Z]: β, 0 at first.
-        bias: `table` [2 L − 1], or `alpha` and `beta` [Z] each.
+        bias: `table` [2 L − 1], or `alpha` and `beta` [Z] each with b_{j−i} = rotate_i(α)·rotate_j(β); N(0, 0.02²).
 
-    Departures. Recipe's dropout falls on m and on h, as in the authors' code, but is not tied along positions where
+    Departures. `encoder.dropout` falls on m and on h, as in the authors' code, but is not tied along positions where
     `encoder.tied_dropout` is set; attention dropout falls on the weights; the code's third, on v, is 0 in all its runs
     and is left out. A query without any key gets zeros; in the code, all of the padding. With ema=complex only the
-    average is Megalodon's (Ma et al. 2024, arXiv:2404.08801), whose own block norms the average instead of taking its
-    SiLU, has heads, and no update gate.
+    average is Megalodon's, here from both sides; its own block norms the average instead of taking its SiLU, has heads,
+    and no update gate.
 
     Args:
         dim: D.
