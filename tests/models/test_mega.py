@@ -341,16 +341,17 @@ def test_what_is_drawn(ema):
 
 @pytest.mark.parametrize(("kind", "omega"), [(MovingAverage, 1.0), (ComplexMovingAverage, 0.25)])
 def test_scale_of_averaged_white_noise_as_it_starts(kind, omega):
-    """√(2 Σ_l k_l² + ω²), with k's variance by the laws of p and q."""
-    u = normal(2, 1024, 128)
-    average = drawn(lambda: kind(128, 16, None, rngs=nnx.Rngs(1)))
-    rng = np.random.default_rng(0)
-    p, other = (1 / (1 + np.exp(-0.2 * rng.normal(size=100_000))) for _ in range(2))
-    one_way = (p**2 / (1 - (1 - p * other) ** 2)).mean()
-    # Of a complex mode the real part alone counts: of e^{iφ} at most one, and half of it where φ has turned.
-    want = math.sqrt(2 * one_way + omega**2)
-    got = float(jnp.std(jit(average)(u)))
-    assert got == pytest.approx(want, rel=0.1) if kind is MovingAverage else 0.7 * want < got < want
+    """√(2 Σ_l k_l² + ω²), with k's variance by the laws of p, q and the frequencies."""
+    average = drawn(lambda: kind(1024, 16, None, rngs=nnx.Rngs(1)))
+    rng, lags = np.random.default_rng(0), np.arange(64)
+    p, other = (1 / (1 + np.exp(-0.2 * rng.normal(size=(4000, 1)))) for _ in range(2))
+    squares = (p**2 * (1 - p * other) ** (2 * lags)).mean(0)
+    if kind is ComplexMovingAverage:
+        frequencies = 1024 ** (-np.arange(1, 1025) / 1024)
+        angles = (2 * np.pi / 16 * frequencies[:, None] * np.arange(1, 17)).reshape(-1, 1)
+        squares *= (np.cos(angles * lags) ** 2).mean(0)
+    want = math.sqrt(2 * squares.sum() + omega**2)
+    assert float(jnp.std(jit(average)(normal(1, 512, 1024)))) == pytest.approx(want, rel=0.05)
 
 
 def test_parameters():
