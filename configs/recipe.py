@@ -39,8 +39,8 @@ class Encoder:
     attention_dropout: float = 0.1
     reversible: bool = False
     """Blocks store no activations for the backward pass (see `models.core.reversible`)."""
-    init: Literal["lecun", "xavier", "torch"] = added("lecun")
-    """What parameters start from (see `models.core.initial`): as in Flax, the official benchmark, or PyTorch."""
+    init: Literal["lecun", "xavier", "torch", "mega"] = added("lecun")
+    """What parameters start from (see `models.core.initial`): as in Flax, the official benchmark, PyTorch, or MEGA."""
     input: Literal["embedding", "linear"] = added("embedding")
     """'linear': a linear map with bias, of a picture's pixel (one number) or of a token as a one-hot row."""
     input_mean: float = added(0.5)
@@ -54,11 +54,12 @@ class Encoder:
     """Norms before each mixer and feed-forward; else after the sum with the residual stream."""
     final_norm: bool = added(True)
     """Whether a norm follows the last block."""
-    block: Literal["mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"] = added("mlp")
-    """What follows the mixer: a feed-forward with a residual of its own, or, as in state-space models, GELU with or
-    without a gate in the mixer's residual (see `models.core.blocks`)."""
-    head: Literal["mlp", "linear"] = added("mlp")
-    """'linear': one linear map; for a pair [e1, e2, e1 − e2, e1·e2] → D → GELU → classes."""
+    block: Literal["mlp", "silu_mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"] = added("mlp")
+    """What follows the mixer: a feed-forward with a residual of its own, with GELU or, as in MEGA, SiLU (`silu_mlp`);
+    or, as in state-space models, GELU with or without a gate in the mixer's residual (see `models.core.blocks`)."""
+    head: Literal["mlp", "linear", "gelu_mlp"] = added("mlp")
+    """'linear': one linear map; for a pair [e1, e2, e1 − e2, e1·e2] → D → GELU → classes. 'gelu_mlp', as in MEGA: D, or
+    [e2, e1], → mlp → GELU → classes."""
     tied_dropout: bool = added(False)
     """Dropout zeroes a feature at all positions of a document, or at none."""
 

@@ -54,6 +54,13 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "mamba": "mamba:Mamba",
         },
     ),
+    "moving_average": (
+        "exponential moving averages with gated attention",
+        {
+            "mega": "mega:Mega",
+            "mega_chunk": "mega:MegaChunk",
+        },
+    ),
     "convolution": (
         "convolutions, short and long",
         {

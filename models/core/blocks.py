@@ -13,14 +13,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 from flax import nnx
 
-from models.core.initial import Linear
+from models.core.initial import Linear, small_map
 from models.core.layers import dropout
 from models.core.norms import NormKind, make_norm
 
-BlockKind = Literal["mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"]
+BlockKind = Literal["mlp", "silu_mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"]
 """What follows a mixer's output y; σ is the sigmoid, V and W are linear maps D → D with bias, and z = GELU(y):
 
 - `mlp`: a feed-forward with a norm and a residual of its own, as in the Transformer;
+- `silu_mlp`: as `mlp`, with SiLU for GELU and no dropout inside, from kernels N(0, 0.02²), as in MEGA
+  (arXiv:2209.10655);
 - `gelu`: z;
 - `half_glu1`: z · σ(W z);
 - `half_glu2`: y · σ(W z);
@@ -46,6 +48,19 @@ class CarryingMixer(Mixer, Protocol):
     ) -> tuple[jax.Array, Any]: ...
 
 
+@runtime_checkable
+class UpdatingMixer(Mixer, Protocol):
+    """A mixer that computes the new residual stream itself, as one with an update gate does.
+
+    `update_stream` takes the stream and x, which is the stream's norm in a pre-norm block and the stream itself in a
+    post-norm one, and returns the new stream, [B, L, D] all three. It draws its own dropout.
+    """
+
+    def update_stream(
+        self, stream: jax.Array, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None
+    ) -> jax.Array: ...
+
+
 @dataclass(frozen=True)
 class Frame:
     """What all blocks of an encoder have in common; the recipe's fields of these names."""
@@ -66,7 +81,12 @@ class Frame:
 
     def make_block(self, mixer: Mixer, rngs: nnx.Rngs) -> Block | GatedBlock:
         """Builds a block around a mixer."""
-        return (Block if self.block == "mlp" else GatedBlock)(mixer, self, rngs=rngs)
+        return (Block if self.feeds_forward else GatedBlock)(mixer, self, rngs=rngs)
+
+    @property
+    def feeds_forward(self) -> bool:
+        """Whether blocks have a feed-forward, and no gate."""
+        return self.block in ("mlp", "silu_mlp")
 
 
 def gelu(block: BlockKind) -> Callable[[jax.Array], jax.Array]:
@@ -75,22 +95,29 @@ def gelu(block: BlockKind) -> Callable[[jax.Array], jax.Array]:
 
 
 class Mlp(nnx.Module):
-    """Position-wise feed-forward: D → hidden → D with GELU and dropout after each."""
+    """Position-wise feed-forward: D → hidden → D with GELU and dropout after each.
+
+    In a `silu_mlp` SiLU takes GELU's place, and only the output is dropped: MEGA's hidden dropout is 0 in all its runs
+    on the Long Range Arena.
+    """
 
     def __init__(self, frame: Frame, *, rngs: nnx.Rngs):
         self.frame = frame
-        self.into = Linear(frame.dim, frame.mlp, rngs=rngs)
-        self.out = Linear(frame.mlp, frame.dim, rngs=rngs)
+        dense = small_map if frame.block == "silu_mlp" else Linear
+        self.into = dense(frame.dim, frame.mlp, rngs=rngs)
+        self.out = dense(frame.mlp, frame.dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        x = self.frame.drop(jax.nn.gelu(self.into(x)), rngs)
-        return self.frame.drop(self.out(x), rngs)
+        hidden = self.into(x)
+        hidden = jax.nn.silu(hidden) if self.frame.block == "silu_mlp" else self.frame.drop(jax.nn.gelu(hidden), rngs)
+        return self.frame.drop(self.out(hidden), rngs)
 
 
 class Block(nnx.Module):
     """A block with a feed-forward: x + mixer(norm(x)), then x + mlp(norm(x)).
 
-    With post-norm, norm(x + mixer(x)), then norm(x + mlp(x)).
+    With post-norm, norm(x + mixer(x)), then norm(x + mlp(x)). An `UpdatingMixer`'s new stream takes the place of the
+    sum.
     """
 
     def __init__(self, mixer: Mixer, frame: Frame, *, rngs: nnx.Rngs):
@@ -112,16 +139,26 @@ class Block(nnx.Module):
         self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any = None
     ) -> tuple[jax.Array, Any]:
         if self.frame.prenorm:
-            mixed, carried = call_mixer(self.mixer, self.norm_mixer(x, mask, rngs), mask, carried, rngs)
-            x = x + self.frame.drop(mixed, rngs)
+            x, carried = self.advance(x, self.norm_mixer(x, mask, rngs), mask, carried, rngs)
             return x + self.feed(x, mask, rngs), carried
-        mixed, carried = call_mixer(self.mixer, x, mask, carried, rngs)
-        x = self.norm_mixer(x + self.frame.drop(mixed, rngs), mask, rngs)
+        x, carried = self.advance(x, x, mask, carried, rngs)
+        x = self.norm_mixer(x, mask, rngs)
         return self.norm_mlp(x + self.mlp(x, rngs), mask, rngs), carried
+
+    def advance(
+        self, stream: jax.Array, x: jax.Array, mask: jax.Array, carried: Any, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, Any]:
+        """The stream after the mixer, whose input is x; and what the mixer carries."""
+        if isinstance(self.mixer, UpdatingMixer):
+            return self.mixer.update_stream(stream, x, mask, rngs), carried
+        mixed, carried = call_mixer(self.mixer, x, mask, carried, rngs)
+        return stream + self.frame.drop(mixed, rngs), carried
 
 
 class GatedBlock(nnx.Module):
     """A block without feed-forward: x + gate(mixer(norm(x))); with post-norm, norm(x + gate(mixer(x))).
+
+    The gate takes what an `UpdatingMixer` would add to the stream: its new stream less the old one.
 
     Parameters: `gate` (W of `BlockKind`) and `value` (V), where the kind has them.
     """
@@ -149,7 +186,10 @@ class GatedBlock(nnx.Module):
         self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None, carried: Any = None
     ) -> tuple[jax.Array, Any]:
         into = self.norm_mixer(x, mask, rngs) if self.frame.prenorm else x
-        mixed, carried = call_mixer(self.mixer, into, mask, carried, rngs)
+        if isinstance(self.mixer, UpdatingMixer):
+            mixed = self.mixer.update_stream(x, into, mask, rngs) - x
+        else:
+            mixed, carried = call_mixer(self.mixer, into, mask, carried, rngs)
         x = x + self.apply_gate(mixed, rngs)
         return (x if self.frame.prenorm else self.norm_mixer(x, mask, rngs)), carried
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.blocks import Block, CarryingMixer, Frame, GatedBlock, Mixer, gelu
-from models.core.initial import Init, InitialRngs, Linear
-from models.core.layers import embed, with_key
+from models.core.blocks import Block, CarryingMixer, Frame, GatedBlock, Mixer, UpdatingMixer, gelu
+from models.core.initial import InitialRngs, Start, embedding_std, head_map, input_map
+from models.core.layers import dropout, embed, with_key
 from models.core.norms import make_norm
 from models.core.positions import sinusoidal
 from models.core.remat import run_recomputed
@@ -36,18 +37,19 @@ class Encoder(nnx.Module):
 
     State-space models have another frame (S4, arXiv:2111.00396; S5, arXiv:2208.04933): a linear input, no positions,
     gated blocks, and a linear head, for pairs [e1, e2, e1 − e2, e1·e2] → D → GELU → classes. With gated blocks the
-    input is not dropped.
+    input is not dropped. MEGA (arXiv:2209.10655) has a feed-forward again, and one hidden layer in its head.
 
     Args:
         make_mixer: builds a layer's mixer from (layer, dim, length seen by mixers, rngs).
         positions: 'sinusoidal' (Vaswani et al. 2017, section 3.5), 'learned', or 'none'; with 'rotary' it adds none
             either, and the mixers rotate queries and keys.
         rate: dropout after the embedding, after every mixer and in every feed-forward.
-        init: what parameters start from (`models.core.initial.Init`).
+        init: what parameters start from (`models.core.initial.Start`).
         input: 'embedding', or 'linear': a linear map with bias of a token as a one-hot row, or of `pixels`.
         pixels: with a linear input of pictures, (mean, std): value v of 0 to 1 enters as (v − mean) / std.
         final_norm: whether a norm follows the last block.
-        head: 'mlp' or 'linear', as above.
+        head: 'mlp' or 'linear', as above; or 'gelu_mlp', MEGA's: D → mlp → dropout → exact GELU → classes, the last
+            map without bias; from [e2, e1] for a pair, in this order.
         reversible: blocks keep no activations for the backward pass (models/core/reversible.py).
         remat: blocks keep only their input and are recomputed in the backward pass (models/core/remat.py): the
             same numbers in less memory, for one more forward pass.
@@ -72,26 +74,26 @@ class Encoder(nnx.Module):
         pair_head: Literal["concat", "nli"] = "concat",
         pair: bool = False,
         rate: float = 0.1,
-        init: Init = "lecun",
+        init: Start = "lecun",
         input: Literal["embedding", "linear"] = "embedding",
         pixels: tuple[float, float] | None = None,
         final_norm: bool = True,
-        head: Literal["mlp", "linear"] = "mlp",
+        head: Literal["mlp", "linear", "gelu_mlp"] = "mlp",
         reversible: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
         **frame: Any,
     ):
-        if init != "lecun":
+        if init != "lecun" and init != "mega":
             rngs = InitialRngs(rngs.params(), init)
         self.frame = Frame(dim, mlp, rate, **frame)
         self.pool, self.reversible, self.remat = pool, reversible, remat
         self.vocab, self.pixels = vocab, pixels
         seen = length + (pool == "cls")
-        embedding = nnx.initializers.normal(0.02 if init == "torch" else 1.0)
+        embedding = nnx.initializers.normal(embedding_std(init, dim))
         linear_input = input == "linear"
         self.embedding = None if linear_input else nnx.Embed(vocab, dim, embedding_init=embedding, rngs=rngs)
-        self.input: Any = Linear(1 if pixels else vocab, dim, rngs=rngs) if linear_input else None
+        self.input: Any = input_map(init, 1 if pixels else vocab, dim, rngs) if linear_input else None
         self.cls = nnx.Param(jnp.zeros((dim,))) if pool == "cls" else None
         learned = positions == "learned"
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (seen, dim))) if learned else None
@@ -102,13 +104,22 @@ class Encoder(nnx.Module):
         if reversible:
             check_reversible(self.frame, self.blocks)
         self.norm = make_norm(self.frame.norm, dim, self.frame.norm_momentum, rngs) if final_norm else None
-        self.pair = ("linear" if head == "linear" else pair_head) if pair else "none"
-        self.activation = gelu(self.frame.block) if head == "linear" else jax.nn.relu
-        hidden = ([dim] if pair else []) if head == "linear" else ([mlp, mlp // 2] if pair else [mlp])
+        self.pair = (pair_head if head == "mlp" else head) if pair else "none"
+        activations: dict[str, Callable[[jax.Array], jax.Array]] = {
+            "mlp": jax.nn.relu,
+            "linear": gelu(self.frame.block),
+            "gelu_mlp": partial(jax.nn.gelu, approximate=False),
+        }
+        self.activation = activations[head]
+        self.head_rate = rate if head == "gelu_mlp" else 0.0
+        hidden = {
+            "mlp": [mlp, mlp // 2] if pair else [mlp],
+            "linear": [dim] if pair else [],
+            "gelu_mlp": [mlp],
+        }[head]
         widths = [dim * len(_JOINED[self.pair](1.0, 1.0)), *hidden]
-        dense = Linear if init == "torch" else nnx.Linear
-        self.head = nnx.List([dense(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
-        self.classifier = dense(widths[-1], classes, rngs=rngs)
+        self.head = nnx.List([head_map(init, a, b, True, rngs) for a, b in itertools.pairwise(widths)])
+        self.classifier = head_map(init, widths[-1], classes, head != "gelu_mlp", rngs)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """Token ids [B, L] → [B, L, D], without positions."""
@@ -134,7 +145,7 @@ class Encoder(nnx.Module):
             x = x + self.positions[...][None].astype(x.dtype)
         elif self.sinusoidal:
             x = x + sinusoidal(*x.shape[1:])[None].astype(x.dtype)
-        if self.frame.block == "mlp":
+        if self.frame.feeds_forward:
             x = self.frame.drop(x, rngs)
         x = run_reversibly(self.blocks, x, mask, rngs) if self.reversible else self._run(x, mask, rngs)
         if self.norm is not None:
@@ -166,7 +177,7 @@ class Encoder(nnx.Module):
         e = flat.reshape(batch, documents, -1)
         x = jnp.concatenate(_JOINED[self.pair](e[:, 0], e[:, -1]), axis=-1)
         for layer in self.head:
-            x = self.activation(layer(x))
+            x = self.activation(dropout(layer(x), self.head_rate, rngs))
         return self.classifier(x).astype(jnp.float32)
 
 
@@ -175,6 +186,7 @@ _JOINED: dict[str, Callable[[Any, Any], list[Any]]] = {
     "concat": lambda e1, e2: [e1, e2],
     "nli": lambda e1, e2: [e1, e2, e1 * e2, e1 - e2],
     "linear": lambda e1, e2: [e1, e2, e1 - e2, e1 * e2],
+    "gelu_mlp": lambda e1, e2: [e2, e1],
 }
 """What a head sees of a document, or of a pair's two."""
 
@@ -183,6 +195,8 @@ def check_reversible(frame: Frame, blocks: nnx.List) -> None:
     """Raises ValueError if these blocks cannot be run reversibly."""
     if any(isinstance(block.mixer, CarryingMixer) for block in blocks):
         raise ValueError("a mixer that carries something from layer to layer cannot be reversible")
+    if any(isinstance(block.mixer, UpdatingMixer) for block in blocks):
+        raise ValueError("a mixer that updates the residual stream by a gate cannot be reversible")
     if frame.block != "mlp" or not frame.prenorm:
         raise ValueError("encoder.reversible needs encoder.block=mlp and encoder.prenorm=true")
     if jax.tree.leaves(nnx.state(blocks, nnx.BatchStat)):

@@ -56,6 +56,38 @@ _KERNELS = {
 }
 
 
+Start = Init | Literal["mega"]
+"""What an encoder may start from: `Init`, for all linear maps; or `mega`, as in the code of MEGA (arXiv:2209.10655):
+an embedding of D features N(0, 1/D), a linear input's kernel N(0, 1) and its bias N(0, 0.1²), a head as in `xavier`
+with biases of 0, and all else as in `lecun`. MEGA's mixer and feed-forward have draws of their own."""
+
+
+def embedding_std(start: Start, dim: int) -> float:
+    """Standard deviation of an embedding of `dim` features."""
+    return {"torch": 0.02, "mega": dim**-0.5}.get(start, 1.0)
+
+
+def input_map(start: Start, inputs: int, dim: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """The linear map with bias of a linear input."""
+    if start != "mega":
+        return Linear(inputs, dim, rngs=rngs)
+    normal = nnx.initializers.normal
+    return nnx.Linear(inputs, dim, kernel_init=normal(1.0), bias_init=normal(0.1), rngs=rngs)
+
+
+def head_map(start: Start, inputs: int, outputs: int, use_bias: bool, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map of the classifier's head."""
+    if start == "torch":
+        return Linear(inputs, outputs, use_bias=use_bias, rngs=rngs)
+    kernel = nnx.initializers.xavier_uniform() if start == "mega" else nnx.initializers.lecun_normal()
+    return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=kernel, rngs=rngs)
+
+
+def small_map(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map of MEGA: kernel N(0, 0.02²), bias 0."""
+    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+
+
 def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:
     """Draws U(±1/√inputs), as PyTorch does for the kernels and biases of its layers."""
     bound = inputs**-0.5

@@ -85,6 +85,25 @@ def exponential_kernel(weight: jax.Array, rate: jax.Array, length: int) -> jax.A
     return kernel.reshape(*weight.shape[:2], coarse * fine)[..., :length]
 
 
+def decaying_kernel(weight: jax.Array, rate: jax.Array, length: int) -> jax.Array:
+    """Computes Σ_n weight_n e^{rate_n l} for l = 0 … length − 1, all real; otherwise as `exponential_kernel`.
+
+    Args:
+        weight: float32 [K, H, N].
+        rate: float32 [K, H, N], not positive.
+        length: L.
+
+    Returns:
+        float32 [K, H, L].
+    """
+    fine = 2 ** round(math.log2(length) / 2)
+    coarse = -(-length // fine)
+    low = jnp.exp(rate[..., None] * jnp.arange(fine).astype(jnp.float32)[None, None, None, :])
+    high = jnp.exp(rate[..., None] * (fine * jnp.arange(coarse)).astype(jnp.float32)[None, None, None, :])
+    kernel = jnp.einsum("khni,khnj->khij", weight[..., None] * high, low, precision=HIGHEST)
+    return kernel.reshape(*weight.shape[:2], coarse * fine)[..., :length]
+
+
 def scan_system(x: jax.Array, decay: jax.Array, into: jax.Array, out: jax.Array) -> jax.Array:
     """Runs h_t = decay ⊙ h_{t−1} + into x_t, and reads Re(out h_t); with two directions, both, and adds them.
 

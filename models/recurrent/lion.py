@@ -40,8 +40,8 @@ class LionD(nnx.Module):
 
     Departs from the authors' code, where λ = 1 − σ, the same up to signs of w and a. Its code for images cuts gates'
     gradient off, fixes the first at 1, counts the gate of the key's position and not of the query's (λ_j … λ_{i−1} and
-    λ_{i+1} … λ_j), and has elu + 1 for φ in LION-Lit. Ours trains the gates, and both directions follow the paper's
-    recurrence S_i = λ_i S_{i−1} + φ(k_i) v_iᵀ. No projection has a bias.
+    λ_{i+1} … λ_j), and has elu + 1 for φ in LION-Lit. Ours trains the gates, and both directions follow the
+    recurrence of the authors' write-up, S_i = λ_i S_{i−1} + φ(k_i) v_iᵀ. No projection has a bias.
 
     Parameters:
         projections: query, key, value [D, H·K] and out [H·K, D].

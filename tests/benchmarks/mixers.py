@@ -44,6 +44,8 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
     "long_conv": "L·log L",
     "sgconv": "L·log L",
     "hyena": "L·log L",
+    "mega": "L², memory L",
+    "mega_chunk": "L·log L",
     "fnet_hybrid": "L² (its attention layer)",
     "linear_mixing": "L²",
     "random_mixing": "L²",

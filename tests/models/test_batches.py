@@ -15,8 +15,15 @@ DOCUMENTS, LENGTH = 4, 24
 DRAWING = ("transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "linformer", "reformer")
 DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet")
 DRAWING += ("long_conv", "chordmixer")
+DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet", "mega", "mega_chunk")
 """Mixers that draw something for each document, and one that leaves that to the blocks."""
-OPTIONS = {"bigbird": {"block": 4}, "local": {"block": 8}, "longformer": {"window": 8}, "reformer": {"chunk": 8}}
+OPTIONS = {
+    "bigbird": {"block": 4},
+    "local": {"block": 8},
+    "longformer": {"window": 8},
+    "reformer": {"chunk": 8},
+    "mega_chunk": {"chunk": 8},
+}
 
 
 @functools.cache
@@ -63,7 +70,7 @@ def test_documents_draw_differently():
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(whole, same_draws, strict=True))
 
 
-@pytest.mark.parametrize("name", ["transformer", "luna", "reformer", "fnet"])
+@pytest.mark.parametrize("name", ["transformer", "luna", "reformer", "fnet", "mega"])
 def test_recomputed_blocks_draw_the_same(name):
     assert_close(gradients(name, 1, layers=2, remat=True), gradients(name, 1, layers=2))
 

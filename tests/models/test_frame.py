@@ -63,29 +63,42 @@ class Sums(nnx.Module):
         return jnp.cumsum(jnp.where(mask[..., None], x, 0), 1) * self.weight[...][None, None]
 
 
-def block(**frame):
-    return randomised(lambda: Frame(DIM, 8, rate=0.0, **frame).make_block(Sums(), nnx.Rngs(0)))
+class Updates(Sums):
+    """A mixer that takes a quarter of the old stream, and of the sums the rest."""
+
+    def update_stream(self, stream, x, mask, rngs=None):
+        return 0.25 * stream + 0.75 * self(x, mask, rngs)
+
+
+def block(mixer=Sums, **frame):
+    return randomised(lambda: Frame(DIM, 8, rate=0.0, **frame).make_block(mixer(), nnx.Rngs(0)))
 
 
 def sums(b, x, mask):
     return np.cumsum(np.where(mask[..., None], x, 0), 1) * value(b.mixer.weight)
 
 
+FEEDS = {"mlp": gelu_tanh, "silu_mlp": lambda x: x * sigmoid(x)}
+
+
+def feed(b, kind, x):
+    return linear(b.mlp.out, FEEDS[kind](linear(b.mlp.into, x)))
+
+
 @pytest.mark.parametrize("prenorm", [True, False])
-@pytest.mark.parametrize("kind", [*GATES, "mlp"])
+@pytest.mark.parametrize("kind", [*GATES, *FEEDS])
 def test_blocks_are_their_equations(kind, prenorm):
     b = block(block=kind, prenorm=prenorm)
     x, mask = inputs(9, DIM, (9, 4))
     got, carried = jit(lambda x: b(x, mask, None))(x)
     x, mask = np.asarray(x, np.float64), np.asarray(mask)
-    if kind == "mlp":
-        feed = lambda x: linear(b.mlp.out, gelu_tanh(linear(b.mlp.into, x)))  # noqa: E731
+    if kind in FEEDS:
         if prenorm:
             x = x + sums(b, layer_norm(b.norm_mixer, x), mask)
-            want = x + feed(layer_norm(b.norm_mlp, x))
+            want = x + feed(b, kind, layer_norm(b.norm_mlp, x))
         else:
             x = layer_norm(b.norm_mixer, x + sums(b, x, mask))
-            want = layer_norm(b.norm_mlp, x + feed(x))
+            want = layer_norm(b.norm_mlp, x + feed(b, kind, x))
     elif prenorm:
         want = x + GATES[kind](b, sums(b, layer_norm(b.norm_mixer, x), mask))
     else:
@@ -93,7 +106,39 @@ def test_blocks_are_their_equations(kind, prenorm):
     assert carried is None and error(got, want) < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "places"), [("mlp", 3), ("gelu", 1), ("half_glu2", 2), ("full_glu", 2), ("glu", 3)])
+@pytest.mark.parametrize("prenorm", [True, False])
+@pytest.mark.parametrize("kind", ["mlp", "silu_mlp", "half_glu1"])
+def test_a_mixer_s_own_update_of_the_stream(kind, prenorm):
+    """It takes the sum's place; a gate takes what it adds."""
+    b = block(Updates, block=kind, prenorm=prenorm)
+    x, mask = inputs(9, DIM, (9, 4))
+    got, carried = jit(lambda x: b(x, mask, None))(x)
+    x, mask = np.asarray(x, np.float64), np.asarray(mask)
+    into = layer_norm(b.norm_mixer, x) if prenorm else x
+    updated = 0.25 * x + 0.75 * sums(b, into, mask)
+    if kind in FEEDS and prenorm:
+        want = updated + feed(b, kind, layer_norm(b.norm_mlp, updated))
+    elif kind in FEEDS:
+        x = layer_norm(b.norm_mixer, updated)
+        want = layer_norm(b.norm_mlp, x + feed(b, kind, x))
+    else:
+        want = x + GATES[kind](b, updated - x)
+        want = want if prenorm else layer_norm(b.norm_mixer, want)
+    assert carried is None and error(got, want) < 1e-5
+
+
+def test_an_update_is_not_dropped_by_the_block():
+    frame = Frame(DIM, 8, rate=0.9, block="silu_mlp")
+    b = randomised(lambda: frame.make_block(Updates(), nnx.Rngs(0)))
+    b.mlp.out.kernel[...], b.mlp.out.bias[...] = jnp.zeros((8, DIM)), jnp.zeros(DIM)
+    x, mask = inputs(9, DIM, (9, 4))
+    got, _ = b(x, mask, BatchRngs(jax.random.key(0)))
+    assert error(got, b(x, mask, None)[0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "places"), [("mlp", 3), ("silu_mlp", 2), ("gelu", 1), ("half_glu2", 2), ("full_glu", 2), ("glu", 3)]
+)
 def test_tied_dropout_zeroes_a_feature_everywhere_or_nowhere(kind, places, monkeypatch):
     frame, kept = Frame(DIM, 8, rate=0.5, tied_dropout=True, block=kind), []
     b = randomised(lambda: frame.make_block(Sums(), nnx.Rngs(0)))
@@ -140,7 +185,7 @@ def test_gated_blocks_meet_an_input_that_is_not_dropped():
         model.encode(tokens, mask, BatchRngs(jax.random.key(0)))
         return float((met[0] == 0).mean())
 
-    assert seen("half_glu1") == 0 and seen("mlp") > 0.5
+    assert seen("half_glu1") == 0 and seen("mlp") > 0.5 and seen("silu_mlp") > 0.5
 
 
 @pytest.mark.parametrize("pair", [False, True])
@@ -159,6 +204,33 @@ def test_the_linear_head(pair, kind):
         assert not model.head
         x = e[0]
     assert error(run(model, tokens, mask), linear(model.classifier, x)) < 1e-5
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_head_of_mega(pair):
+    """The second document first, the exact GELU, and a classifier without bias."""
+    model = build_encoder("ff_only", 5, dim=DIM, head="gelu_mlp", pair=pair, mlp=10, rate=0.0)
+    tokens = np.random.default_rng(0).integers(1, 11, (3, 1 + pair, 5))
+    mask = np.ones(tokens.shape, bool)
+    e = [np.asarray(model.encode(tokens[:, i], mask[:, i]), np.float64) for i in range(1 + pair)]
+    (hidden,) = model.head
+    assert hidden.kernel.shape == (DIM * (1 + pair), 10) and model.classifier.bias is None
+    want = gelu_erf(linear(hidden, np.concatenate(e[::-1], -1))) @ value(model.classifier.kernel)
+    assert error(run(model, tokens, mask), want) < 1e-5
+
+
+def test_the_head_of_mega_drops_before_its_activation():
+    model = build_encoder("ff_only", 5, dim=DIM, head="gelu_mlp", mlp=4000, rate=0.5)
+    model.encode = lambda tokens, mask, rngs=None: jnp.ones((tokens.shape[0], DIM))
+    met = []
+    model.classifier = lambda x: met.append(x) or x
+    tokens = jnp.ones((2, 1, 5), jnp.int32)
+    model(tokens, tokens > 0, BatchRngs(jax.random.key(0)))
+    (hidden,) = model.head
+    whole = gelu_erf(2 * linear(hidden, np.ones((2, DIM))))
+    kept = np.asarray(met[0], np.float64)
+    assert (kept == 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert error(kept, np.where(kept == 0, 0, whole)) < 1e-5
 
 
 def test_without_positions_order_is_not_seen():
@@ -216,7 +288,31 @@ def test_what_cannot_rotate_says_so():
         build("transformer", dim=6, heads=2, rotary=True)
 
 
-@pytest.mark.parametrize("frame", [{"block": "glu"}, {"prenorm": False}, {"norm": "batch"}])
+@pytest.mark.parametrize("frame", [{"block": "glu"}, {"block": "silu_mlp"}, {"prenorm": False}, {"norm": "batch"}])
 def test_what_cannot_be_reversible_says_so(frame):
     with pytest.raises(ValueError, match="reversible"):
         build_encoder("fnet", 5, reversible=True, **frame)
+
+
+def test_what_updates_the_stream_cannot_be_reversible():
+    shape = {"vocab": 11, "classes": 3, "length": 5, "dim": DIM, "layers": 1, "mlp": 8}
+    with pytest.raises(ValueError, match="updates the residual stream"):
+        Encoder(lambda *_: Updates(), reversible=True, rngs=nnx.Rngs(0), **shape)
+
+
+def test_what_updates_the_stream_is_recomputed_as_it_was():
+    """In blocks that are rematerialised."""
+    shape = {"vocab": 11, "classes": 3, "length": 9, "dim": DIM, "layers": 2, "mlp": 8, "rate": 0.3}
+    tokens = np.random.default_rng(0).integers(1, 11, (2, 1, 9)).astype(np.int32)
+    found = []
+    for remat in (False, True):
+        model = randomised(lambda: Encoder(lambda *_: Updates(), remat=remat, rngs=nnx.Rngs(0), **shape))  # noqa: B023
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def loss(params):
+            logits = nnx.merge(graph, params, rest)(tokens, tokens > 0, BatchRngs(jax.random.key(1)))  # noqa: B023
+            return (logits**2).sum()
+
+        found.append(jax.tree.leaves(jit(jax.grad(loss))(params)))
+    for plain, recomputed in zip(*found, strict=True):
+        assert error(recomputed, plain) < 1e-5

@@ -165,3 +165,29 @@ def test_a_foreign_mixer_follows_if_it_asks():
     assert_follows(np.asarray(official.plain.kernel[...], np.float64), truncated(64**-0.5))
     assert_follows(np.asarray(official.asking.kernel[...], np.float64), xavier(64, 64))
     assert_follows(np.asarray(flax.asking.kernel[...], np.float64), truncated(64**-0.5))
+
+
+@pytest.mark.parametrize("pixels", [None, (0.5, 0.5)])
+def test_mega_starts_as_its_authors_code_does(pixels):
+    """Embedding.reset_parameters, RealNumberEmbedding, NormalizedFeedForwardNetwork and LRAModel's Linear."""
+    dim, mlp = 96, 160
+    model = Encoder(
+        lambda layer, dim, length, rngs: Foreign(dim, rngs), vocab=VOCAB, classes=30, length=LENGTH, dim=dim, layers=1,
+        mlp=mlp, init="mega", input="linear" if pixels else "embedding", pixels=pixels, positions="none", pool="mean",
+        block="silu_mlp", head="gelu_mlp", pair=True, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    laws = {
+        "embedding/embedding": normal(dim**-0.5),
+        "input/kernel": normal(1),
+        "input/bias": normal(0.1),
+        r".*norm(_mixer|_mlp)?/scale": always(1),
+        r".*norm(_mixer|_mlp)?/bias": always(0),
+        r"blocks/0/mlp/(into|out)/kernel": normal(0.02),
+        r"blocks/0/mlp/(into|out)/bias": always(0),
+        r"blocks/0/mixer/(plain|asking)/kernel": truncated(dim**-0.5),
+        r"blocks/0/mixer/(plain|asking)/bias": always(0),
+        "head/0/kernel": xavier(2 * dim, mlp),
+        "head/0/bias": always(0),
+        "classifier/kernel": xavier(mlp, 30),
+    }
+    assert_all_follow(model, laws)
