@@ -30,6 +30,7 @@ _MIXERS: dict[str, tuple[tuple[str, int], ...]] = {
     "performer": (("features", 64),),
     "nystromformer": (("landmarks", 16),),
     "skyformer": (("landmarks", 32),),
+    "mega_chunk": (("chunk", 16),),
     "s5": (("clip_eigs", True),),
 }
 """Mixer options, such as blocks and windows, for 64 tokens; and what keeps a mixer stable at a high learning rate."""
