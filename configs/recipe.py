@@ -54,9 +54,10 @@ class Encoder:
     """Norms before each mixer and feed-forward; else after the sum with the residual stream."""
     final_norm: bool = added(True)
     """Whether a norm follows the last block."""
-    block: Literal["mlp", "silu_mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"] = added("mlp")
-    """What follows the mixer: a feed-forward with a residual of its own, with GELU or, as in MEGA, SiLU (`silu_mlp`);
-    or, as in state-space models, GELU with or without a gate in the mixer's residual (see `models.core.blocks`)."""
+    block: Literal["mlp", "silu_mlp", "silu_glu", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"] = added("mlp")
+    """What follows the mixer: a feed-forward with a residual of its own, with GELU, with SiLU as in MEGA (`silu_mlp`),
+    or with a gate as in HGRN (`silu_glu`); or, as in state-space models, GELU with or without a gate in the mixer's
+    residual (see `models.core.blocks`)."""
     head: Literal["mlp", "linear", "gelu_mlp"] = added("mlp")
     """'linear': one linear map; for a pair [e1, e2, e1 − e2, e1·e2] → D → GELU → classes. 'gelu_mlp', as in MEGA: D, or
     [e2, e1], → mlp → GELU → classes."""

@@ -27,12 +27,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from configs.families import lru, s4d, s5
+from configs.families import hgrn, lru, mega, s4d, s5, sgconv
 from configs.families.frame import EXAMPLES
 from configs.lra import VARIANTS
 from configs.recipe import Protocol, Recipe
 
-FAMILIES: dict[str, Callable[[str], Recipe]] = {"s4d": s4d.recipe, "s5": s5.recipe, "lru": lru.recipe}
+FAMILIES: dict[str, Callable[[str], Recipe]] = {
+    "s4d": s4d.recipe,
+    "s5": s5.recipe,
+    "lru": lru.recipe,
+    "sgconv": sgconv.recipe,
+    "mega": mega.recipe,
+    "mega_chunk": mega.recipe_of_chunk,
+    "hgrn": hgrn.recipe,
+}
 """By model, its published recipe of a task."""
 
 
@@ -44,15 +52,17 @@ def recipe(task: str, model: str) -> Recipe:
 
 SSM = Protocol(
     "ssm",
-    "state-space models, each with its family's published recipe",
+    "state-space models, long convolutions, MEGA and HGRN, each with its family's published recipe",
     tuple(EXAMPLES),
     recipe,
     default_tasks=("listops",),
-    default_models=("s4d", "s5", "lru"),
+    default_models=tuple(FAMILIES),
     variants=tuple(VARIANTS),
     own_recipes=True,
     remarks={
         "s4d": "recipe of its authors' last configs, later than the paper's",
         "lru": "recipe unverified: put together from reproductions, as its authors published no code",
+        "sgconv": "recipe of its authors' preview branch, but for Pathfinder's pooling: theirs takes the last position",
+        "hgrn": "recipe unverified: its authors published commands, and not the code; theirs sees pictures in 2-D",
     },
 )

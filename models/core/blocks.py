@@ -17,12 +17,14 @@ from models.core.initial import Linear, small_map
 from models.core.layers import dropout
 from models.core.norms import NormKind, make_norm
 
-BlockKind = Literal["mlp", "silu_mlp", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"]
+BlockKind = Literal["mlp", "silu_mlp", "silu_glu", "gelu", "half_glu1", "half_glu2", "full_glu", "glu"]
 """What follows a mixer's output y; σ is the sigmoid, V and W are linear maps D → D with bias, and z = GELU(y):
 
 - `mlp`: a feed-forward with a norm and a residual of its own, as in the Transformer;
 - `silu_mlp`: as `mlp`, with SiLU for GELU and no dropout inside, from kernels N(0, 0.02²), as in MEGA
   (arXiv:2209.10655);
+- `silu_glu`: as `mlp`, with SiLU(W_1 x) · W_2 x for what is inside (GLU Variants Improve Transformer, Shazeer 2020,
+  arXiv:2002.05202), as in HGRN (arXiv:2311.04823);
 - `gelu`: z;
 - `half_glu1`: z · σ(W z);
 - `half_glu2`: y · σ(W z);
@@ -86,7 +88,7 @@ class Frame:
     @property
     def feeds_forward(self) -> bool:
         """Whether blocks have a feed-forward, and no gate."""
-        return self.block in ("mlp", "silu_mlp")
+        return self.block in ("mlp", "silu_mlp", "silu_glu")
 
 
 def gelu(block: BlockKind) -> Callable[[jax.Array], jax.Array]:
@@ -98,7 +100,7 @@ class Mlp(nnx.Module):
     """Position-wise feed-forward: D → hidden → D with GELU and dropout after each.
 
     In a `silu_mlp` SiLU takes GELU's place, and only the output is dropped: MEGA's hidden dropout is 0 in all its runs
-    on the Long Range Arena.
+    on the Long Range Arena. In a `silu_glu` the hidden units are SiLU(into(x)) · gate(x).
     """
 
     def __init__(self, frame: Frame, *, rngs: nnx.Rngs):
@@ -106,11 +108,17 @@ class Mlp(nnx.Module):
         dense = small_map if frame.block == "silu_mlp" else Linear
         self.into = dense(frame.dim, frame.mlp, rngs=rngs)
         self.out = dense(frame.mlp, frame.dim, rngs=rngs)
+        self.gate = Linear(frame.dim, frame.mlp, rngs=rngs) if frame.block == "silu_glu" else None
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        hidden = self.into(x)
-        hidden = jax.nn.silu(hidden) if self.frame.block == "silu_mlp" else self.frame.drop(jax.nn.gelu(hidden), rngs)
-        return self.frame.drop(self.out(hidden), rngs)
+        drop, hidden = self.frame.drop, self.into(x)
+        if self.gate is not None:
+            hidden = drop(jax.nn.silu(hidden) * self.gate(x), rngs)
+        elif self.frame.block == "silu_mlp":
+            hidden = jax.nn.silu(hidden)
+        else:
+            hidden = drop(jax.nn.gelu(hidden), rngs)
+        return drop(self.out(hidden), rngs)
 
 
 class Block(nnx.Module):

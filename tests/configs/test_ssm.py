@@ -1,4 +1,4 @@
-"""The published recipes of state-space models, field by field, and the parameters that they give."""
+"""The published recipes of state-space models and their kin, field by field, and the parameters that they give."""
 
 import itertools
 
@@ -70,7 +70,7 @@ PUBLISHED = {
 
 
 def test_it_has_the_paper_s_tasks_and_difficulties():
-    assert SSM.tasks == PAPER and SSM.default_models == FAMILIES
+    assert SSM.tasks == PAPER and SSM.default_models == (*FAMILIES, "sgconv", "mega", "mega_chunk", "hgrn")
     assert set(SSM.variants) == set(PROTOCOLS["lra"].variants)
     for task, examples in EXAMPLES.items():
         assert examples == TASKS[task].counts[0]
@@ -128,6 +128,102 @@ def test_lru_has_what_reproductions_have(task, row):
     assert (e.layers, e.block, e.prenorm, e.final_norm, e.norm_momentum) == (6, "full_glu", True, False, 0.99)
 
 
+# Layers, width, norms before or after, kind of norm, dropout, batch, steps, warm-up, learning rate, weight decay, and
+# the mixer's options.
+SGCONV = {
+    "listops": (8, 128, "post", "batch", 0, 50, 80_000, 1_000, 0.01, 0.05, {"taps": 1}),
+    "text": (6, 256, "pre", "batch", 0, 16, 50_000, 1_000, 0.01, 0.05, {"taps": 2}),
+    "retrieval": (6, 256, "pre", "batch", 0, 64, 50_000, 2_500, 0.01, 0.05, {"taps": 1}),
+    "image": (6, 512, "post", "layer", 0.2, 50, 200_000, 1_000, 0.01, 0.05,
+              {"alpha_min": 1, "alpha_max": 1, "power": 1}),
+    "pathfinder": (6, 256, "pre", "batch", 0.2, 64, 500_000, 2_500, 0.004, 0.03, {}),
+    "pathx": (6, 256, "pre", "batch", 0, 64, 125_000, 10_000, 0.004, 0.03,
+              {"taps": 64, "alpha_min": 1, "alpha_max": 3, "scale": 1, "init": "cosine"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "row"), SGCONV.items(), ids=str)
+def test_sgconv_has_the_authors_configs(task, row):
+    recipe = SSM.recipe(task, "sgconv")
+    e, o, t = recipe.encoder, recipe.optimizer, recipe.train
+    found = (
+        e.layers, e.dim, "pre" if e.prenorm else "post", e.norm, e.dropout, t.batch, t.steps, recipe.schedule.warmup,
+        o.learning_rate, o.weight_decay,
+    )  # fmt: skip
+    assert found == row[:-1] and dict(recipe.mixer) == row[-1] and e.final_norm == e.prenorm
+    assert (o.slow, o.undecayed, o.slow_factor * o.learning_rate) == ("A", "", pytest.approx(1e-3))
+    assert (e.head, e.pool, e.positions, recipe.schedule.decay) == ("linear", "mean", "none", "cosine")
+
+
+# Layers, width, width of queries, kind of norm, learning rate, weight decay, dropout, batch, steps, warm-up.
+MEGA = {
+    "listops": (6, 80, 64, "layer", 1e-3, 0.01, 0.1, 64, 90_000, 3_000),
+    "text": (4, 128, 64, "scale", 4e-3, 0.01, 0.1, 50, 25_000, 10_000),
+    "retrieval": (6, 128, 64, "scale", 3e-3, 0.04, 0.1, 64, 91_960, 10_000),
+    "image": (8, 160, 96, "batch", 0.01, 0.02, 0, 50, 180_000, 9_000),
+    "pathfinder": (6, 128, 64, "batch", 0.01, 0.01, 0, 128, 250_000, 50_000),
+    "pathx": (4, 64, 32, "batch", 0.01, 0.01, 0, 128, 125_000, 25_000),
+}
+PIXELS = {"image": (0.48, 0.24), "pathfinder": HALF, "pathx": HALF}
+
+
+@pytest.mark.parametrize("model", ["mega", "mega_chunk"])
+@pytest.mark.parametrize(("task", "row"), MEGA.items(), ids=str)
+def test_mega_has_the_authors_commands(task, row, model):
+    recipe = SSM.recipe(task, model)
+    e, o, t, mixer = recipe.encoder, recipe.optimizer, recipe.train, dict(recipe.mixer)
+    found = (
+        e.layers, e.dim, mixer["z"], e.norm, o.learning_rate, o.weight_decay, e.dropout, t.batch, t.steps,
+        recipe.schedule.warmup,
+    )  # fmt: skip
+    assert found == row and mixer["hidden"] == e.mlp == 2 * e.dim
+    assert (o.b1, o.b2, o.eps, o.clip, o.undecayed, recipe.schedule.decay) == (0.9, 0.98, 1e-8, 1, "", "linear")
+    picture = task in PIXELS
+    assert e.prenorm == e.final_norm == picture == (e.input == "linear") == (mixer.get("attention") == "laplace")
+    if picture:
+        assert (e.input_mean, e.input_std) == PIXELS[task]
+    assert mixer["truncation"] == (4_096 if task == "pathx" else 1_024)
+    assert mixer.get("chunk") == (4_096 if (model, task) == ("mega_chunk", "pathx") else None)
+    assert (e.attention_dropout, e.tied_dropout, e.block, e.head, e.init) == (0, False, "silu_mlp", "gelu_mlp", "mega")
+
+
+@pytest.mark.parametrize(
+    ("task", "vocab", "length", "millions"),
+    [("listops", 18, 2_002, 0.60), ("text", 260, 4_002, 0.99), ("retrieval", 260, 4_002, 1.49),
+     ("image", 257, 1_024, 2.84), ("pathfinder", 257, 1_024, 1.39), ("pathx", 257, 16_384, 0.38)],
+)  # fmt: skip
+def test_mega_has_the_parameters_of_the_official_code(task, vocab, length, millions):
+    """At that code's vocabulary and longest input, since it learns a number for each distance."""
+    known = TASKS[task]
+    recipe, picture = SSM.recipe(task, "mega"), bool(known.shape)
+    module = nnx.eval_shape(lambda: build("mega", recipe, vocab, known.classes, known.pair, length, 0, picture))
+    count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
+    assert count / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+# Layers, width, feed-forward's factor, learning rate, weight decay, dropout, batch, steps, warm-up, positions.
+HGRN = {
+    "listops": (6, 32, 1, 5e-4, 0.01, 0, 128, 50_000, 5_000, "sinusoidal"),
+    "text": (4, 128, 1, 5e-3, 0, 0.1, 32, 50_000, 10_000, "sinusoidal"),
+    "retrieval": (2, 64, 2, 5e-3, 0, 0, 64, 50_000, 312, "sinusoidal"),
+    "image": (6, 512, 1, 3e-3, 0, 0, 50, 50_000, 30_000, "sinusoidal"),
+    "pathfinder": (6, 128, 1, 2e-3, 0, 0, 128, 500_000, 50_000, "none"),
+    "pathx": (6, 64, 1, 7.5e-4, 0, 0, 16, 500_000, 150_000, "none"),
+}
+
+
+@pytest.mark.parametrize(("task", "row"), HGRN.items(), ids=str)
+def test_hgrn_has_the_authors_script(task, row):
+    recipe = SSM.recipe(task, "hgrn")
+    e, o, t = recipe.encoder, recipe.optimizer, recipe.train
+    found = (
+        e.layers, e.dim, e.mlp / e.dim, o.learning_rate, o.weight_decay, e.dropout, t.batch, t.steps,
+        recipe.schedule.warmup, e.positions,
+    )  # fmt: skip
+    assert found == row and dict(recipe.mixer) == {"expand": 1}
+    assert (e.norm, e.prenorm, e.block, recipe.schedule.decay) == ("batch", True, "silu_glu", "cosine")
+
+
 @pytest.mark.parametrize("task", PAPER)
 def test_another_model_takes_s4d_s_frame_with_its_own_options(task):
     other, s4d = SSM.recipe(task, "short_conv"), SSM.recipe(task, "s4d")
@@ -137,7 +233,7 @@ def test_another_model_takes_s4d_s_frame_with_its_own_options(task):
     assert other.mixer == ()
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", SSM.default_models)
 def test_a_difficulty_takes_the_recipe_of_its_task(model):
     assert SSM.recipe("pathfinder_easy", model) == SSM.recipe("pathfinder", model)
     assert SSM.recipe("pathx_intermediate", model) == SSM.recipe("pathx", model)

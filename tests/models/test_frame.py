@@ -78,11 +78,12 @@ def sums(b, x, mask):
     return np.cumsum(np.where(mask[..., None], x, 0), 1) * value(b.mixer.weight)
 
 
-FEEDS = {"mlp": gelu_tanh, "silu_mlp": lambda x: x * sigmoid(x)}
+FEEDS = {"mlp": gelu_tanh, "silu_mlp": lambda x: x * sigmoid(x), "silu_glu": lambda x: x * sigmoid(x)}
 
 
 def feed(b, kind, x):
-    return linear(b.mlp.out, FEEDS[kind](linear(b.mlp.into, x)))
+    gate = linear(b.mlp.gate, x) if kind == "silu_glu" else 1
+    return linear(b.mlp.out, FEEDS[kind](linear(b.mlp.into, x)) * gate)
 
 
 @pytest.mark.parametrize("prenorm", [True, False])
@@ -137,7 +138,8 @@ def test_an_update_is_not_dropped_by_the_block():
 
 
 @pytest.mark.parametrize(
-    ("kind", "places"), [("mlp", 3), ("silu_mlp", 2), ("gelu", 1), ("half_glu2", 2), ("full_glu", 2), ("glu", 3)]
+    ("kind", "places"),
+    [("mlp", 3), ("silu_mlp", 2), ("silu_glu", 3), ("gelu", 1), ("half_glu2", 2), ("full_glu", 2), ("glu", 3)],
 )
 def test_tied_dropout_zeroes_a_feature_everywhere_or_nowhere(kind, places, monkeypatch):
     frame, kept = Frame(DIM, 8, rate=0.5, tied_dropout=True, block=kind), []

@@ -39,7 +39,11 @@ def of_ssm(model, task="listops", **changes):
     return record(model, task, protocol="ssm", recipe=own, mixer=model.partition(":")[0], **changes)
 
 
-@pytest.mark.parametrize(("model", "theirs", "name"), [("s4d", 60.18, "S4D-Inv"), ("s5", 62.15, "S5")])
+@pytest.mark.parametrize(
+    ("model", "theirs", "name"),
+    [("s4d", 60.18, "S4D-Inv"), ("s5", 62.15, "S5"), ("sgconv", 61.45, "SGConv"), ("mega", 63.14, "MEGA"),
+     ("mega_chunk", 58.76, "MEGA-chunk")],
+)  # fmt: skip
 def test_a_family_s_own_recipe_stands_beside_its_own_figures_alone(model, theirs, name):
     (beside,) = published.comparisons(leaderboard.build([of_ssm(model)]))
     assert (beside.published.value, beside.published.name) == (theirs, name)
@@ -51,7 +55,10 @@ def test_no_figure_stands_beside_another_start_of_s4d_or_the_unverified_recipe_o
     lin["recipe"]["mixer"] = [["init", "lin"], ["state", 4]]
     image = of_ssm("lru", "image", length=1024)
     image["data"]["counts"] = {"train": 45_000, "validation": 5_000, "test": 10_000}
-    assert published.comparisons(leaderboard.build([lin, of_ssm("lru"), image, of_ssm("transformer")])) == []
+    assert (
+        published.comparisons(leaderboard.build([lin, of_ssm("lru"), image, of_ssm("hgrn"), of_ssm("transformer")]))
+        == []
+    )
 
 
 def test_another_length_recipe_or_model_has_no_published_figure():

@@ -168,7 +168,17 @@ def test_groups_reach_training(field):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "model"), [("listops", "s5"), ("image", "s4d"), ("retrieval", "lru"), ("pathx", "s5")]
+    ("task", "model"),
+    [
+        ("listops", "s5"),
+        ("image", "s4d"),
+        ("retrieval", "lru"),
+        ("pathx", "s5"),
+        ("retrieval", "mega"),
+        ("pathfinder", "mega_chunk"),
+        ("pathx", "sgconv"),
+        ("listops", "hgrn"),
+    ],
 )
 def test_published_recipes_take_ten_steps(task, model):
     """At their own width, depth and batch norm; with few and short documents, so that it takes seconds."""
