@@ -34,6 +34,11 @@ PROCESSES = 8
 """Processes that the mixers are shared among."""
 ATTENTIONS = (("listops", "bfloat16"), ("narrow", "bfloat16"), ("long", "float32"))
 
+NEWER = (
+    "mega", "mega_chunk", "mamba", "retnet", "gla", "lion_d", "lion_s", "mamba2", "deltanet", "gated_deltanet", "hgrn",
+    "long_conv", "sgconv", "hyena", "chordmixer",
+)  # fmt: skip
+
 BENCHES: dict[str, tuple[tuple[int | str, ...], ...]] = {
     "lra": (
         (6, "--protocol=lra", "--tasks=listops,image", "--models=transformer,fnet,linear_transformer"),
@@ -57,6 +62,10 @@ BENCHES: dict[str, tuple[tuple[int | str, ...], ...]] = {
     "ssm": (
         (8, "--protocol=ssm", "--tasks=listops,image,text", "--models=s4d,s5,lru"),
         (4, "--protocol=ssm", "--tasks=retrieval,pathfinder,pathx", "--models=s4d,s5,lru"),
+    ),
+    "newer": (
+        (8, "--protocol=fnet", "--lengths=4096", f"--models={','.join(NEWER)}"),
+        (8, "--protocol=fnet", "--lengths=1024,16384", f"--models={','.join(NEWER)}"),
     ),
     "all4000": ((12, "--protocol=efficiency", "--lengths=4000", "--models=all"),),
     "all1000": ((12, "--protocol=efficiency", "--lengths=1000", "--models=all"),),
@@ -180,8 +189,9 @@ def checks(c: Campaign) -> list[Callable[[], None]]:
     from models import MIXERS
 
     names = ["transformer", "fnet", "bigbird"] if c.toy else list(MIXERS)
+    names = [name for name in names if name not in checked(c.light)]
     shares = [names[i::PROCESSES] for i in range(min(PROCESSES, len(names)))]
-    wanted = [("mixers", f"mixers{i}", f"--names={','.join(share)}") for i, share in enumerate(shares)]
+    wanted = [("mixers", f"mixers-{share[0]}", f"--names={','.join(share)}") for share in shares]
     for shape, kind in [("listops", "bfloat16")] if c.toy else ATTENTIONS:
         for what in ("kernels", "tiles") if shape == "listops" and not c.toy else ("kernels",):
             wanted.append((what, f"{what}-{shape}-{kind}", f"--shape={shape}", f"--type={kind}"))
@@ -193,6 +203,12 @@ def checks(c: Campaign) -> list[Callable[[], None]]:
             part.rename(done)
 
     return [lambda w=w: check(*w) for w in wanted if not (c.light / f"{w[1]}.jsonl").exists()]  # type: ignore[misc]
+
+
+def checked(folder: Path) -> set[str]:
+    """The mixers that have been compared."""
+    lines = [line for file in folder.glob("mixers*.jsonl") for line in file.read_text().splitlines()]
+    return {json.loads(line)["name"] for line in lines}
 
 
 def once(c: Campaign, name: str, check: Callable[[Campaign], None]) -> None:
