@@ -13,7 +13,7 @@ LENGTH = 77
 BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
     "skyformer", "s5", "lru", "short_conv", "hyena", "retnet", "gla", "lion_d", "lion_s", "mamba", "hgrn",
-    "mamba2",
+    "mamba2", "deltanet", "gated_deltanet",
 )  # fmt: skip
 """Mixers that ask which backend they are on: for tiles, sums over blocks, chunks, transforms, scans or gradients."""
 
