@@ -46,6 +46,8 @@ from models.core.decayed_attention import (
 
 CHUNK = 64
 """c, in positions; a power of two."""
+SMALL = 4
+"""Rows of a matrix whose products are computed entry by entry."""
 
 
 def delta_rule(
@@ -183,7 +185,12 @@ def _below_diagonal(a: jax.Array, block: int) -> jax.Array:
 
 
 def _times(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Products of matrices in full float32, also where an accelerator would round their entries."""
+    """Products of square matrices in full float32, also where an accelerator would round their entries.
+
+    Many small ones are sums, which compilers join to what is around them; on a CPU that takes as long as products.
+    """
+    if a.shape[-1] <= SMALL:
+        return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
     return jnp.matmul(a, b, precision="highest")
 
 

@@ -18,7 +18,7 @@ from models.core.short_convolution import slide
 class DeltaNet(nnx.Module):
     """Parallelizing Linear Transformers with the Delta Rule over Sequence Length.
 
-    Yang, Wang, Zhang, Shen, Kim 2024, arXiv:2406.06484, sections 2.2, 3.2 and 3.3; the rule is Schlag, Irie,
+    Yang, Wang, Zhang, Shen, Kim 2024, arXiv:2406.06484, sections 2 and 3; the rule is Schlag, Irie,
     Schmidhuber's (2021, arXiv:2102.11174). In each head:
 
         q, k, v = silu(conv(W_q x, W_k x, W_v x)),  q ← q / ‖q‖,  k ← k / ‖k‖,  β_t = σ(w·x_t)
@@ -35,8 +35,8 @@ class DeltaNet(nnx.Module):
     convolution and nothing to the memory. The convolution, lengths, β, the memory and RMS are float32, projections and
     the products inside chunks in x's type. Attention dropout does not apply.
 
-    Lengths are √(‖·‖² + 10⁻⁶), and RMS adds 10⁻⁶, the authors' code 10⁻⁵. That code also divides o by √K, which RMS
-    would hide but for these.
+    Lengths are √(‖·‖² + 10⁻⁶), and RMS adds 10⁻⁶, the authors' code 10⁻⁵. That code also divides q by √K, which RMS
+    would hide but for this.
 
     Parameters, 4 D² and a few with the defaults; without bias:
         query, key [D, H·K], value [D, H·V], beta [D, H] (w), out [H·V, D].

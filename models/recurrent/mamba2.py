@@ -43,9 +43,9 @@ class Mamba2(nnx.Module):
         gain [E]: g, 1 at first.
         out.kernel [E, M]: W_out.
 
-    The paper has E = 2 M, P = 64 or 128 and N = 64 to 256 (`expand=2`, with H = 2 M / P heads and `state`), and two
-    such mixers in place of attention and feed-forward: 6·M² parameters and more each. The default makes 4.3·M² at
-    M = 256, as attention has, and takes the encoder's heads: P = 80 there. RMS adds 10⁻⁶, the authors' code 10⁻⁵.
+    The authors' code has E = 2 M, P = 64 and N = 128 (`expand=2`, with 2 M / 64 heads and `state=128`), and two such
+    mixers in place of attention and feed-forward: 6·M² parameters and more each. The default makes 4.3·M² at M = 256,
+    as attention has, and takes the encoder's heads: P = 80 there. RMS adds 10⁻⁶, the authors' code 10⁻⁵.
 
     Args:
         dim: M.
