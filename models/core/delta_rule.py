@@ -14,10 +14,10 @@ of T is above 2. T is built from the blocks on its diagonal, in log₂ c steps:
 
     [[X, 0], [Y, Z]]⁻¹ = [[X⁻¹, 0], [−Z⁻¹ Y X⁻¹, Z⁻¹]]
 
-The shorter (I − A)(I + A²)(I + A⁴)… has powers of A, whose entries are 10¹⁸ for 64 equal keys. On two CPU cores with 2
-examples of 4,096 positions, 4 heads and K = V = 16, the rule took 66 ms with gradients so, 395 ms with the solver of
-LAPACK; with K = V = 64, 123 and 294 ms. Row by row took as long as by blocks, but is c small operations one after the
-other, which accelerators do not like; how long it takes there is not measured.
+The shorter (I − A)(I + A²)(I + A⁴)… has powers of A, whose entries are 10¹⁸ for 64 equal keys. On two busy CPU cores,
+with 2 examples of 4,096 positions, 4 heads and K = V = 16, the rule took 66 ms with gradients so, 395 ms with the
+solver of LAPACK; with K = V = 64, 123 and 294 ms. Row by row took as long as by blocks, but is c small operations one
+after the other, which accelerators do not like. How long it takes there is not measured.
 
 Shapes: B examples, L positions, H heads, K key features, V value features; N chunks of c positions.
 """
@@ -69,7 +69,8 @@ def delta_rule(
         q: [B, L, H, K].
         k: [B, L, H, K], of length 1, or 0.
         v: [B, L, H, V], of the same type.
-        beta: float32 [B, L, H], from 0 to 2.
+        beta: float32 [B, L, H], from 0 to 2. At 2, nothing damps what bfloat16 rounds: with equal keys and without
+            decay, it grows from chunk to chunk.
         log_decay: ln a ≤ 0, float32 [B, L, H]. What is below LEAST is a = 0, and has no gradient.
         method: None: a loop on a CPU; on accelerators, which want few and large operations, all chunks at once, and a
             loop over what depends on the states alone.

@@ -26,7 +26,9 @@ class DeltaNet(nnx.Module):
 
     where S is [K, V], the transpose of the paper's: with β = 1, S k is v from then on. conv is depthwise, over a
     position and those before it; RMS is over a head's features, with a gain g that heads share. With `negative` β is
-    twice as large, so that I − β k kᵀ has eigenvalues from −1 to 1 (Grazzi et al. 2024, arXiv:2411.12537).
+    twice as large, so that I − β k kᵀ has eigenvalues from −1 to 1 (Grazzi et al. 2024, arXiv:2411.12537). There
+    rounding can grow: in bfloat16 a run of a thousand equal keys with β = 2 exactly overflows, in float32 on a CPU it
+    does not.
 
     Time L (c + K) (c + V) a head, memory L·D, by chunks of c = 64 positions (models/core/delta_rule.py). The paper's
     mixer is causal. With `bidirectional` convolution and rule also run over each document's reversed real part, with

@@ -14,7 +14,7 @@ from models.recurrent.deltanet import DeltaNet
 class GatedDeltaNet(DeltaNet):
     """Gated Delta Networks: Improving Mamba2 with Delta Rule.
 
-    Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464, equation 10 and section 3.4. `deltanet`, whose memory decays as
+    Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464, sections 3.1 and 3.4. `deltanet`, whose memory decays as
     that of `mamba2` does, and with a gate behind RMS. In each head:
 
         S_t = a_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ,  a_t = e^{−A Δ_t},  Δ_t = softplus(w_Δ·x_t + b_Δ)

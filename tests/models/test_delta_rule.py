@@ -26,7 +26,7 @@ def given(length: int, most: float = 1.0, decay: float = 0.3, seed: int = 0) -> 
 
 
 def recurrent(q, k, v, beta, log_decay):
-    """Equation 10 of arXiv:2412.06464 in double precision, with the paper's states [V, K]."""
+    """The gated rule of arXiv:2412.06464 in double precision, with the paper's states [V, K]."""
     q, k, v, beta, log_decay = (np.asarray(x, np.float64) for x in (q, k, v, beta, log_decay))
     state, out = np.zeros((*k[:, 0].shape[:2], v.shape[-1], k.shape[-1])), []
     for t in range(q.shape[1]):
