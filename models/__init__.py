@@ -79,6 +79,9 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
             "lion_d": "lion:LionD",
             "lion_s": "lion:LionS",
             "hgrn": "hgrn:HGRN",
+            "mamba2": "mamba2:Mamba2",
+            "deltanet": "deltanet:DeltaNet",
+            "gated_deltanet": "gated_deltanet:GatedDeltaNet",
         },
     ),
 }

@@ -53,7 +53,7 @@ def decayed_attention(
     inputs. A position with k = 0 and ln a = 0 changes nothing.
 
     Args:
-        q: [B, L, H, K].
+        q: [B, L, H, K]. With decays of heads, H may be 1 in q and k, which all heads of v share then.
         k: [B, L, H, K].
         v: [B, L, H, V], of the same type.
         log_decay: ln a ≤ 0, float32; [H], the same at all positions, [B, L, H], or [B, L, H, K]. What is below LEAST is
@@ -105,7 +105,7 @@ def _same_in_all(log_decay: jax.Array, size: int) -> jax.Array:
 class Chunk(NamedTuple):
     """Chunks of the inputs, with any axes before c; those of the decays may be 1 where the others are not."""
 
-    q: jax.Array  # [..., c, K]
+    q: jax.Array  # [..., c, K]; its axis of heads may be 1, as that of k
     k: jax.Array  # [..., c, K]
     v: jax.Array  # [..., c, V]
     log_decay: jax.Array  # float32 [..., c, D]
@@ -288,7 +288,7 @@ def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
         o, q, decay, added = _within(chunk, diagonal)
         return decay * state + added, o + _read(chunk, q, state)
 
-    start = jnp.zeros((*k.shape[1:-2], k.shape[-1], v.shape[-1]), jnp.float32)
+    start = jnp.zeros((*v.shape[1:-2], k.shape[-1], v.shape[-1]), jnp.float32)
     return lax.scan(step, start, (q, k, v, None if same else log_decay))[1]
 
 

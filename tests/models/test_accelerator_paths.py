@@ -13,7 +13,7 @@ LENGTH = 77
 BY_BACKEND = (
     "transformer", "local", "sparse", "longformer", "bigbird", "reformer", "fnet", "performer", "nystromformer",
     "skyformer", "s5", "lru", "short_conv", "hyena", "retnet", "gla", "lion_d", "lion_s", "mamba", "hgrn",
-    "skyformer", "s5", "lru", "short_conv", "mega", "mega_chunk",
+    "mega", "mega_chunk", "mamba2", "deltanet", "gated_deltanet",
 )  # fmt: skip
 """Mixers that ask which backend they are on: for tiles, sums over blocks, chunks, transforms, scans or gradients."""
 

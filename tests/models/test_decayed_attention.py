@@ -141,6 +141,24 @@ def test_no_exponent_is_above_zero(monkeypatch):
     assert seen and max(seen) <= 0
 
 
+@pytest.mark.parametrize("method", ["loop", "at_once"])
+@pytest.mark.parametrize("kind", ["head", "position"])
+def test_heads_may_share_queries_and_keys(kind, method):
+    q, k, v, log_decay = given(kind, 131)
+    arrays = (q[:, :, :1], k[:, :, :1], v, log_decay)
+
+    def repeated(q, k, v, log_decay):
+        q, k = (jnp.broadcast_to(x, (BATCH, 131, HEADS, KEYS)) for x in (q, k))
+        return decayed_attention(q, k, v, log_decay, method="loop")
+
+    expected = recurrent(*(np.broadcast_to(x, q.shape) for x in arrays[:2]), v, log_decay)
+    assert error(compute(*arrays, method=method), expected) < 1e-6
+    weight = normal(BATCH, 131, HEADS, VALUES, seed=9)
+    found = gradients(lambda *a: decayed_attention(*a, method=method), arrays, weight)
+    for a, e in zip(found, gradients(repeated, arrays, weight), strict=True):
+        assert error(a, e) < 2e-5
+
+
 def test_rows_sum_to_the_column_of_ones():
     q, k, v, log_decay = given("position", 40)
     o = compute(q, k, with_ones(v), log_decay)

@@ -32,7 +32,7 @@ FUSED = {"transformer", "fnet_hybrid"}
 MIXED = {
     "transformer_naive", "reformer", "sinkhorn", "linformer", "synthesizer", "linear_transformer", "performer",
     "nystromformer", "luna", "cosformer", "skyformer", "s4d", "s5", "lru",
-    "hyena", "mamba", "mega", "mega_chunk",
+    "hyena", "mamba", "mega", "mega_chunk", "deltanet", "gated_deltanet",
 }  # fmt: skip
 """Mixers that have products in float32 too when they compute in bfloat16, at least going backwards."""
 SINGLE = {"s5", "lru", "hyena"}
