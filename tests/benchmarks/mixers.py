@@ -31,8 +31,7 @@ from models.core.factory import mixer_factory
 
 LINEAR = ("local", "longformer", "bigbird", "linformer", "linear_transformer", "performer", "nystromformer")
 LINEAR += ("luna", "cosformer", "skyformer", "ff_only", "s5", "lru", "short_conv")
-LINEAR += ("chordmixer", "retnet", "gla", "lion_d", "lion_s", "mamba", "hgrn")
-LINEAR += ("mamba2", "deltanet", "gated_deltanet")
+LINEAR += ("chordmixer", "retnet", "gla", "lion_d", "lion_s", "mamba", "mamba2", "hgrn", "deltanet", "gated_deltanet")
 PROMISE = dict.fromkeys(LINEAR, "L") | {
     "transformer": "L², memory L",
     "transformer_naive": "L²",

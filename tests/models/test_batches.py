@@ -13,9 +13,7 @@ from tests.helpers.mixing import QUICK, build_encoder
 
 DOCUMENTS, LENGTH = 4, 24
 DRAWING = ("transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "linformer", "reformer")
-DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet")
-DRAWING += ("long_conv", "chordmixer")
-DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet", "mega", "mega_chunk")
+DRAWING += ("sinkhorn", "synthesizer", "luna", "fnet", "long_conv", "chordmixer", "mega", "mega_chunk")
 """Mixers that draw something for each document, and one that leaves that to the blocks."""
 OPTIONS = {
     "bigbird": {"block": 4},
