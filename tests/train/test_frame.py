@@ -174,7 +174,7 @@ def test_groups_reach_training(field):
         ("image", "s4d"),
         ("retrieval", "lru"),
         ("pathx", "s5"),
-        ("retrieval", "mega"),
+        ("listops", "mega"),
         ("pathfinder", "mega_chunk"),
         ("pathx", "sgconv"),
         ("listops", "hgrn"),
