@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.state_space import log_steps
+from models.core.state_space import step_biases
 
 
 class HeadDecay(nnx.Module):
@@ -23,9 +23,8 @@ class HeadDecay(nnx.Module):
 
     def __init__(self, heads: int, *, rngs: nnx.Rngs):
         rate = jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0)
-        step = jnp.exp(log_steps(rngs.params(), heads, 0.001, 0.1))
         self.log_rate = nnx.Param(jnp.log(rate), role="A")
-        self.step_bias = nnx.Param(step + jnp.log(-jnp.expm1(-step)), role="step")  # the inverse of softplus
+        self.step_bias = nnx.Param(step_biases(rngs.params(), heads), role="step")
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Δ and ln a of logits [B, L, H]; float32 [B, L, H], both 0 where `mask` [B, L] is False."""

@@ -49,6 +49,15 @@ def log_steps(key: jax.Array, count: int, least: float, most: float) -> jax.Arra
     return jax.random.uniform(key, (count,), minval=math.log(least), maxval=math.log(most))
 
 
+def step_biases(key: jax.Array, count: int) -> jax.Array:
+    """Draws b so that softplus(b), the step where a logit is 0, is log-uniform from 0.001 to 0.1: float32 [count].
+
+    As Mamba does (Gu & Dao 2023, arXiv:2312.00752).
+    """
+    step = jnp.exp(log_steps(key, count, 0.001, 0.1))
+    return step + jnp.log(-jnp.expm1(-step))
+
+
 def to_complex(pairs: jax.Array) -> jax.Array:
     """[..., 2] → complex64 [...]."""
     pairs = pairs.astype(jnp.float32)

@@ -12,7 +12,7 @@ from models.core.directions import both_ways
 from models.core.initial import Linear
 from models.core.layers import at_least
 from models.core.selective_scan import selective_scan
-from models.core.state_space import log_steps
+from models.core.state_space import step_biases
 
 
 class Mamba(nnx.Module):
@@ -82,8 +82,7 @@ class Mamba(nnx.Module):
         self.step = nnx.Param(
             jax.random.uniform(rngs.params(), (rank, width), minval=-bound, maxval=bound), role="step"
         )
-        step = jnp.exp(log_steps(rngs.params(), width, 0.001, 0.1))
-        self.step_bias = nnx.Param(step + jnp.log(-jnp.expm1(-step)), role="step")  # the inverse of softplus
+        self.step_bias = nnx.Param(step_biases(rngs.params(), width), role="step")
         rates = jnp.log(jnp.arange(1, state + 1, dtype=jnp.float32))
         self.log_rate = nnx.Param(jnp.broadcast_to(rates, (width, state)), role="A")
         self.skip = nnx.Param(jnp.ones((width,)), role="D")
