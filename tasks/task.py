@@ -180,6 +180,8 @@ class Task:
     """Names of the classes, for display."""
     alphabet: tuple[str, ...] = ()
     """Symbols of the values, for display; empty for bytes and pixels."""
+    stands_for: str = ""
+    """The task of the paper that this one is a small version of, whose published scores it is calibrated with."""
 
     def compare_counts(self, counts: Mapping[str, int]) -> str:
         """A note on numbers of examples that are not the published ones; '' if they are, or none are published."""

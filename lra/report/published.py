@@ -47,7 +47,10 @@ class Comparison:
 
 @functools.cache
 def load_table() -> tuple[dict[str, str], ...]:
-    """Reads published.csv: one row per model; `ours` is our name for it where `protocol` is one of ours too."""
+    """Reads published.csv: one row per model; `ours` is our name for it where `protocol` is one of ours too.
+
+    `mixer` and `first` are for calibration (`lra.report.calibration`).
+    """
     with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
 
