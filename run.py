@@ -8,6 +8,7 @@ bench        measure speed and memory alone, without accuracy
 status       print which cells of a results folder are done, running, failed or left
 retry        run its failed cells again
 leaderboard  write the tables, the page and the figures of results folders
+calibrate    compare a protocol's scores with published ones, by rank
 show         print one cell's record
 compare      print two models side by side, with a test of their difference
 list         tasks | models | protocols

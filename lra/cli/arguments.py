@@ -86,3 +86,12 @@ class ReportArguments:
     selection: Selection = ALL
     out: Path = Path("leaderboard")
     plots: bool = True
+
+
+@dataclass(frozen=True)
+class CalibrateArguments:
+    """Options of `calibrate`."""
+
+    folders: tuple[Path, ...]
+    protocol: str
+    out: Path

@@ -13,6 +13,7 @@ from absl import flags
 
 from lra.cli.arguments import (
     BenchArguments,
+    CalibrateArguments,
     GridArguments,
     ListArguments,
     PrepareArguments,
@@ -225,6 +226,18 @@ def leaderboard_arguments(values: flags.FlagValues) -> ReportArguments:
         accelerator=values.accelerator, metric=values.metric, sort=values.sort,
     )  # fmt: skip
     return ReportArguments(folders(values.results), selection, path(values.out), values.plots)
+
+
+def define_calibrate(values: flags.FlagValues) -> None:
+    """Flags of `calibrate`."""
+    define_show(values)
+    flags.DEFINE_string("protocol", "mini", "The protocol whose scores are compared.", flag_values=values)
+    flags.DEFINE_string("out", "calibration", "Folder for the table and the figure.", flag_values=values)
+
+
+def calibrate_arguments(values: flags.FlagValues) -> CalibrateArguments:
+    """The options of `calibrate`."""
+    return CalibrateArguments(folders(values.results), values.protocol, path(values.out))
 
 
 def _define_grid(values: flags.FlagValues) -> None:

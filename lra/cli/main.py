@@ -36,6 +36,7 @@ def verbs() -> dict[str, Verb]:
         "status": Verb(flags.define_status, flags.status_arguments, report.status),
         "retry": Verb(flags.define_retry, flags.retry_arguments, run.retry),
         "leaderboard": Verb(flags.define_leaderboard, flags.leaderboard_arguments, report.leaderboard),
+        "calibrate": Verb(flags.define_calibrate, flags.calibrate_arguments, report.calibrate),
         "show": Verb(flags.define_show, flags.show_arguments, report.show, positional=True),
         "compare": Verb(flags.define_compare, flags.compare_arguments, report.compare, positional=True),
         "list": Verb(flags.define_list, flags.list_arguments, data.list_, positional=True),

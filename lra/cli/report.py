@@ -1,4 +1,4 @@
-"""The verbs that read results: status, leaderboard, show, compare."""
+"""The verbs that read results: status, leaderboard, calibrate, show, compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from lra.cli.arguments import ReportArguments
+from lra.cli.arguments import CalibrateArguments, ReportArguments
 from lra.cli.output import print_problem
 from lra.errors import UsageError, write_error
 from lra.results import records
@@ -45,6 +45,20 @@ def write_tables(args: ReportArguments) -> bool:
         names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
         print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")
     return bool(text)
+
+
+def calibrate(args: CalibrateArguments) -> int:
+    """Compares a protocol's scores with published ones: rank correlations over models, a table and a figure."""
+    from lra.report import write  # pandas takes a second to import
+
+    try:
+        text, lines = write.write_calibration(find_results(args.folders), args.out, args.protocol)
+    except OSError as error:
+        raise write_error(f"--out={args.out}", error) from None
+    _print_problems("calibrate", lines)
+    names = ", ".join(f"{args.out}/calibration.{ending}" for ending in ("csv", "md", "png", "svg", "pdf"))
+    print(f"\n{text}\n{names}")
+    return 0
 
 
 def show(args: ReportArguments, names: Sequence[str]) -> int:

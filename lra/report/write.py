@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lra.errors import UsageError
-from lra.report import efficiency, html_page, leaderboard, mixer_code, selection, tables
+from lra.report import calibration_text, efficiency, html_page, leaderboard, mixer_code, selection, tables
+from lra.report.calibration import calibrate
 from lra.report.latex import to_latex
 from lra.results import load, records
 from tasks.io.files import write_whole
@@ -97,6 +98,35 @@ def write_efficiency(folders: Sequence[Path], out: Path, draw: bool = True) -> t
     """
     benchmarks, problems = _load_measurements(folders)
     return _write_measurements(benchmarks, out, draw) if benchmarks else "", problems
+
+
+def write_calibration(folders: Sequence[Path], out: Path, protocol: str) -> tuple[str, list[str]]:
+    """Writes calibration.csv and .md and the figure: a protocol's scores beside published ones of the full-size tasks.
+
+    Args:
+        folders: results folders.
+        out: folder to write to.
+        protocol: of the records that count.
+
+    Returns:
+        The Markdown, and one line for each file left out, each duplicate and each conflict.
+
+    Raises:
+        OSError: `out` cannot be written. Each file there is then still complete.
+        UsageError: there are too few scores to compare; nothing is written.
+    """
+    loaded, lines = load.load_records(folders)
+    choice = selection.Selection(protocols=(protocol,))
+    selection.check(choice, loaded)
+    built = leaderboard.build(loaded, choice)
+    calibration = calibrate(built)
+    text = calibration_text.to_markdown(calibration, protocol)
+    frame = calibration_text.to_frame(calibration)
+    write_files(out, {"calibration.csv": frame.to_csv(index=False, float_format="%.6g"), "calibration.md": text})
+    from lra.report import calibration_figure, figures  # matplotlib takes seconds to import
+
+    figures.save_figure(calibration_figure.draw(calibration, protocol), out, "calibration")
+    return text, lines + built.conflicts
 
 
 def _load_measurements(folders: Sequence[Path]) -> tuple[list[records.Record], list[str]]:
