@@ -5,13 +5,20 @@ To add one, write its module, list it here and give it a recipe in `configs`.
 
 from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
+from tasks.mini.image import IMAGE_MINI
+from tasks.mini.listops import LISTOPS_MINI
+from tasks.mini.pathfinder import PATHFINDER_MINI
+from tasks.mini.retrieval import RETRIEVAL_MINI
+from tasks.mini.text import TEXT_MINI
 from tasks.pathfinder.task import PATHFINDER_SHORT, PATHFINDERS
 from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Dataset, Task
 from tasks.text import TEXT
 
+_MINI = (LISTOPS_MINI, TEXT_MINI, RETRIEVAL_MINI, IMAGE_MINI, PATHFINDER_MINI)
+
 TASKS: dict[str, Task] = {
-    task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS, PATHFINDER_SHORT)
+    task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS, PATHFINDER_SHORT, *_MINI)
 }
 
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")

@@ -90,24 +90,36 @@ def _is_wanted(name: str) -> bool:
     return path.suffix == ".txt" and "/".join(path.parts[-3:-1]) in _FOLDERS
 
 
-def build(request: BuildRequest) -> RawDataset:
-    """Builds Text from a folder, an archive or a TFDS copy. Raises `DataError`."""
+@dataclass(frozen=True)
+class Reviews:
+    """The reviews of a copy, checked, in an order that depends on their contents alone."""
+
+    texts: dict[str, list[bytes]]
+    """By split: 'train' and 'test'."""
+    labels: dict[str, np.ndarray]
+    """uint8 [N] by split: 0 negative, 1 positive."""
+    source: str
+    remarks: Remarks
+
+
+def read_reviews(request: BuildRequest) -> Reviews:
+    """Reads and checks the reviews of a folder, an archive or a TFDS copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
         remarks = tfds.copy_remarks(path, request.allow_unverified)
-        return _assemble(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", remarks)
+        return _check(request, _read_tfds(path), f"tfds imdb_reviews {path.name}", remarks)
     with open_source(request, ACLIMDB, _is_wanted, 1_000_000_000) as (folder, remarks):
         misplaced: list[str] = []
-        return _assemble(request, _read_folder(folder, misplaced), f"aclImdb ({path.name})", remarks, misplaced)
+        return _check(request, _read_folder(folder, misplaced), f"aclImdb ({path.name})", remarks, misplaced)
 
 
-def _assemble(
+def _check(
     request: BuildRequest, reviews: Iterable[Review], source: str, remarks: Remarks, misplaced: Sequence[str] = ()
-) -> RawDataset:
+) -> Reviews:
     texts: dict[str, list[bytes]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}
-    cut = not_utf8 = 0
+    not_utf8 = 0
     for split, name, content, label in reviews:
         text = content.strip()
         if not text:
@@ -117,8 +129,7 @@ def _assemble(
         if label not in (0, 1):
             raise DataError(f"{name} has the class {label} where 0 and 1 are known: the copy is damaged")
         not_utf8 += not _check_utf8(text, name, request.allow_unverified)
-        cut += len(text) > request.length
-        texts[split].append(text[: request.length])
+        texts[split].append(text)
         digests[split].append(content_digest(text))
         labels[split].append(label)
     if not_utf8:
@@ -132,23 +143,33 @@ def _assemble(
             f"10 in pos: {'/'.join(Path(misplaced[0]).parts[-3:])} is the first"
         )
     order = {split: canonical_order(digests[split], liked[split]) for split in texts}
-    kept, held = hold_out(liked["train"][order["train"]], request.rules.validation, request.seed)
-    parts = [("train", order["train"][kept]), ("train", order["train"][held]), ("test", order["test"])]
-    require_room(request, sum(map(len, order.values())))
-    values = np.zeros((sum(map(len, order.values())), request.length), np.uint8)
-    lengths = np.zeros(len(values), np.int32)
-    row = 0
-    for split, rows in parts:
-        for i in rows:
-            text = texts[split][i]
-            values[row, : len(text)] = np.frombuffer(text, np.uint8)
-            lengths[row] = len(text)
-            row += 1
-    classes = np.concatenate([liked[split][rows] for split, rows in parts])
-    splits = consecutive(classes, [len(rows) for _, rows in parts])
-    if cut:
-        remarks.notes.append(f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut")
-    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
+    ordered = {split: [texts[split][i] for i in rows] for split, rows in order.items()}
+    return Reviews(ordered, {split: liked[split][rows] for split, rows in order.items()}, source, remarks)
+
+
+def to_table(texts: Sequence[bytes], request: BuildRequest) -> tuple[np.ndarray, np.ndarray]:
+    """The texts as rows of a table, uint8 [M, L], and their lengths, int32 [M]; none may be longer than L."""
+    require_room(request, len(texts))
+    values = np.zeros((len(texts), request.length), np.uint8)
+    lengths = np.array([len(text) for text in texts], np.int32)
+    for row, text in zip(values, texts, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    return values, lengths
+
+
+def build(request: BuildRequest) -> RawDataset:
+    """Builds Text from a folder, an archive or a TFDS copy. Raises `DataError`."""
+    reviews = read_reviews(request)
+    kept, held = hold_out(reviews.labels["train"], request.rules.validation, request.seed)
+    texts, labels = reviews.texts["train"], reviews.labels
+    documents = [*(texts[i] for i in kept), *(texts[i] for i in held), *reviews.texts["test"]]
+    classes = np.concatenate([labels["train"][kept], labels["train"][held], labels["test"]])
+    splits = consecutive(classes, [len(kept), len(held), len(labels["test"])])
+    values, lengths = to_table([text[: request.length] for text in documents], request)
+    notes = reviews.remarks.notes
+    if cut := sum(len(text) > request.length for text in documents):
+        notes = [*notes, f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut"]
+    return RawDataset(values, lengths, splits, reviews.source, tuple(notes), unverified=reviews.remarks.unverified)
 
 
 def _check_utf8(text: bytes, name: str, allow: bool) -> bool:

@@ -36,11 +36,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -55,6 +56,9 @@ from tasks.io.room import require_room
 from tasks.io.sources import LRA_RELEASE
 from tasks.io.splits import canonical_order, consecutive, content_digest
 from tasks.task import BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
+
+if TYPE_CHECKING:
+    from tasks.pathfinder.draw import Rules
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 _FEW = 0.01
@@ -100,22 +104,34 @@ def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.
         seed: the stream.
         block: the block's number.
     """
-    # Numba takes a second to import, and only this needs it.
+    # Numba takes a second to import, and only drawing needs it.
     from tasks.pathfinder import draw
 
-    count = max(1, _BLOCK_PIXELS // variant.size**2)
-    drawing = draw.rules(variant.size, variant.difficulty)
-    pictures, labels = draw.draw(drawing, seed, block * count, count)
+    return draw_pictures(draw.rules(variant.size, variant.difficulty), seed, block)
+
+
+def draw_pictures(rules: Rules, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one block of the stream by any rules, as `draw_block`."""
+    from tasks.pathfinder import draw
+
+    count = max(1, _BLOCK_PIXELS // rules.size**2)
+    pictures, labels = draw.draw(rules, seed, block * count, count)
     return pictures.reshape(count, -1), labels
 
 
-def _generate(variant: Variant, request: BuildRequest) -> RawDataset:
+def generate(draw_block: Callable[[int], tuple[np.ndarray, np.ndarray]], request: BuildRequest) -> RawDataset:
+    """Builds the arrays from a stream of drawings.
+
+    Args:
+        draw_block: pictures uint8 [n, size²] and labels uint8 [n] of a block, given its number.
+        request: its rules are a `PathfinderConfig`.
+    """
     rules: PathfinderConfig = request.rules
     counts = [rules.train, rules.validation, rules.test]
     total, labels = sum(counts), np.zeros(0, np.uint8)
     require_room(request, total)
     progress = Progress(request.report)
-    stream = draw_blocks(partial(draw_block, variant, request.seed), request.workers)
+    stream = draw_blocks(draw_block, request.workers)
     with Table(request.scratch, request.length) as table:
         try:
             for pictures, classes in stream:
@@ -363,10 +379,16 @@ def build(variant: Variant, request: BuildRequest) -> RawDataset:
             f"{variant.name} has {variant.size}×{variant.size} = {variant.size**2:,} pixels: its length cannot be "
             f"{request.length:,}"
         )
-    rules: PathfinderConfig = request.rules
+    check_sizes(request.rules)
+    if request.source == "generate":
+        return generate(partial(draw_block, variant, request.seed), request)
+    return _read(variant, request)
+
+
+def check_sizes(rules: PathfinderConfig) -> None:
+    """Raises `DataError` if a split would be empty."""
     if min(rules.train, rules.validation, rules.test) < 1:
         raise DataError("every split of Pathfinder needs at least one picture")
-    return _generate(variant, request) if request.source == "generate" else _read(variant, request)
 
 
 def _task(size: int, difficulty: str) -> Task:

@@ -1,0 +1,162 @@
+"""The mini arena's tasks: what is cut, paired, shrunk and drawn, and that local cues do not give Pathfinder away."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tasks import TASKS
+from tasks.image import IMAGE, ImageConfig
+from tasks.listops import evaluate
+from tasks.mini.image import ImageMiniConfig, shrink
+from tasks.mini.retrieval import RetrievalMiniConfig
+from tasks.mini.text import TextMiniConfig
+from tasks.pathfinder.task import PathfinderConfig
+from tasks.task import DataError
+from tasks.text import read_reviews
+from tests.helpers import archives, real_data
+
+NAMES = ("listops_mini", "text_mini", "retrieval_mini", "image_mini", "pathfinder_mini")
+
+
+def build(name, source, rules, **settings):
+    task = TASKS[name]
+    return task.build(archives.request(task, source, task.length, rules=rules, **settings))
+
+
+def documents(arrays, split):
+    """The texts of each example of a split."""
+    rows = arrays.splits[split].index
+    return [[bytes(arrays.values[r, : arrays.lengths[r]]) for r in example] for example in rows]
+
+
+def reviews_of(folder, split):
+    return read_reviews(archives.request(TASKS["text"], folder, 4000)).texts[split]
+
+
+def test_each_stands_for_a_task_of_the_benchmark():
+    assert [TASKS[name].stands_for for name in NAMES] == ["listops", "text", "retrieval", "image", "pathfinder"]
+    assert all(TASKS[name].pair == TASKS[TASKS[name].stands_for].pair for name in NAMES)
+    assert all(TASKS[name].classes == TASKS[TASKS[name].stands_for].classes for name in NAMES)
+
+
+def test_listops_is_nested_and_right():
+    task = TASKS["listops_mini"]
+    arrays = build("listops_mini", "generate", replace(task.rules, train=2000, validation=100, test=400))
+    assert arrays.lengths.min() == 25 and 120 < arrays.lengths.max() <= 127 and 45 < arrays.lengths.mean() < 65
+    deepest = 0
+    for row, label in zip(arrays.values[:300], arrays.splits["train"].labels[:300], strict=True):
+        expression = row[: arrays.lengths[np.flatnonzero((arrays.values == row).all(1))[0]]]
+        assert evaluate(expression) == label
+        steps = np.where(expression >= 14, -1, np.where(expression >= 10, 1, 0))
+        deepest = max(deepest, int(np.cumsum(steps).max()))
+    assert deepest == 7  # operators; the digits inside are at depth 8
+    assert arrays.majority() < 0.2
+
+
+def test_text_is_the_end_of_each_review(tmp_path):
+    folder = archives.imdb(tmp_path)
+    for split in ("train", "test"):
+        (folder / split / "pos" / "long_8.txt").write_bytes(b"begin" + b"x" * 600 + b"end")
+    arrays = build("text_mini", folder, TextMiniConfig(validation=2, test=4))
+    sizes = {name: len(split.labels) for name, split in arrays.splits.items()}
+    assert sizes["validation"] == 2 and sizes["test"] == 4 and sizes["train"] + 2 == len(reviews_of(folder, "train"))
+    ends = {text[-512:] for text in reviews_of(folder, "train")}
+    ours = {text for part in ("train", "validation") for (text,) in documents(arrays, part)}
+    assert ours == ends and any(text.endswith(b"xend") and len(text) == 512 for text in ours)
+    assert {text for (text,) in documents(arrays, "test")} <= {text[-512:] for text in reviews_of(folder, "test")}
+
+
+def test_retrieval_pairs_excerpts_of_one_review_or_of_two(tmp_path):
+    folder = archives.imdb(tmp_path)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for number in range(12):
+            text = bytes(rng.integers(97, 123, int(rng.integers(448, 700))).astype(np.uint8))
+            (folder / split / "pos" / f"{split}{number}_9.txt").write_bytes(text)
+            if split == "train" and number < 2:  # a copy, and one that is in both splits
+                (folder / split / "pos" / f"copy{number}_9.txt").write_bytes(text)
+                (folder / "test" / "pos" / f"both{number}_9.txt").write_bytes(text)
+    rules = RetrievalMiniConfig(train=200, validation=20, test=60)
+    with pytest.raises(DataError, match="long reviews cannot be held out"):
+        build("retrieval_mini", folder, rules)
+    rules = replace(rules, validation=3, test=6)
+    arrays = build("retrieval_mini", folder, rules)
+    used: dict[str, set[bytes]] = {}
+    for split, count in (("train", 200), ("validation", 3), ("test", 6)):
+        labels = arrays.splits[split].labels
+        assert len(labels) == count and labels.sum() == count // 2
+        whole = set(reviews_of(folder, "test" if split == "test" else "train"))
+        used[split] = set()
+        for (one, two), label in zip(documents(arrays, split), labels, strict=True):
+            assert len(one) == len(two) == 256
+            homes = [{text for text in whole if part in text} for part in (one, two)]
+            assert len(homes[0]) == len(homes[1]) == 1
+            assert (homes[0] == homes[1]) == bool(label)
+            assert (one[-64:] == two[:64]) == bool(label)
+            if label:
+                assert one + two[64:] in next(iter(homes[0]))
+            used[split] |= homes[0] | homes[1]
+    assert not used["train"] & used["validation"] and not used["train"] & used["test"]
+    assert not np.array_equal(build("retrieval_mini", folder, rules, seed=1).values, arrays.values)
+
+
+def test_image_is_the_benchmark_s_at_half_the_resolution(tmp_path):
+    folder = archives.cifar(tmp_path)
+    full = IMAGE.build(archives.request(IMAGE, folder, rules=ImageConfig()))
+    rules = ImageMiniConfig(validation=10, test=20)
+    small = build("image_mini", folder, rules)
+    assert [len(split.labels) for split in small.splits.values()][1:] == [10, 20]
+    squares = full.values.reshape(-1, 16, 2, 16, 2).astype(float).mean((2, 4))
+    means = np.floor(squares + 0.5).reshape(-1, 256)
+    for parts, split in ((("train", "validation"), "train"), (("test",), "test")):
+        theirs = {
+            (bytes(means[row].astype(np.uint8)), label)
+            for part in parts
+            for row, label in zip(full.splits[part].index[:, 0], full.splits[part].labels, strict=True)
+        }
+        chosen = small.splits[split]
+        assert {(bytes(small.values[r]), y) for r, y in zip(chosen.index[:, 0], chosen.labels, strict=True)} <= theirs
+    with pytest.raises(DataError, match="its length cannot be 100"):
+        TASKS["image_mini"].build(archives.request(TASKS["image_mini"], folder, 100, rules=rules))
+
+
+def test_shrinking_rounds_half_up():
+    picture = np.zeros((1, 32, 32), np.uint8)
+    picture[0, :2, :2] = [[1, 1], [0, 0]]
+    picture[0, :2, 2:4] = [[255, 255], [255, 254]]
+    assert shrink(picture.reshape(1, -1))[0, :2].tolist() == [1, 255]
+
+
+def test_local_cues_do_not_give_pathfinder_away():
+    """Ridge classifiers of the patches of 3×3 pixels, of the bright pixels' autocorrelation, and of both."""
+    arrays = build("pathfinder_mini", "generate", PathfinderConfig(train=12_000, validation=1, test=4_000))
+    pictures = arrays.values.reshape(-1, 16, 16).astype(np.float32) / 255
+    labels = np.concatenate([split.labels for split in arrays.splits.values()])
+    assert 0.47 < labels.mean() < 0.53
+    padded = np.pad(pictures > 0.25, ((0, 0), (1, 1), (1, 1)))
+    code = sum((padded[:, i : i + 16, j : j + 16] << (3 * i + j) for i in range(3) for j in range(3)), start=0)
+    code = code + 512 * (pictures > 0.85)
+    patches = np.stack([np.bincount(row, minlength=1024) for row in code.reshape(len(code), -1)])
+    spectrum = np.abs(np.fft.rfft2(pictures > 0.85, s=(32, 32))) ** 2
+    distances = np.fft.irfft2(spectrum).reshape(len(pictures), -1)
+    accuracies = [ridge(features, labels, 12_000) for features in (patches, distances, np.c_[patches, distances])]
+    assert accuracies[0] < 0.53 and max(accuracies) < 0.6 and accuracies[1] > 0.55
+
+
+def ridge(features, labels, train):
+    """Test accuracy of a linear classifier by least squares."""
+    x = (features - features.mean(0)) / (features.std(0) + 1e-3)
+    x = np.c_[x, np.ones(len(x))]
+    sign = 2.0 * labels - 1
+    gram = x[:train].T @ x[:train] / train + 0.01 * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x[:train].T @ sign[:train] / train)
+    return np.mean((x[train:] @ weights > 0) == (sign[train:] > 0))
+
+
+@pytest.mark.parametrize("name", ["text_mini", "retrieval_mini", "image_mini"])
+def test_real_sizes(name):
+    arrays = build(name, real_data.folder(), TASKS[name].rules)
+    counts = tuple(len(split.labels) for split in arrays.splits.values())
+    assert counts == TASKS[name].counts
+    assert all(np.ptp(np.bincount(split.labels)) == 0 for split in arrays.splits.values())
