@@ -1,0 +1,117 @@
+"""The mini arena: five small tasks on which every model of the zoo takes minutes on two cores.
+
+Command: python run.py run --protocol=mini --models=fnet,their_package.module:Mixer
+
+Width 64, 4 heads, batches of 32, mean pooling, batch norm, a linear head and no dropout, for all. What surrounds a
+mixer is one of two *frames* of the field, of equal size:
+
+- `transformer`: two blocks of a mixer and a feed-forward, and learned positions;
+- `state_space`: more blocks, of a mixer and GLU (S4's), and no positions. As many as come closest to the size.
+
+Each family of mixers has one frame and one learning rate, tuned for all its models by the same few trials of one of
+them (`docs/mini.md`); a mixer of a user's has the recipe that was best over all families. Sizes of feed-forwards, or
+of mixers, are such that a model has the Transformer's number of parameters to 10 %, positions aside, but for those
+whose parameters grow with the length (`OVERSIZED`).
+
+Validation on 1,000 examples costs ±3 points at 50 %, and chooses among five steps; the test on 4,000, which is scored
+once or twice, has ±1.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
+
+STEPS = {
+    "listops_mini": 3_000,
+    "text_mini": 800,
+    "retrieval_mini": 800,
+    "image_mini": 1_500,
+    "pathfinder_mini": 2_000,
+}
+"""Training steps by task: two to four minutes of two cores for most models."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tuned for a family."""
+
+    frame: Literal["transformer", "state_space"]
+    learning_rate: float
+
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "attention": (
+        "transformer", "transformer_naive", "local", "sparse", "longformer", "bigbird", "reformer", "sinkhorn",
+        "synthesizer",
+    ),
+    "mixing": ("fnet", "fnet_hybrid", "linear_mixing", "random_mixing", "ff_only"),
+    "approximate": (
+        "linformer", "linear_transformer", "performer", "nystromformer", "luna", "cosformer", "skyformer",
+    ),
+    "state_space": ("s4d", "s5", "lru", "mamba"),
+    "moving_average": ("mega", "mega_chunk"),
+    "convolution": ("short_conv", "long_conv", "sgconv", "hyena", "chordmixer"),
+    "recurrent": ("retnet", "gla", "lion_d", "lion_s", "hgrn", "mamba2", "deltanet", "gated_deltanet"),
+}  # fmt: skip
+"""The families of `models.FAMILIES`, which protocols do not import; the first of each was tuned."""
+
+_TUNED: dict[str, Tuned] = {
+    "attention": Tuned("transformer", 2e-3),
+    "mixing": Tuned("transformer", 2e-3),
+    "approximate": Tuned("transformer", 2e-3),
+    "state_space": Tuned("state_space", 5e-3),
+    "moving_average": Tuned("transformer", 5e-3),
+    "convolution": Tuned("state_space", 5e-3),
+    "recurrent": Tuned("state_space", 5e-3),
+    "default": Tuned("transformer", 2e-3),
+}
+_FAMILY_OF = {model: family for family, models in FAMILIES.items() for model in models}
+
+_MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "local": (("block", 32),),
+    "longformer": (("window", 32),),
+    "bigbird": (("block", 16),),
+    "reformer": (("chunk", 16), ("hashes", 2)),
+    "sinkhorn": (("block", 16),),
+    "synthesizer": (("kind", "factorised_random"),),
+    "performer": (("features", 64),),
+    "nystromformer": (("landmarks", 32),),
+    "skyformer": (("landmarks", 32),),
+    "mega_chunk": (("chunk", 32),),
+    "s5": (("clip_eigs", True),),
+    "lru": (("state", 36),),
+    "mamba": (("expand", 1.5),),
+    "hyena": (("filter_width", 16),),
+}
+"""Mixer options: blocks and windows for 128 to 512 positions, sizes, and what keeps S5 stable at a high rate."""
+
+
+def recipe(task: str, model: str) -> Recipe:
+    """The recipe of a task and a model: its family's, or `default`."""
+    tuned = _TUNED[_FAMILY_OF.get(model, "default")]
+    steps, pictures = STEPS[task], task in ("image_mini", "pathfinder_mini")
+    encoder = Encoder(
+        dim=64, heads=4, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", dropout=0.0,
+        attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",
+    )  # fmt: skip
+    if tuned.frame == "state_space":
+        encoder = dataclasses.replace(encoder, layers=3, positions="none", block="glu")
+    return Recipe(
+        encoder,
+        Optimizer(tuned.learning_rate, weight_decay=0.01, eps=1e-8, clip=1.0),
+        Schedule("cosine", warmup=steps // 10),
+        Train(steps, batch=32, eval_every=steps // 5),
+        mixer=_MIXERS.get(model, ()),
+    )
+
+
+MINI = Protocol(
+    "mini",
+    "the mini arena: five small tasks, minutes a cell on two cores, each family of models tuned alike",
+    tuple(STEPS),
+    recipe,
+)
