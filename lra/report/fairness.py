@@ -114,26 +114,46 @@ def _transformer(protocol: str, task: str, length: int) -> int:
     """Parameters of the protocol's Transformer. Raises `KeyError` for an unknown protocol or task."""
     definition = TASKS[task]
     recipe = PROTOCOLS[protocol].recipe(task, "transformer")
-    return transformer_parameters(recipe, definition.vocab, definition.classes, definition.pair, length)
+    picture = bool(definition.shape)
+    return transformer_parameters(recipe, definition.vocab, definition.classes, definition.pair, length, picture)
 
 
-def transformer_parameters(recipe: Recipe, vocab: int, classes: int, pair: bool, length: int) -> int:
+def transformer_parameters(
+    recipe: Recipe, vocab: int, classes: int, pair: bool, length: int, picture: bool = False
+) -> int:
     """Counts the parameters of a recipe's Transformer: the `Encoder` with the mixer `transformer`.
 
     Args:
-        recipe: gives the encoder's widths and depth.
+        recipe: gives the encoder's widths and depth; its head is not MEGA's.
         vocab: number of tokens.
         classes: number of classes.
         pair: whether an example is a pair of documents.
         length: tokens of an example, without the class token.
+        picture: whether the tokens are pixels.
     """
     e = recipe.encoder
-    norm = 2 * e.dim
-    mlp = 2 * e.dim * e.mlp + e.mlp + e.dim
-    block = 2 * norm + 4 * e.dim * e.qkv + mlp
+    norm = {"scale": 1, "rms": e.dim}.get(e.norm, 2 * e.dim)
+    block = norm + 4 * e.dim * e.qkv + _after_the_mixer(e, norm)
     positions = length + (e.pool == "cls")
-    embeddings = vocab * e.dim + e.dim * (e.pool == "cls") + e.dim * positions * (e.positions == "learned")
-    documents = (4 if e.pair_head == "nli" else 2) if pair else 1
-    widths = [documents * e.dim, e.mlp, *([e.mlp // 2] if pair else []), classes]
+    inputs = (1 if picture else vocab) * e.dim + e.dim if e.input == "linear" else vocab * e.dim
+    inputs += e.dim * (e.pool == "cls") + e.dim * positions * (e.positions == "learned")
+    widths = _head_widths(e, pair, classes)
     head = sum(inputs * outputs + outputs for inputs, outputs in itertools.pairwise(widths))
-    return embeddings + e.layers * block + norm + head
+    return inputs + e.layers * block + norm * e.final_norm + head
+
+
+def _after_the_mixer(e: Encoder, norm: int) -> int:
+    """Parameters of a block's feed-forward and its norm, or of its gate."""
+    gate = e.dim * e.dim + e.dim
+    gates = {"gelu": 0, "half_glu1": gate, "half_glu2": gate, "full_glu": 2 * gate, "glu": 2 * gate}
+    if e.block in gates:
+        return gates[e.block]
+    hidden = 2 if e.block == "silu_glu" else 1
+    return norm + hidden * (e.dim * e.mlp + e.mlp) + e.mlp * e.dim + e.dim
+
+
+def _head_widths(e: Encoder, pair: bool, classes: int) -> list[int]:
+    if e.head == "linear":
+        return [4 * e.dim, e.dim, classes] if pair else [e.dim, classes]
+    documents = (4 if e.pair_head == "nli" else 2) if pair else 1
+    return [documents * e.dim, e.mlp, *([e.mlp // 2] if pair else []), classes]

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.mini_trials --results=results/mini-trials [--data=data] [--source_dir=raw] [--jobs=2]
 
-Each trial is a frame and a learning rate (`TRIALS`). It trains on ListOps and Image for a third of their steps, and
+Each trial is a frame and a learning rate (`TRIALS`). It trains on ListOps and Image for a fifth of their steps, and
 counts by the mean of its best validation accuracies. Finished trials are skipped. Prints a Markdown table.
 """
 
@@ -31,7 +31,7 @@ LAYERS = {"fnet": 8, "s4d": 4, "mega": 2}
 
 def settings(model: str, frame: str, rate: float, task: str) -> list[str]:
     """A trial's overrides."""
-    steps = STEPS[task] // 3
+    steps = STEPS[task] // 5
     chosen = {"optimizer.learning_rate": rate, "train.steps": steps, "schedule.warmup": steps // 10,
               "train.eval_every": steps // 4}  # fmt: skip
     if frame == "transformer":

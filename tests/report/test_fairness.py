@@ -8,28 +8,33 @@ from flax import nnx
 
 from configs import PROTOCOLS
 from lra.report import fairness, leaderboard, tables
-from models.core.encoder import Encoder
-from models.core.factory import mixer_factory
+from lra.train.worker import build
 from tasks import TASKS
 from tests.helpers.records import recipe, record
 
+COUNTED = [(name, task) for name in ("lra", "lra_paper", "small", "quick", "mini") for task in PROTOCOLS[name].tasks]
 
-@pytest.mark.parametrize("protocol", ["lra", "lra_paper", "small", "quick"])
-@pytest.mark.parametrize("task", ["listops", "text", "retrieval", "image", "pathfinder", "pathx", "listops_short"])
+
+@pytest.mark.parametrize("protocol, task", COUNTED)
 def test_the_transformer_s_parameters_are_counted_as_the_module_has_them(protocol, task):
-    if task not in PROTOCOLS[protocol].tasks:
-        pytest.skip("the protocol has no such task")
-    recipe, known, length = PROTOCOLS[protocol].recipe(task, "transformer"), TASKS[task], 96
-    e = recipe.encoder
-    factory = mixer_factory("transformer", {}, heads=e.heads, qkv=e.qkv, dropout=0.0, layers=e.layers)
-    module = nnx.eval_shape(
-        lambda: Encoder(
-            factory, vocab=known.vocab, classes=known.classes, length=length, dim=e.dim, layers=e.layers, mlp=e.mlp,
-            pool=e.pool, positions=e.positions, pair_head=e.pair_head, pair=known.pair, rngs=nnx.Rngs(0),
-        )
-    )  # fmt: skip
+    assert_counted(PROTOCOLS[protocol].recipe(task, "transformer"), task)
+
+
+@pytest.mark.parametrize("block", ["silu_glu", "half_glu1", "glu", "gelu"])
+@pytest.mark.parametrize("norm", ["layer", "rms", "scale"])
+@pytest.mark.parametrize("task", ["image_mini", "retrieval_mini"])
+def test_other_blocks_and_norms_are_counted(block, norm, task):
+    recipe = PROTOCOLS["mini"].recipe(task, "transformer")
+    encoder = dataclasses.replace(recipe.encoder, block=block, norm=norm, final_norm=block == "glu", input="linear")
+    assert_counted(dataclasses.replace(recipe, encoder=encoder), task)
+
+
+def assert_counted(recipe, task):
+    known, length = TASKS[task], 96
+    shape = (known.vocab, known.classes, known.pair, length)
+    module = nnx.eval_shape(lambda: build("transformer", recipe, *shape, seed=0, picture=bool(known.shape)))
     count = sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
-    assert fairness.transformer_parameters(recipe, known.vocab, known.classes, known.pair, length) == count
+    assert fairness.transformer_parameters(recipe, *shape, picture=bool(known.shape)) == count
 
 
 def test_the_official_text_transformer_s_count():
