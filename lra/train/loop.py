@@ -22,7 +22,7 @@ from configs.recipe import Recipe
 from lra.grid.spec import TrainOptions
 from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
-from lra.train.data import DeviceData, StreamedData, fits
+from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated
 from lra.train.optimizer import count_parameters
 from lra.train.step import Program, State, chunk_length, program_bytes, replaced
 from tasks.task import Dataset
@@ -32,7 +32,7 @@ Tree = Any
 
 @dataclass
 class SeedResult:
-    """Training result of one seed. Accuracies are fractions of all examples of a split."""
+    """Training result of one seed. Accuracies are fractions of the examples of a split that are evaluated."""
 
     seed: int
     status: str = "ok"
@@ -129,6 +129,7 @@ class Trainer:
         hooks: Hooks,
     ):
         self.recipe, self.hooks, self.budget = recipe, hooks, recipe.train
+        dataset = sample_evaluated(dataset, recipe.train)
         devices = distributed.devices(options.devices)
         self.counts = {name: len(split.labels) for name, split in dataset.splits.items()}
         documents = dataset.splits["train"].index.shape[1]
@@ -279,7 +280,7 @@ class Trainer:
                 result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
 
     def _score(self, params: Tree, moving: Tree, split: str) -> np.ndarray:
-        """Evaluates mean loss and accuracy over a split's every example, [2, seeds], with these moving variables."""
+        """Mean loss and accuracy over a split's evaluated examples, [2, seeds], with these moving variables."""
         count, size, started = self.counts[split], self.program.evaluation_batch(), time.perf_counter()
         other_state = replaced(self.program.other_state, moving)
         sums = [
