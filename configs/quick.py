@@ -3,8 +3,8 @@
 Command: python run.py run --protocol=quick     (44 % and 40 % on listops_short, 71 s on 2 cores)
 
 By default it runs short ListOps expressions only. The other tasks are for trying things out: few steps, and text and
-retrieval cut to 256 bytes, with samples of validation and test (`_EVALUATION`). `pathfinder_short` has a narrower model,
-and enough steps for FNet to learn: 11 minutes.
+retrieval cut to 256 bytes, with samples of validation and test (`_EVALUATION`). `pathfinder_short` has a narrower
+model, and enough steps for FNet to learn: 11 minutes.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ _EVALUATION = {
 """Validations, and examples of each validation and test, so that evaluation takes at most a quarter of a cell.
 
 An example takes about a third of its time in training. 95 % of tests of n examples are right to within, at 50 and at
-20 % accuracy: 1,000: ±3.1 and ±2.5 points; 2,500: ±2.0 and ±1.6; 5,000: ±1.4 and ±1.1. Image's whole test, of 10,000,
-is right to within ±1.0 and ±0.8; with its 5,000 of validation, evaluation took more than two thirds of a cell. The other
-tasks validate 8 times and evaluate everything, which takes less than a quarter of theirs.
+20 % accuracy: 1,000: ±3.1 and ±2.5 points; 2,500: ±2.0 and ±1.6; 5,000: ±1.4 and ±1.1. Image's whole test, of
+10,000, is right to within ±1.0 and ±0.8; with its 5,000 of validation, evaluation took more than two thirds of a cell.
+The other tasks validate 8 times and evaluate everything, which takes less than a quarter of theirs.
 """
 
 _MIXERS: dict[str, tuple[tuple[str, int], ...]] = {
