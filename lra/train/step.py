@@ -335,7 +335,7 @@ def chunk_length(steps_between: int, operations: float, backend: str) -> int:
 
 _CPU_TOKENS = 2**12
 _ACCELERATOR_TOKENS = 2**16
-"""Most tokens of an evaluation batch, on each core's device or on all accelerators (docs/evaluation.md)."""
+"""Most tokens of an evaluation batch, on each of a CPU's devices, or on all accelerators (docs/evaluation.md)."""
 
 
 def part_of(train: Train) -> int:

@@ -33,6 +33,16 @@ MODELS = ("transformer", "fnet", "s4d")
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
 
 
+_RULE = (
+    "On a CPU a larger batch costs more per example, not less, as its arrays leave the caches: cells are evaluated in "
+    "divisors of the training batch (of its part, with `train.accumulate`) of at most 4,096 tokens. On accelerators, "
+    "where small batches leave most of the device idle, it is the largest multiple of at most 65,536 tokens, and of at "
+    "most as many parts as layers, so that evaluation fits wherever training does; if the compiled program planned "
+    "more memory than the training step's, the part itself. That gain has not been measured yet."
+)
+"""How `evaluation_batch` follows from the measurements."""
+
+
 def row(task: str, length: int, examples: int, model: str, rounds: int) -> str:
     """One line of the table."""
     made, known = recipe(task, model), TASKS[task]
@@ -72,6 +82,7 @@ def page(rounds: int) -> Iterator[str]:
         "In brackets: memory relative to a training step's. Bold: the batch that cells are evaluated in here. Written "
         "by `python -m tests.benchmarks.evaluation --out=docs/evaluation.md`.\n"
     )
+    yield f"{_RULE}\n"
     yield f"| shape | model | {' | '.join(map(str, BATCHES))} |"
     yield f"|---|---|{'---:|' * len(BATCHES)}"
     for task, length, examples in SHAPES:
