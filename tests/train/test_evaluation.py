@@ -15,7 +15,7 @@ from lra.train.loop import Hooks, Trainer, fit
 from lra.train.step import Program, evaluation_batch, program_bytes
 from tasks.task import Split
 from tests.helpers.mixing import run
-from tests.helpers.training import RECIPE, encoder, first_token_splits, train, with_train
+from tests.helpers.training import RECIPE, encoder, first_token_splits, session, train, with_train
 
 SMALLER = with_train(steps=1, validation_examples=40, test_examples=30)
 
@@ -89,6 +89,13 @@ def test_streaming_and_seeds_together_evaluate_the_same():
     assert both.results == streamed.results
     assert both.results[1].test_last == alone.results[0].test_last
     assert {round(30 * result.test_last, 9) % 1 for result in both.results} == {0}
+
+
+def test_a_resumed_cell_evaluates_the_same_sample(tmp_path):
+    recipe = with_train(steps=10, eval_every=5, validation_examples=40, test_examples=30)
+    session(tmp_path, 1, recipe=recipe)
+    resumed, whole = session(tmp_path, recipe=recipe)[0], session(None, recipe=recipe)[0]
+    assert resumed.resumed == 1 and resumed.results == whole.results
 
 
 def test_the_time_left_counts_the_sample():
