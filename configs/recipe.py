@@ -105,6 +105,20 @@ class Train:
     """Equal parts of a batch whose gradients are summed one by one: less memory, the same step."""
     remat: bool = False
     """Blocks are recomputed in the backward pass instead of stored: less memory, the same numbers."""
+    validation_examples: int = added(0)
+    """Examples of each validation; 0, or more than there are: all. Fewer are a fixed sample, the same for all models
+    and seeds (`lra.train.data.sample_evaluated`)."""
+    test_examples: int = added(0)
+    """Examples of each test, likewise."""
+
+    def evaluated(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """How many examples of validation and test are evaluated.
+
+        Args:
+            counts: examples of each split; a split that is missing there is missing in the result.
+        """
+        limits = {"validation": self.validation_examples, "test": self.test_examples}
+        return {name: min(limit or counts[name], counts[name]) for name, limit in limits.items() if name in counts}
 
 
 @dataclass(frozen=True)
@@ -227,6 +241,11 @@ def validate_recipe(recipe: Recipe) -> None:
     ):  # fmt: skip
         if value < 1:
             raise RecipeError(f"{name} must be at least 1, not {value}")
+    for name, examples in (
+        ("train.validation_examples", t.validation_examples), ("train.test_examples", t.test_examples),
+    ):  # fmt: skip
+        if examples < 0:
+            raise RecipeError(f"{name} must be at least 1, or 0 for all, not {examples}")
     for name, rate in (("encoder.dropout", e.dropout), ("encoder.attention_dropout", e.attention_dropout)):
         if not 0 <= rate < 1:
             raise RecipeError(f"{name} must be at least 0 and less than 1, not {rate}")

@@ -2,7 +2,8 @@
 
 The rule (README of google-research/long-range-arena): the task's hyper-parameters unchanged, and at most 10 % more
 parameters than the Transformer of that task; anything else is *free for all*. Here: the recipe is the protocol's own
-for that model, except for how it is computed (`EXECUTION`). The length is no part of it, because it names the column.
+for that model, except for how it is computed (`EXECUTION`), and for an evaluation of more examples than the protocol's
+(`EVALUATION`). The length is no part of it, because it names the column.
 In a protocol of published recipes, whose models differ in width, depth and schedule, every result is free for all.
 """
 
@@ -22,6 +23,8 @@ from tasks import TASKS
 APPLES, FREE = "apples to apples", "free for all"
 EXECUTION = frozenset({"train.precision", "train.accumulate", "train.remat"})
 """Settings of how a cell is computed; they do not change what is computed."""
+EVALUATION = frozenset({"train.validation_examples", "train.test_examples"})
+"""Settings of how many examples are evaluated (0: all); more than the protocol asks for change no model."""
 PARAMETER_LIMIT = 1.10
 OWN_RECIPE = "width, depth and schedule are its family's own"
 """Why a result of a protocol of published recipes is free for all."""
@@ -40,12 +43,18 @@ def recipe_changes(record: Record) -> list[str]:
     defaults = _defaults()
     theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or defaults.get(k) == v)}
     changed = []
-    for name in sorted({*ours, *theirs} - EXECUTION):
+    enough = {name for name in EVALUATION if _covers(ours.get(name, 0), theirs.get(name, 0))}
+    for name in sorted({*ours, *theirs} - EXECUTION - enough):
         if name not in ours:
             changed.append(f"{name} is not set")
         elif name not in theirs or ours[name] != theirs[name]:
             changed.append(f"{name}={ours[name]}")
     return changed
+
+
+def _covers(ours: Any, theirs: int) -> bool:
+    """Whether at least as many examples are evaluated as the protocol asks for."""
+    return ours == 0 or (isinstance(ours, int) and 0 < theirs <= ours)
 
 
 def excess_parameters(record: Record) -> list[str]:

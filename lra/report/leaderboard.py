@@ -1,8 +1,9 @@
 """The leaderboard: rows that may be compared, in groups that may be ranked. A pure function of records.
 
-- A *column* is a task at a length on one data set: one fingerprint and one task version. Its name is task@length; where
-  a task and length were run on several data sets, the one with most results has that name and the names of the rest
-  include their fingerprint. So results on different data are never averaged or ranked together.
+- A *column* is a task at a length on one data set: one fingerprint and one task version, scored on all examples or on
+  one sample of them. Its name is task@length; where a task and length were run on several data sets, the one with most
+  results has that name and the names of the rest include their fingerprint, or the sample's size. So results on
+  different data are never averaged or ranked together.
 - A *row* is a model with its options × protocol × overrides × accelerator. Within a row and column, seeds of another
   recipe (an older version of the protocol) or another version of the code are not averaged in: they form a separate
   row, with a `variant`.
@@ -67,14 +68,16 @@ class _Seed:
 def build(records: Sequence[Record], choice: selection.Selection = selection.ALL) -> Leaderboard:
     """Builds the leaderboard of the chosen records, which hold each cell once (`lra.results.load.load_records`)."""
     records = [record for record in records if choice.includes(record)]
-    by_key, conflicts = make_columns(records, choice.metric)
+    split = choice.metric.partition("_")[0]
+    by_key, conflicts = make_columns(records, split)
     columns = {column.name: column for column in by_key.values()}
     hash_of = once_per_object(lambda recipe: _short_hash(identity(recipe)))
     seeds_of: dict[tuple[str, ...], dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         cell = record["cell"]
         base: tuple[str, ...] = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
-        variant, column = _Variant(hash_of(record["recipe"]), _versions_text(record)), by_key[column_key(record)].name
+        variant = _Variant(hash_of(record["recipe"]), _versions_text(record))
+        column = by_key[column_key(record, split)].name
         for result in load.seed_results(record):
             seed = _Seed(record, result["seed"], result["status"], result.get(choice.metric), variant)
             seeds_of[base][column].append(seed)

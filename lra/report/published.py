@@ -80,9 +80,9 @@ def published_for(row: Row, column: Column) -> Published | None:
     """The published accuracy that a row's score may be compared with.
 
     None unless the row has the protocol's own recipe, and the column the paper's length of the task and as many
-    examples as the published data.
+    examples as the published data, all of them scored.
     """
-    if not row.unchanged or averages.LENGTHS.get(column.task) != column.length:
+    if not row.unchanged or column.sampled or averages.LENGTHS.get(column.task) != column.length:
         return None
     if TASKS[column.task].compare_counts(column.counts):
         return None

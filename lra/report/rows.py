@@ -12,13 +12,13 @@ from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
 
-ColumnKey = tuple[str, int, str, str]
-"""Task, length, task version and data fingerprint."""
+ColumnKey = tuple[str, int, str, str, int]
+"""Task, length, task version, data fingerprint, and the examples of the sample that is scored; 0: the whole split."""
 
 
 @dataclass
 class Column:
-    """A task at a length on one data set."""
+    """A task at a length on one data set, of which all or the same sample is scored."""
 
     name: str
     task: str
@@ -27,19 +27,23 @@ class Column:
     fingerprint: str
     source: str
     examples: int | None
-    """Size of the split that is scored."""
+    """Examples that are scored: the whole split, or a sample of it."""
     majority: float | None
     """Accuracy of always answering the most frequent class, %."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Numbers of examples, by split."""
+    """Numbers of examples, by split, whether they are scored or not."""
     notes: tuple[str, ...] = ()
-    """Remarks on this copy of the data: a part of the release, documents that were cut."""
+    """Remarks on this copy of the data: a part of the release, documents that were cut; and on the sample."""
+    sampled: bool = False
+    """Whether only a sample of the split is scored."""
 
 
-def column_key(record: Record) -> ColumnKey:
-    """The column a record belongs to."""
+def column_key(record: Record, split: str) -> ColumnKey:
+    """The column a record belongs to, for scores on a split."""
     cell, data = record["cell"], record["data"]
-    return cell["task"], cell["length"], str(data.get("task_version")), str(data.get("fingerprint"))
+    name = cell["task"], cell["length"], str(data.get("task_version")), str(data.get("fingerprint"))
+    scored = (record.get("evaluated") or {}).get(split)  # older records lack it, and evaluated everything
+    return *name, 0 if scored == (data.get("counts") or {}).get(split) else scored or 0
 
 
 def has_score(record: Record) -> bool:
@@ -47,34 +51,48 @@ def has_score(record: Record) -> bool:
     return record["status"] == "ok"
 
 
-def make_columns(records: Sequence[Record], metric: str) -> tuple[dict[ColumnKey, Column], list[str]]:
+def make_columns(records: Sequence[Record], split: str) -> tuple[dict[ColumnKey, Column], list[str]]:
     """The columns in the tables' order, and one line for each task that was run on several data sets.
 
-    Only finished cells decide names, so that a failed cell changes no column but its own.
+    Only finished cells decide names, so that a failed cell changes no column but its own. Of one data set the whole
+    split goes before a sample, and so keeps the task's plain name.
     """
-    split = metric.partition("_")[0]
     tasks: dict[tuple[str, int], Counter[ColumnKey]] = defaultdict(Counter)
     describing: dict[ColumnKey, Record] = {}
     for record in records:
-        key = column_key(record)
+        key = column_key(record, split)
         tasks[key[:2]][key] += has_score(record)
         if key not in describing or _data_preference(record) < _data_preference(describing[key]):
             describing[key] = record
     columns, conflicts = {}, []
     for (task, length), scored in sorted(tasks.items(), key=lambda item: (averages.task_order(item[0][0]), item[0])):
-        ranked = sorted(scored, key=lambda key: (-scored[key], key))
+        ranked = sorted(scored, key=lambda key: (not scored[key], key[4] > 0, -scored[key], key))
         for number, key in enumerate(ranked):
             name = f"{task}@{length}"
             if number and scored[ranked[0]]:
-                name += f" [version {key[2]}, data {key[3][:8]}]"
-            data = describing[key]["data"]
-            majority = (data.get("majority") or {}).get(split)
-            columns[key] = Column(
-                name, *key, str(data.get("source")), (data.get("counts") or {}).get(split),
-                None if majority is None else 100 * majority, _counts(data), _notes(data),
-            )  # fmt: skip
+                name += f" [{_distinction(key, ranked[0])}]"
+            columns[key] = _column(name, key, describing[key]["data"], split)
         conflicts += _conflicts(f"{task}@{length}", [key for key in ranked if scored[key]])
     return columns, conflicts
+
+
+def _distinction(key: ColumnKey, first: ColumnKey) -> str:
+    """What tells a column from the one that has the task's plain name."""
+    words = [] if key[2:4] == first[2:4] else [f"version {key[2]}, data {key[3][:8]}"]
+    if key[4] != first[4]:
+        words.append(f"{key[4]:,} examples" if key[4] else "all examples")
+    return ", ".join(words)
+
+
+def _column(name: str, key: ColumnKey, data: Mapping[str, Any], split: str) -> Column:
+    task, length, version, fingerprint, sample = key
+    count, majority = (data.get("counts") or {}).get(split), (data.get("majority") or {}).get(split)
+    whole = "" if count is None else f" of {count:,}"
+    notes = (*_notes(data), *([f"{split} is a fixed sample of {sample:,}{whole} examples"] if sample else []))
+    return Column(
+        name, task, length, version, fingerprint, str(data.get("source")), sample or count,
+        None if majority is None else 100 * majority, _counts(data), notes, sample > 0,
+    )  # fmt: skip
 
 
 def _data_preference(record: Record) -> tuple[bool, str]:
@@ -91,11 +109,13 @@ def _notes(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _conflicts(name: str, keys: list[ColumnKey]) -> list[str]:
-    versions = sorted({version for _, _, version, _ in keys})
+    versions, data_sets = sorted({key[2] for key in keys}), {key[3] for key in keys}
     if len(versions) > 1:
         difference = f"task versions {' and '.join(versions)}"
+    elif len(data_sets) > 1:
+        difference = f"{len(data_sets)} data sets"
     elif len(keys) > 1:
-        difference = f"{len(keys)} data sets"
+        difference = "all examples and on samples of them"
     else:
         return []
     return [f"conflict: {name} was run on {difference}; results on different data stand in columns of their own"]

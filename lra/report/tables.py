@@ -208,7 +208,7 @@ def _notes_list(leaderboard: Leaderboard) -> list[str]:
 _OPTIONAL = (
     "flops_compiler", "mfu", "energy_per_step_joules", "idle_share", "max_batch", "memory_limit_bytes",
     "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "sharing",
-    "attention_kernels",
+    "attention_kernels", "evaluated",
 )  # fmt: skip
 """Fields that only some versions and devices write: a column only if a record has the field."""
 

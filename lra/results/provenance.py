@@ -95,6 +95,7 @@ def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
         "data": {
             name: cell.data[name] for name in ("source", "fingerprint", "task_version", "counts", "majority", "notes")
         },
+        "evaluated": plan.recipe.train.evaluated(cell.data["counts"]),
         "code": plan.code.to_json(),
         **origin,
         "results": [],

@@ -32,7 +32,7 @@ _FIELDS: dict[str, set[str]] = {
         "results", "device", "versions", "parameters", "flops_per_step", "flops_compiler", "mfu", "compile_seconds",
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
-        "warnings", "sharing", "attention_kernels", "code",
+        "warnings", "sharing", "attention_kernels", "code", "evaluated",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {
@@ -136,7 +136,8 @@ def check(record: Record) -> None:
             _require(part is None or isinstance(part, dict), f"recipe.{name}")
     for name in ("inference_speed", "versions", "device", "code"):
         _require(isinstance(record.get(name) or {}, dict), name)
-    for part, name in [(record, "train_speed"), (record, "memory"), (data, "counts"), (data, "majority")]:
+    numbers = [(record, name) for name in ("train_speed", "memory", "evaluated")]
+    for part, name in [*numbers, (data, "counts"), (data, "majority")]:
         values = part.get(name) or {}
         _require(isinstance(values, dict) and _are_numbers(values.values()), name)
         _require(min(_not_none(values.values()), default=0) >= 0, name)

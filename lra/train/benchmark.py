@@ -20,7 +20,7 @@ from lra.train import device
 from lra.train.data import DeviceData, SplitArrays
 from lra.train.device import EnergyMeter
 from lra.train.optimizer import count_parameters
-from lra.train.step import Program, State, expected_steps, program_bytes
+from lra.train.step import Program, State, expected_steps, part_of, program_bytes
 from tasks.task import Dataset, Split
 
 MIN_BLOCKS = 5
@@ -107,7 +107,7 @@ def prepare(model: nnx.Module, dataset: Dataset, recipe: Recipe, memory_limit: i
 
     started = time.perf_counter()
     chunk = program.compile_chunk(state, data, length)
-    evaluate = program.compile_evaluate(data)
+    evaluate = program.compile_evaluate(data, part_of(recipe.train))
     measured.compile_seconds = time.perf_counter() - started
     measured.compiled_bytes = program_bytes(chunk)
     for planned in (measured.compiled_bytes, program_bytes(evaluate)):

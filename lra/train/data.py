@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from configs.recipe import Train
 from lra.train import distributed
 from tasks.task import Dataset, Split
 
@@ -44,6 +46,37 @@ def tokens_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     positions = jnp.arange(batch.values.shape[-1]).reshape(*[1] * batch.lengths.ndim, -1)
     mask = positions < batch.lengths[..., None]
     return jnp.where(mask, batch.values.astype(jnp.int32) + 1, 0), mask
+
+
+def sample_evaluated(dataset: Dataset, budget: Train) -> Dataset:
+    """The data with as many examples of validation and test as the recipe's `train` evaluates.
+
+    A smaller split is a random sample of the whole one that depends on its labels alone, so that all models and seeds
+    are compared on the same examples. It is stratified: each class keeps its share, to within one example. So the
+    accuracy of always answering the most frequent class stays that of the whole split, and the binomial error that
+    the leaderboard states is an upper bound of the sample's.
+    """
+    sizes = budget.evaluated({name: len(split.labels) for name, split in dataset.splits.items()})
+    smaller = {name: _sample(dataset.splits[name], size) for name, size in sizes.items()}
+    return dataclasses.replace(dataset, splits={**dataset.splits, **smaller})
+
+
+def _sample(split: Split, size: int) -> Split:
+    """Every (N / size)-th of the split's N examples in order of class, and at random within each; in the split's order.
+
+    The random order is the module's own, which stays the same with every version of NumPy.
+    """
+    labels = np.asarray(split.labels)
+    if size == len(labels):
+        return split
+    places = np.arange(len(labels), dtype=np.uint32)
+    order = np.lexsort((permute_index(places, len(labels), _hash(np.array([_SAMPLE], np.uint32)), np), labels))
+    rows = np.sort(order[(2 * np.arange(size) + 1) * len(labels) // (2 * size)])
+    return Split(np.asarray(split.index)[rows], labels[rows])
+
+
+_SAMPLE = 0xE7A1
+"""Selects the random order of the evaluated samples; another number would be another benchmark."""
 
 
 class DeviceData:

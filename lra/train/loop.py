@@ -22,9 +22,9 @@ from configs.recipe import Recipe
 from lra.grid.spec import TrainOptions
 from lra.train import distributed
 from lra.train.checkpoint import Checkpoints
-from lra.train.data import DeviceData, StreamedData, fits
+from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated
 from lra.train.optimizer import count_parameters
-from lra.train.step import Program, State, chunk_length, program_bytes, replaced
+from lra.train.step import Program, State, chunk_length, evaluation_batch, part_of, program_bytes, replaced
 from tasks.task import Dataset
 
 Tree = Any
@@ -32,7 +32,7 @@ Tree = Any
 
 @dataclass
 class SeedResult:
-    """Training result of one seed. Accuracies are fractions of all examples of a split."""
+    """Training result of one seed. Accuracies are fractions of the examples of a split that are evaluated."""
 
     seed: int
     status: str = "ok"
@@ -129,9 +129,12 @@ class Trainer:
         hooks: Hooks,
     ):
         self.recipe, self.hooks, self.budget = recipe, hooks, recipe.train
+        dataset = sample_evaluated(dataset, recipe.train)
         devices = distributed.devices(options.devices)
         self.counts = {name: len(split.labels) for name, split in dataset.splits.items()}
         documents = dataset.splits["train"].index.shape[1]
+        self.tokens = documents * dataset.values.shape[1]
+        """Of an example."""
         self.program = Program(models, recipe, self.counts["train"], documents, seeds, devices)
         reason = "" if fits(dataset, jax.local_devices()[0]) else "no room"
         streamed = options.stream == "on" or (options.stream == "auto" and bool(distributed.first_reason(reason)))
@@ -155,7 +158,8 @@ class Trainer:
         self.interval = min(self.budget.eval_every, self.budget.steps)
         self.length = 1
         self.compiled: dict[int, Any] = {}
-        self.evaluate: Any = None
+        self.evaluate: dict[str, tuple[Any, int]] = {}
+        """By split: the compiled evaluation, and its examples per batch."""
         self.profile = options.profile
         self.warm = False
         self.loop_started = 0.0
@@ -196,11 +200,20 @@ class Trainer:
         self.length = chunk_length(self.interval, self.outcome.flops_per_step, jax.default_backend())
         self._compile_chunk(min(self.length, self.budget.steps))
         self.outcome.compiled_bytes = program_bytes(next(iter(self.compiled.values())))
-        self.evaluate = {
-            split: program.compile_evaluate(self.source.examples(split, 0, program.evaluation_batch()))
-            for split in ("validation", "test")
-        }
+        self.evaluate = {split: self._compile_evaluation(split) for split in ("validation", "test")}
         self.outcome.compile_seconds += time.perf_counter() - started
+
+    def _compile_evaluation(self, split: str) -> tuple[Any, int]:
+        """Returns the compiled evaluation of a split, and its examples per batch.
+
+        Where a larger batch would need more memory than a training step, the batch is a training batch's part.
+        """
+        backend, part, count = jax.default_backend(), part_of(self.budget), self.counts[split]
+        for size in (evaluation_batch(self.recipe, self.tokens, count, self.outcome.devices, backend), part):
+            compiled = self.program.compile_evaluate(self.source.examples(split, 0, size), size)
+            if size <= part or (program_bytes(compiled) or 0) <= (self.outcome.compiled_bytes or math.inf):
+                break
+        return compiled, size
 
     def _compile_chunk(self, steps: int) -> None:
         source = self.source.chunk(self.outcome.steps, steps)
@@ -279,13 +292,11 @@ class Trainer:
                 result.error = f"the loss was {metrics[at, s, 0]} at step {first + at}"
 
     def _score(self, params: Tree, moving: Tree, split: str) -> np.ndarray:
-        """Evaluates mean loss and accuracy over a split's every example, [2, seeds], with these moving variables."""
-        count, size, started = self.counts[split], self.program.evaluation_batch(), time.perf_counter()
+        """Mean loss and accuracy over a split's evaluated examples, [2, seeds], with these moving variables."""
+        (evaluate, size), count, started = self.evaluate[split], self.counts[split], time.perf_counter()
         other_state = replaced(self.program.other_state, moving)
         sums = [
-            self.evaluate[split](
-                params, other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count)
-            )
+            evaluate(params, other_state, self.source.examples(split, i, size), np.int32(i), np.int32(count))
             for i in range(0, count, size)
         ]
         total: np.ndarray = np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0) / count

@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from configs.recipe import Recipe
+from configs.recipe import Recipe, Train
 from lra.train import data, distributed, flops, groups
 from lra.train.data import Batch, SplitArrays, gather, tokens_of
 from lra.train.flax_layers import reseed
@@ -246,12 +246,8 @@ class Program:
         result: tuple[State, Metrics] = sharded(state, fixed, source)
         return result
 
-    def evaluation_batch(self) -> int:
-        """Examples per evaluation batch: as many as one differentiation has on each device."""
-        return self.recipe.train.batch // self.recipe.train.accumulate
-
     def evaluate(
-        self, params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array
+        self, params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array, size: int
     ) -> tuple[jax.Array, jax.Array]:
         """Sums loss and correct answers [seeds] over one batch.
 
@@ -261,10 +257,11 @@ class Program:
             source: the split, or this batch alone.
             start: the batch's first example.
             count: examples in the split; those of the batch from there on are ignored.
+            size: examples per batch, a multiple of the number of devices.
         """
 
         def run(params: Tree, other_state: Tree, source: Source, start: jax.Array, count: jax.Array) -> Any:
-            rows = self.local_rows(start + jnp.arange(self.evaluation_batch()))
+            rows = self.local_rows(start + jnp.arange(size))
             real = rows < count
             batch = gather(source, jnp.where(real, rows, 0)) if isinstance(source, SplitArrays) else source
 
@@ -287,9 +284,10 @@ class Program:
         chunk = jax.jit(self.chunk, static_argnames="steps", donate_argnames="state")
         return chunk.lower(state, self.fixed, source, steps=steps).compile()
 
-    def compile_evaluate(self, source: Source) -> Any:
+    def compile_evaluate(self, source: Source, size: int) -> Any:
         """Compiles the evaluation: (params, other_state, source, start, count) → (summed loss, correct answers)."""
-        return jax.jit(self.evaluate).lower(self.params, self.other_state, source, np.int32(0), np.int32(0)).compile()
+        evaluate, zero = jax.jit(self.evaluate, static_argnames="size"), np.int32(0)
+        return evaluate.lower(self.params, self.other_state, source, zero, zero, size=size).compile()
 
     def flops(self, source: Source) -> float:
         """Counts the FLOPs of one training step, over all seeds and devices (`flops.count`); may be NaN."""
@@ -333,6 +331,39 @@ def chunk_length(steps_between: int, operations: float, backend: str) -> int:
     """
     longest = int(max(1, min(steps_between, expected_steps(_SECONDS_PER_CHUNK, operations, backend))))
     return next(k for k in range(longest, 0, -1) if steps_between % k == 0)
+
+
+_CPU_TOKENS = 2**12
+_ACCELERATOR_TOKENS = 2**16
+"""Most tokens of an evaluation batch, on each of a CPU's devices, or on all accelerators (docs/evaluation.md)."""
+
+
+def part_of(train: Train) -> int:
+    """Examples of one part of a training batch: as many as are differentiated at once, on all devices."""
+    return train.batch // train.accumulate
+
+
+def evaluation_batch(recipe: Recipe, tokens: int, count: int, devices: int, backend: str) -> int:
+    """Chooses the examples per evaluation batch. It changes losses by rounding, and accuracies only where logits tie.
+
+    On accelerators, which small batches leave idle, it is the largest multiple of a training batch's part
+    (`part_of`) with at most `_ACCELERATOR_TOKENS`. Its memory stays below that of training: at most as many parts as
+    layers whose activations training stores. On a CPU, where arrays that leave the caches cost most, it is the
+    largest divisor of the part with at most `_CPU_TOKENS` on each device.
+
+    Args:
+        recipe: the recipe.
+        tokens: tokens of an example, over all its documents.
+        count: examples to evaluate.
+        devices: devices that share a batch.
+        backend: JAX's platform, such as 'cpu'.
+    """
+    part = part_of(recipe.train)
+    if backend == "cpu":
+        share = part // devices
+        return devices * next((n for n in range(share, 1, -1) if share % n == 0 and n * tokens <= _CPU_TOKENS), 1)
+    stored = 1 if recipe.train.remat or recipe.encoder.reversible else recipe.encoder.layers
+    return part * max(1, min(stored, _ACCELERATOR_TOKENS // (part * tokens), -(-count // part)))
 
 
 def program_bytes(compiled: Any) -> int | None:

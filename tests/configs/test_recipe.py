@@ -43,6 +43,9 @@ def test_a_switch_can_be_set_either_way(word, value):
         ("train.steps=3.5", "takes a whole number"),
         ("train.steps=many", "takes a whole number"),
         ("train.steps=0", "at least 1"),
+        ("train.validation_examples=-1", "train.validation_examples must be at least 1, or 0 for all, not -1"),
+        ("train.test_examples=-5", "train.test_examples must be at least 1, or 0 for all, not -5"),
+        ("train.test_examples=0.5", "takes a whole number"),
         ("train.steps=1e400", "takes a whole number"),
         ("optimizer.learning_rate=nan", "takes a number"),
         ("encoder.pool=meen", "did you mean 'mean'"),
@@ -78,6 +81,14 @@ def test_fields_at_the_edge_of_their_range_can_be_set():
     )
     assert (changed.optimizer.slow, changed.optimizer.undecayed) == ("", "bias")
     assert changed.optimizer.slow_factor == changed.encoder.norm_momentum == 0
+
+
+def test_as_many_examples_are_evaluated_as_asked_for_and_as_there_are():
+    counts = {"train": 9, "validation": 5, "test": 7}
+    assert BASE.train.evaluated(counts) == {"validation": 5, "test": 7}
+    changed = override(BASE, ["train.validation_examples=3", "train.test_examples=8"])
+    assert changed.train.evaluated(counts) == {"validation": 3, "test": 7}
+    assert changed.train.evaluated({}) == {}
 
 
 def test_a_recipe_survives_the_way_through_json():

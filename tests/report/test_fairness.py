@@ -75,6 +75,24 @@ def test_a_field_that_an_older_version_did_not_have_stands_at_its_default():
     assert fairness.recipe_changes(edited) == ["encoder.layers is not set"]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "examples", "changed"),
+    [("quick", 0, False), ("quick", 5_000, False), ("quick", 9_000, False), ("quick", 4_999, True),
+     ("quick", "many", True), ("lra", 0, False), ("lra", 1_000, True)],
+)  # fmt: skip
+def test_evaluating_fewer_examples_than_the_protocol_is_a_change_and_more_is_none(protocol, examples, changed):
+    """`quick` tests 5,000 reviews, and `lra` all."""
+    edited = record("fnet", "text", protocol=protocol, recipe=recipe("text", "fnet", protocol))
+    edited["recipe"]["train"]["test_examples"] = examples
+    assert fairness.recipe_changes(edited) == ([f"train.test_examples={examples}"] if changed else [])
+
+
+def test_records_from_before_samples_evaluated_everything():
+    old = record("fnet", "text", protocol="quick", recipe=recipe("text", "fnet", "quick"))
+    del old["recipe"]["train"]["test_examples"], old["recipe"]["train"]["validation_examples"]
+    assert fairness.recipe_changes(old) == []
+
+
 def test_a_mixer_s_options_are_a_change_unless_the_protocol_sets_them():
     edited = record("performer:features=64", mixer="performer")
     edited["recipe"]["mixer"] = [["features", 64]]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lra.report import leaderboard, selection, tables
+from lra.report import leaderboard, selection, stats, tables
 from tests.helpers.records import record, result
 
 
@@ -134,6 +134,52 @@ def test_other_metrics_take_their_own_split():
     built = leaderboard.build([validated], selection.Selection(metric="validation_best"))
     assert built.rows[0].scores["listops@2000"].estimate.mean == pytest.approx(60)
     assert built.columns["listops@2000"].examples == 100
+
+
+def of_sample(examples, model="fnet", score=0.4, **changes):
+    """A record that was tested on so many examples of 2,000."""
+    changes.setdefault("overrides", [f"train.test_examples={examples}"])
+    return record(model, score=score, evaluated={"validation": 2_000, "test": examples}, **changes)
+
+
+def test_the_interval_of_a_sample_is_that_of_as_many_examples():
+    (column,) = (built := leaderboard.build([of_sample(500)])).columns.values()
+    assert (column.name, column.examples, column.sampled) == ("listops@2000", 500, True)
+    assert built.rows[0].scores["listops@2000"].estimate.interval == pytest.approx(
+        [100 * end for end in stats.wilson(0.4, 500)]
+    )
+    assert column.notes == ("test is a fixed sample of 500 of 2,000 examples",)
+    table = [[cell.strip() for cell in line.split("|")] for line in tables.to_markdown(built).splitlines()]
+    assert ["listops@2000", "generated (seed 0)", "1", "listops-", "500", "20.00"] in [line[1:-1] for line in table]
+
+
+def test_all_examples_evaluated_are_no_sample():
+    (column,) = leaderboard.build([of_sample(2_000), record("luna")]).columns.values()
+    assert (column.name, column.examples, column.sampled, column.notes) == ("listops@2000", 2_000, False, ())
+
+
+def test_scores_on_a_sample_and_on_the_whole_split_are_not_ranked_together():
+    """Of one data set the whole split has the plain name, though more cells were tested on a sample."""
+    samples = [of_sample(500, model, overrides=[]) for model in ("luna", "local")]
+    built = leaderboard.build([*samples, record("fnet", score=0.5)])
+    assert {name: column.examples for name, column in built.columns.items()} == {
+        "listops@2000": 2_000, "listops@2000 [500 examples]": 500,
+    }  # fmt: skip
+    assert built.conflicts == [
+        "conflict: listops@2000 was run on all examples and on samples of them; results on different data stand in "
+        "columns of their own"
+    ]
+    assert not any(score.best for row in built.rows for score in row.scores.values())
+    failed = of_sample(2_000, "performer", None, status="failed")
+    names = leaderboard.build([samples[0], failed]).columns
+    assert list(names) == ["listops@2000", "listops@2000 [all examples]"]
+
+
+def test_a_sample_of_the_other_split_changes_nothing():
+    other = record(score=0.4, evaluated={"validation": 50, "test": 2_000})
+    assert leaderboard.build([other]).columns["listops@2000"].examples == 2_000
+    choice = selection.Selection(metric="validation_best")
+    assert leaderboard.build([other], choice).columns["listops@2000"].examples == 50
 
 
 MODELS = ("fnet", "transformer", "luna", "local")

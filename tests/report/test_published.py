@@ -83,6 +83,14 @@ def test_a_part_of_the_data_has_no_published_figure_anywhere(counts):
     assert row["scores"]["listops@2000"]["published"] is None
 
 
+def test_a_test_of_a_sample_has_no_published_figure():
+    """Even where the protocol's own recipe tests no more."""
+    sample = record("transformer", score=0.4, evaluated={"validation": 2_000, "test": 1_999})
+    assert published.comparisons(leaderboard.build([sample])) == []
+    whole = record("transformer", score=0.4, evaluated={"validation": 2_000, "test": 2_000})
+    assert len(published.comparisons(leaderboard.build([whole]))) == 1
+
+
 def test_data_that_settings_have_changed_have_no_published_figure():
     changed = record("transformer", score=0.4, overrides=["data.train=50"])
     changed["recipe"]["data"]["train"] = 50

@@ -18,7 +18,7 @@ def test_show_prints_results_curves_and_all_that_made_them():
         "validation accuracy  ▁▂▃▄▅▆▇█  0.0625 → 0.5",
         "seed 1: diverged loss is NaN",
         "compiled_bytes     2,000,000,000",
-        "recipe.train\n  steps       5,000",
+        "recipe.train\n  steps                5,000",
         "command          python run.py run",
     ):
         assert words in text, text

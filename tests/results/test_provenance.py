@@ -1,5 +1,6 @@
 """The suite's commit: its own, or unknown."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from lra.results import provenance
+from tests.helpers.records import quick_cell
 
 HASH = "a" * 40
 
@@ -75,3 +77,12 @@ def test_an_installed_copy_has_the_commit_that_pip_noted(tmp_path, monkeypatch, 
     installed = SimpleNamespace(read_text=lambda file: noted, locate_file=lambda name: tmp_path)
     monkeypatch.setattr(metadata, "distribution", lambda name: installed)
     assert provenance.commit() == commit
+
+
+def test_a_record_says_how_many_examples_are_evaluated():
+    cell = quick_cell()
+    counts = {"train": 9_000, "validation": 2_000, "test": 400}
+    train = dataclasses.replace(cell.plan.recipe.train, validation_examples=500, test_examples=500)
+    plan = dataclasses.replace(cell.plan, recipe=dataclasses.replace(cell.plan.recipe, train=train))
+    made = provenance.initial_record(dataclasses.replace(cell, plan=plan, data=cell.data | {"counts": counts}), {})
+    assert made["evaluated"] == {"validation": 500, "test": 400} and made["data"]["counts"] == counts

@@ -77,6 +77,8 @@ def test_a_record_of_another_cell_under_this_one_s_name_does_not_count(tmp_path)
         (json.dumps(record() | {"log": json.loads("[" * 30 + "]" * 30)}), "not a record"),
         (json.dumps(record() | {"parameters": 10**30}), "a number of 31 digits"),
         (json.dumps(record() | {"error": "\ud800"}), "not a whole record"),
+        (json.dumps(record() | {"evaluated": {"test": -1}}), "'evaluated' is missing or of another type"),
+        (json.dumps(record() | {"evaluated": {"test": "all"}}), "'evaluated' is missing or of another type"),
     ],
 )
 def test_damaged_records_are_named_and_left_out(tmp_path, content, words):

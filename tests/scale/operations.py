@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,7 +76,8 @@ def work_of(task: str, model: str, protocol: str = "lra") -> Work:
         program = make()
         operations.append(program.flops(source))
         some = jnp.int32(0)
-        operations.append(flops.count(program.evaluate, program.params, program.other_state, source, some, some))
+        evaluate = partial(program.evaluate, size=batch)
+        operations.append(flops.count(evaluate, program.params, program.other_state, source, some, some))
 
     jax.eval_shape(counted)
     step, forward = operations

@@ -81,6 +81,7 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them():
         source.data["validation"],
         jnp.int32(0),
         jnp.int32(101),
+        32,
     )[0]
     first = evaluate(state.moving)
     np.testing.assert_array_equal(first, evaluate(state.moving))
