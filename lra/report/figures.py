@@ -46,38 +46,53 @@ def of_leaderboard(board: Leaderboard, benchmarks: Sequence[Record]) -> list[Fig
 def overview(table: headline.Headline, styles: Styles) -> Figure | None:
     """Accuracy against speed with memory as area, one disc a model, as figure 3 of the Long Range Arena paper.
 
+    Where no speed is known it is accuracy against memory.
+
     Returns:
-        The figure, or None where fewer than two models have an accuracy and a speed on one accelerator.
+        The figure, or None where fewer than two models have an accuracy and a speed or memory on one accelerator.
     """
-    accelerator, entries = headline.compared(table)
-    if len(entries) < 2:
-        return None
+    for measure in ("speed", "memory"):
+        accelerator, entries = headline.compared(table, measure)
+        if len(entries) > 1:
+            return _overview(table, styles, measure, accelerator, entries)
+    return None
+
+
+def _overview(
+    table: headline.Headline, styles: Styles, measure: str, accelerator: str, entries: Sequence[headline.Entry]
+) -> Figure:
     most = max(entry.memory or 0.0 for entry in entries) if all(entry.memory for entry in entries) else 0.0
     series = []
     for entry in entries:
-        assert entry.value is not None and entry.speed is not None
-        told = [accuracy_text(entry.value), f"{short(entry.speed)} steps/s, measured in {table.speed.source}"]
+        assert entry.value is not None
+        x = entry.speed if measure == "speed" else (entry.memory or 0.0) / 1e9
+        told = [accuracy_text(entry.value)]
+        told += [f"{short(entry.speed)} steps/s, measured in {table.speed.source}"] if entry.speed else []
         told += [f"{bytes_text(entry.memory)}, {MEMORY_METHODS[table.method]}"] if most else []
         told += [f"{accelerator}, protocol {table.protocol}"]
-        series.append(_disc(entry.row, styles, entry.speed, entry.value.mean, (entry.memory or 0.0, most), told))
-    over = _listed(table.speed.columns)
-    notes = [_area_note(table.method, most)]
-    notes += [
-        f"Speed is the geometric mean over {over}." if len(table.speed.columns) > 1 else f"Speed is that of {over}."
-    ]
-    notes += _left_out(table, entries)
-    name = "average accuracy (%)" if table.average else f"{table.value_name}, accuracy (%)"
-    chart = Chart("Average" if table.average else table.value_name, SPEED, Axis(name), tuple(series))
-    heading = f"Accuracy against speed: protocol {table.protocol}, {accelerator}"
+        series.append(_disc(entry.row, styles, x or 0.0, entry.value.mean, (entry.memory or 0.0, most), told))
+    notes = [_area_note(table.method, most), *_speed_note(table)]
+    shown = {entry.row.model for entry in entries}
+    if missing := [entry.row.model for entry in table.entries if entry.row.model not in shown]:
+        without = (
+            f"Without an average or a {measure} on this accelerator" if table.average else f"Without a {measure} here"
+        )
+        notes.append(f"{without}, and so not in the picture: {_listed(missing)}.")
+    x_axis = SPEED if measure == "speed" else Axis("memory (GB)", log=True)
+    y_axis = Axis("average accuracy (%)" if table.average else f"{table.value_name}, accuracy (%)")
+    chart = Chart("Average" if table.average else table.value_name, x_axis, y_axis, tuple(series))
+    heading = f"Accuracy against {measure}: protocol {table.protocol}, {accelerator}"
     return Figure(to_file_name(["overview", table.protocol, accelerator]), heading, (chart,), tuple(notes))
 
 
-def _left_out(table: headline.Headline, entries: Sequence[headline.Entry]) -> list[str]:
-    """A sentence on the models of the table that the picture cannot show."""
-    names = [entry.row.model for entry in table.entries if not any(entry is shown for shown in entries)]
-    if not names:
-        return []
-    return [f"Without an average or a speed on this accelerator, and so not in the picture: {_listed(names)}."]
+def _speed_note(table: headline.Headline) -> Iterator[str]:
+    over = _listed(table.speed.columns)
+    if not table.speed.source:
+        yield headline.NO_SPEED
+    elif len(table.speed.columns) > 1:
+        yield f"Speed is the geometric mean over {over}."
+    elif table.average:
+        yield f"Speed is that of {over}."
 
 
 def _listed(names: Sequence[str]) -> str:

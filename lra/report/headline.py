@@ -25,6 +25,7 @@ MEMORY_METHODS = {
     "compiled_bytes": "the compiled program's memory",
 }
 """Ways to measure memory, in words; two are never compared."""
+NO_SPEED = "No speed is known: no cell had its device to itself, and bench has not measured this protocol."
 FIRST = "mini"
 """The protocol that is shown first wherever it has a result."""
 
@@ -222,9 +223,9 @@ def _collect(
     return best
 
 
-def compared(table: Headline) -> tuple[str, list[Entry]]:
-    """The accelerator on which most entries have both a value and a speed, and those entries."""
-    complete = [entry for entry in table.entries if entry.value is not None and entry.speed]
+def compared(table: Headline, measure: str) -> tuple[str, list[Entry]]:
+    """The accelerator on which most entries have a value and a measure ('speed' or 'memory'), and those entries."""
+    complete = [entry for entry in table.entries if entry.value is not None and getattr(entry, measure)]
     counts = Counter(entry.row.accelerator for entry in complete)
     accelerator = max(counts, key=lambda name: (counts[name], name), default="")
     return accelerator, [entry for entry in complete if entry.row.accelerator == accelerator]

@@ -1,12 +1,14 @@
 """The leaderboard as one self-contained HTML file that opens offline: no requests, no libraries.
 
 Python supplies only data, as JSON; `html/` holds the page's frame, style and scripts, which build everything else from
-text nodes. So nothing in a record can become markup.
+text nodes. So nothing in a record can become markup; and the page's content policy lets no other script or style run.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -34,15 +36,28 @@ _HERE = Path(__file__).with_name("html")
 
 def to_html(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> str:
     """leaderboard.html: the leaderboard, and the speed and memory of benchmarked cells over length."""
-    html = (_HERE / "page.html").read_text(encoding="utf-8")
+    html, style = (_read(name) for name in ("page.html", "page.css"))
+    style = _colours() + style
+    script = "\n".join(['"use strict";', "(() => {", *map(_read, _SCRIPTS), "})();"])
     parts = {
-        "{{style}}": _colours() + (_HERE / "page.css").read_text(encoding="utf-8"),
-        "{{script}}": "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+        "{{style hash}}": _content_hash(style),
+        "{{script hash}}": _content_hash(script),
+        "{{style}}": style,
+        "{{script}}": script,
         "{{data}}": embed_json(page_data(leaderboard, benchmarks)),
     }
     for placeholder, part in parts.items():
         html = html.replace(placeholder, part)
     return html
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _content_hash(text: str) -> str:
+    """The source that the page's content policy allows: this text, and no other (W3C's CSP 3, hash-source)."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _colours() -> str:

@@ -158,7 +158,7 @@ def headline_notes(table: Headline) -> list[str]:
         mean = f"the geometric mean over {over}" if len(table.speed.columns) > 1 else f"of {over}"
         notes.append(f"Training steps/s: {mean}, measured in {table.speed.source}; compare it on one accelerator only.")
     else:
-        notes.append("No speed: no cell had its device to itself, and none was measured by bench under this protocol.")
+        notes.append(headline.NO_SPEED)
     if table.method:
         notes.append(f"Memory: {MEMORY_METHODS[table.method]}, the largest over {', '.join(table.memory.columns)}.")
     return [*notes, *table.notes]

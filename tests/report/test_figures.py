@@ -116,7 +116,7 @@ def test_training_runs_at_several_lengths_are_a_figure_too():
 def test_seeds_that_trained_together_and_cells_that_shared_a_device_have_no_speed():
     records = [record("fnet", "text", length=n, sharing=2) for n in (1000, 4000)]
     records += [record("luna", "text", length=n) | {"sharing": 2} for n in (1000, 4000)]
-    assert not [name for name in made(records) if not name.startswith("curves")]
+    assert not [name for name in made(records) if not name.startswith(("curves", "overview"))]
 
 
 def test_nothing_to_draw_draws_nothing():
@@ -131,8 +131,12 @@ def test_a_name_with_dollars_is_no_formula(tmp_path):
         assert canvas.save(figure, tmp_path)
 
 
-def test_without_a_speed_there_is_no_picture():
-    records = [record(m, score=0.5, train_speed=None) for m in ("fnet", "luna")]
-    board = leaderboard.build(records)
-    table = headline.choose(board, [])
-    assert table is not None and figures.overview(table, figures.styles_of(board, [])) is None
+def test_without_a_speed_the_picture_is_of_memory_and_says_so():
+    overview = made([record(m, score=0.5, sharing=2) for m in ("fnet", "luna")])["overview-lra-CPU"]
+    assert overview.charts[0].x.label == "memory (GB)" and headline.NO_SPEED in overview.notes
+    assert [series.x for series in overview.charts[0].series] == [(2.0,), (2.0,)]
+
+
+def test_without_speed_and_memory_there_is_no_picture():
+    found = made([record(m, score=0.5, train_speed=None, memory=None) for m in ("fnet", "luna")])
+    assert list(found) == ["curves-lra-CPU"]

@@ -106,7 +106,7 @@ def test_speed_is_over_the_tasks_that_most_models_have():
 def test_a_device_that_was_shared_gives_no_speed():
     table = chosen([*cells("fnet", sharing=2), *cells("local", sharing=2)])
     assert table.speed.source == "" and all(entry.speed is None for entry in table.entries)
-    assert headline.compared(table) == ("", [])
+    assert headline.compared(table, "speed") == ("", [])
 
 
 def test_memory_is_the_largest_over_tasks_by_the_method_that_covers_most():
@@ -119,5 +119,5 @@ def test_memory_is_the_largest_over_tasks_by_the_method_that_covers_most():
 
 def test_speeds_are_compared_on_the_accelerator_of_most_models():
     records = [*cells("fnet"), *cells("local"), *cells("luna", accelerator="NVIDIA H200")]
-    accelerator, entries = headline.compared(chosen(records))
+    accelerator, entries = headline.compared(chosen(records), "speed")
     assert accelerator == "CPU" and {entry.row.model for entry in entries} == {"fnet", "local"}

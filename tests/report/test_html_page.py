@@ -25,7 +25,8 @@ def test_nothing_a_record_says_becomes_markup():
 
 def test_the_page_asks_for_nothing_outside_itself():
     html = html_page.to_html(leaderboard.build([record()]), [])
-    assert "default-src 'none'" in html and "{{" not in html.replace("{{data}}", "")
+    assert "default-src 'none'" in html and "unsafe" not in html.partition("</head>")[0].partition("<style>")[0]
+    assert "{{" not in html.replace("{{data}}", "")
     frame = html.replace(json.dumps(embedded(html)), "")
     outside = re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)(\w+:|//)""", frame)
     assert outside == [] and "fetch(" not in html and "XMLHttpRequest" not in html and "@import" not in html
