@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Circle
 
+from lra.errors import printable
 from lra.report import figures, layout
 from lra.report.charts import Figure
 from lra.report.styles import COLOURS, DASHES, FAILURES, SHAPES
@@ -77,6 +78,7 @@ def _grid(drawn: Figure) -> list[list[dict[str, Any]]]:
 
 
 def _text(ax: Axes, x: float, y: float, text: str, size: float = layout.TEXT, **looks: Any) -> None:
+    text = printable(" ".join(text.split("\n")))  # XML has no control characters
     ax.text(x, y, text, fontsize=size * _POINT, parse_math=False, **{"color": _INK} | looks)
 
 

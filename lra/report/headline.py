@@ -25,7 +25,7 @@ MEMORY_METHODS = {
     "compiled_bytes": "the compiled program's memory",
 }
 """Ways to measure memory, in words; two are never compared."""
-NO_SPEED = "No speed is known: no cell had its device to itself, and bench has not measured this protocol."
+NO_SPEED = "No speed is known: no seed trained alone on its device, and bench has not measured this protocol."
 FIRST = "mini"
 """The protocol that is shown first wherever it has a result."""
 
@@ -102,7 +102,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     for row in rows:
         by_model[row.model].append(row)
     kept = [max(of_model, key=_completeness) for of_model in by_model.values()]
-    columns = [name for name in board.columns if any(row.estimate(name) for row in kept)]
+    columns, rare = _columns(kept, list(board.columns))
     rules = averages.rules_for(columns)
     entries = [Entry(row, _value(row, columns, rules[:1])) for row in kept]
     ranked = [entry for entry in entries if entry.row.kind == fairness.APPLES] or entries
@@ -116,7 +116,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
         if leader is not None and not _diverged(leader.row, [name] if name else columns):
             leader.best.add(name)
     entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
-    notes = _notes(entries, len(rows), len(kept), len(ranked))
+    notes = _notes(len(rows), len(kept), len(ranked), rare)
     none = Measure("", ())
     return Headline(protocol, columns, rules[0].name if rules else "", entries, none, none, "", notes)
 
@@ -142,8 +142,21 @@ def _diverged(row: Row, columns: Sequence[str]) -> bool:
     return any("diverged" in row.scores[name].failures for name in columns if name in row.scores)
 
 
-def _notes(entries: Sequence[Entry], rows: int, kept: int, ranked: int) -> list[str]:
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns of the table, and those left to the tables below.
+
+    A task that only a few models ran would cost all others their average.
+    """
+    counts = {name: sum(row.estimate(name) is not None for row in rows) for name in names}
+    scored = [name for name in names if counts[name]]
+    most = max(counts.values())
+    return [n for n in scored if 2 * counts[n] >= most], [n for n in scored if 2 * counts[n] < most]
+
+
+def _notes(rows: int, kept: int, ranked: int, rare: Sequence[str]) -> list[str]:
     notes = []
+    if rare:
+        notes.append(f"Fewer than half of the models have a result on {', '.join(rare)}: see the tables below.")
     if ranked < kept:
         notes.append("†: free for all, with over 10 % more parameters than the protocol's Transformer; not ranked.")
     if rows > kept:

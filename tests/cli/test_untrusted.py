@@ -4,6 +4,7 @@ import ast
 import html
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 from markdown_it import MarkdownIt
@@ -94,4 +95,8 @@ def test_figures_draw_any_name(built, tmp_path):
     measured["cell"]["accelerator"] = NASTY
     (tmp_path / "bench" / "a.json").write_text(json.dumps(measured))
     write.write_efficiency([tmp_path], tmp_path / "out")
-    assert list((tmp_path / "out" / "plots").glob("*.svg"))
+    drawn = [*(tmp_path / "plots").glob("*.svg"), *(tmp_path / "out" / "plots").glob("*.svg")]
+    assert len(drawn) >= 2
+    for file in drawn:
+        parts = {element.tag.rpartition("}")[2] for element in ElementTree.parse(file).iter()}
+        assert "text" in parts and not parts & {"script", "image", "a", "foreignObject"}, file

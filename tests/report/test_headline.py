@@ -54,6 +54,13 @@ def test_a_row_a_model_with_its_average_rank_and_leader():
     assert table.average == "average (listops@2000, image@1024)"
 
 
+def test_a_task_that_few_models_ran_costs_nobody_an_average():
+    records = [*cells("fnet"), *cells("local"), *cells("luna"), record("fnet", length=512)]
+    table = chosen(records)
+    assert table.columns == ["listops@2000", "image@1024"] and all(entry.value for entry in table.entries)
+    assert any("listops@512" in note for note in table.notes)
+
+
 def test_a_model_with_more_parameters_is_shown_and_not_ranked():
     table = chosen([record(score=0.4), record("luna", score=0.6, parameters=10**8)])
     found = [(entry.row.model, entry.rank, headline.mark(entry, table)) for entry in table.entries]

@@ -51,8 +51,10 @@ function firstRow(entry, table) {
 
 function firstScore(score, best) {
   if (score?.mean === undefined) {
-    return make("td", { class: "number lost" }, Object.keys(score?.lost || {}).join(", ") || "–");
+    const lost = Object.keys(score?.lost || {}).join(", ");
+    return make("td", { class: lost ? "number lost" : "number" }, lost || "–");
   }
   const error = score.low === null ? null : make("span", { class: "error" }, ` ± ${fixed((score.high - score.low) / 2)}`);
-  return make("td", { class: best ? "number best" : "number" }, make("span", { class: "mean" }, fixed(score.mean)), error);
+  const title = `${score.seeds} seed${score.seeds === 1 ? "" : "s"}`;
+  return make("td", { class: best ? "number best" : "number", title }, make("span", { class: "mean" }, fixed(score.mean)), error);
 }
