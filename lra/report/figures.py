@@ -335,14 +335,13 @@ def _length_line(model: str, rows: Sequence[_Measured], column: str, label: str,
         return None
     values = {length: statistics.median(found) for length, found in by_length.items()}
     told, text, failure = [f"{length:,}: {short(value)}" for length, value in values.items()], model, None
-    # Longer inputs fail too: one mark is enough.
     for row in rows:
-        if row["status"] in FAILURES and row["length"] > max(values):
-            length, status = row["length"], row["status"]
-            failure = (float(length), status)
-            text += f" ({status} at {length:,})"
+        length, status = row["length"], row["status"]
+        if status in FAILURES:
             told.append(f"{length:,}: {_WORDS[status]}")
-            break
+            if length > max(values) and failure is None:  # longer inputs fail too: one mark is enough
+                failure = (float(length), status)
+                text += f" ({status} at {length:,})"
     x, y = tuple(map(float, values)), tuple(values.values())
     return Series(model, styles[model], x, y, text, (label, *told), markers=len(x), failure=failure)
 

@@ -152,18 +152,20 @@ def test_what_ran_out_of_memory_or_time_is_marked_and_said():
         measurement("fnet", 256), measurement("fnet", 512, status="oom"), measurement("fnet", 1024, status="oom"),
         measurement("luna", 256), measurement("luna", 1024, status="timeout"), measurement("local", 256, status="oom"),
         measurement("hyena", 256), measurement("hyena", 512, status="failed"),
+        measurement("s4d", 256, status="failed"), measurement("s4d", 512),
     ])  # fmt: skip
     chart = charts["training steps/s"]
     labels = {series.label: series.failure for series in chart.series}
     assert labels == {
         "fnet (oom at 512)": (512, "oom"), "luna (timeout at 1,024)": (1024, "timeout"),
-        "hyena (failed at 512)": (512, "failed"),
+        "hyena (failed at 512)": (512, "failed"), "s4d": None,
     }  # fmt: skip
+    assert {s.name: s.told[1:] for s in chart.series}["s4d"] == ("512: 8", "256: failed")
     assert notes == ("At a line's end: × out of memory, + out of time, Y failed.",
                      "Without a value at any length: local (oom at 256).")  # fmt: skip
     plot = layout.lay_out(chart)
     places = {text: place for place, text in plot["x"]["ticks"]}
-    ends = {mark["name"]: mark["failure"] for mark in plot["marks"]}
+    ends = {mark["name"]: mark.get("failure") for mark in plot["marks"]}
     for model, length in (("fnet", "512"), ("luna", "1,024"), ("hyena", "512")):
         assert places["256"] == ends[model][0] < ends[model][2] < places[length]
 
