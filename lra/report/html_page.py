@@ -139,7 +139,7 @@ def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record], places
     return {
         "first": _first_table(table, places) if table else None,
         "speed": [*([_discs(overview)] if overview else []), *_each_task(figures.accuracy_speed(leaderboard, looks))],
-        "length": [_lines(figure) for figure in lengths],
+        "length": [_lines(figure) for figure in lengths if len(figure.charts[0].x.ticks) > 1],
         "curves": [_lines(figure) for figure in _by_row(figures.curves(leaderboard, looks))],
     }
 

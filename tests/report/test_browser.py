@@ -215,7 +215,7 @@ def test_a_family_that_is_picked_is_the_only_one_shown(shown):
 
 def test_who_points_at_a_mark_or_tabs_to_it_is_told_its_numbers(shown):
     browser = shown()
-    tip = "const tip = document.querySelector('#tip'); return tip.hidden ? '' : tip.innerText"
+    tip = "const tip = document.querySelector('#tip'); return !tip || tip.hidden ? '' : tip.innerText"
     assert browser.execute_script(tip) == ""
     mark = "document.querySelector('#speed-figure .mark[aria-label^=fnet]')"
     browser.execute_script(f"{mark}.focus()")
@@ -225,6 +225,12 @@ def test_who_points_at_a_mark_or_tabs_to_it_is_told_its_numbers(shown):
     assert browser.execute_script(tip) == ""
     webdriver.ActionChains(browser).move_to_element(find(browser, "#speed-figure .mark .marker")).perform()
     assert "steps/s" in browser.execute_script(tip)
+    for row in (1, 2):  # each dialog replaces what stood in the one before
+        find(browser, f"#first tbody tr:nth-child({row}) th button").click()
+        browser.execute_script("document.querySelector('dialog .mark').dispatchEvent(new Event('pointerenter'))")
+        assert browser.execute_script(tip) == "seed 0, validation"
+        assert find(browser, "dialog #tip").is_displayed()
+        press(browser, "\ue00c")
 
 
 def test_no_script_but_the_page_s_own_runs(shown):

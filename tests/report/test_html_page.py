@@ -40,7 +40,8 @@ def test_scripts_build_text_and_never_markup():
 
 def test_every_figure_of_a_cell_is_there():
     built = leaderboard.build([record(score=0.5), record(score=0.6, seed=1), record("local", status="oom")])
-    content = embedded(html_page.to_html(built, [record(results=[], task="text")]))
+    benchmarks = [record(results=[], task="text", length=n) for n in (1000, 2000)]
+    content = embedded(html_page.to_html(built, [*benchmarks, record(results=[], task="image")]))
     (fnet, local) = content["rows"]
     score = fnet["scores"]["listops@2000"]
     assert score["mean"] == 55 and score["seeds"] == 2 and score["published"]["value"] == 35.33

@@ -79,9 +79,10 @@ function light(svg, elements, mark) {
   }
 }
 
-/** Lines of text beside an element; none hides them. */
+const box = make("div", { id: "tip", role: "tooltip", hidden: "" });
+
+/** Lines of text beside an element; none hides them. They stand in its dialog, which covers the page. */
 function tip(lines, element) {
-  const box = document.getElementById("tip");
   box.hidden = !lines.length;
   box.replaceChildren(...lines.map((line, place) => make(place ? "div" : "b", {}, line)));
   if (box.hidden) return;
