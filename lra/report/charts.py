@@ -3,7 +3,8 @@
 Each figure of the suite is defined once, by a function that makes a `Figure` (`figures.py`). The page draws it from
 `layout.lay_out` with `html/figures.js`, and `canvas.save` writes the same layout as PNG, SVG and PDF. To add a figure,
 write a function that returns a `Figure`, and hand it to `html_page.page_data` or `canvas.save`. For a scatter of
-labelled points that is a `Series` with one point and a `label` for each model.
+labelled points that is a `Series` with one point, a `label` and an `area` for each model (the same for all, as 0.15,
+where it means nothing); a line among them is a `Series` of several points without a label.
 """
 
 from __future__ import annotations

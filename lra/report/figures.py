@@ -359,6 +359,6 @@ def trained_over_length(board: Leaderboard) -> pd.DataFrame:
 
 
 def legend(figure: Figure) -> list[tuple[int, str]]:
-    """The families in a figure: place and name."""
-    found = {family_of(series.name) for chart in figure.charts for series in chart.series}
+    """The families of a figure's models: place and name."""
+    found = {family_of(series.name) for chart in figure.charts for series in chart.series if series.label}
     return [(place, FAMILY_NAMES[place]) for place in sorted(found)]

@@ -211,12 +211,13 @@ def _label_points(
 
     A greedy search, the most crowded points first, since they have the fewest free places.
     """
-    centres = np.array([mark["points"][:2] for mark in marks])
+    pointed = [(mark, series.label) for mark, series in zip(marks, ordered, strict=True) if "points" in mark]
+    centres = np.array([mark["points"][:2] for mark, _ in pointed])
     taken = np.concatenate([centres - 5.5, centres + 5.5], 1)
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
     crowd = -np.exp(-distance / 40).sum(1)
     for i in np.argsort(crowd, kind="stable"):
-        text = ordered[i].label
+        mark, text = pointed[i]
         if not text:
             continue
         places = _candidates(centres[i], _LETTER * len(text) + 3)
@@ -224,11 +225,11 @@ def _label_points(
         best = int(np.argmin(np.round(cost, 3)))
         left, top, right, bottom = places[best]
         taken = np.concatenate([taken, places[best : best + 1]])
-        marks[i]["label"] = (round(float(left), 1), round(float(bottom) - 2.5, 1), text)
+        mark["label"] = (round(float(left), 1), round(float(bottom) - 2.5, 1), text)
         x, y = map(float, centres[i])
         near = (round(min(max(x, left), right), 1), round(min(max(y, top), bottom), 1))
         if math.hypot(near[0] - x, near[1] - y) > 12:
-            marks[i]["lead"] = (x, y, *map(float, near))
+            mark["lead"] = (x, y, *map(float, near))
 
 
 def _candidates(centre: np.ndarray, width: float) -> np.ndarray:

@@ -198,10 +198,10 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
     return groups
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def find_leader(entries: Sequence[tuple[T, Estimate]]) -> T | None:
+def find_leader(entries: Sequence[tuple[_T, Estimate]]) -> _T | None:
     """Whose estimate is ahead of every other by more than the errors explain; None of fewer than two."""
     if len(entries) < 2:
         return None

@@ -54,6 +54,15 @@ def test_on_a_phone_every_model_keeps_its_label_and_few_touch():
     assert sum(covers(*pair) for pair in itertools.combinations(labels, 2)) <= 4
 
 
+def test_a_line_may_stand_among_discs():
+    line = Series("equal", Style(7), (1.0, 100.0), (40.0, 60.0))
+    plot = layout.lay_out(Chart("", X, Y, (disc("a", 10.0, 50.0), line, disc("b", 20.0, 50.0))))
+    marks = {mark["name"]: mark for mark in plot["marks"]}
+    assert plot["wide"] == layout.WIDE[0] and set(marks) == {"a", "b", "equal"}
+    assert "label" in marks["a"] and "line" in marks["equal"] and "label" not in marks["equal"]
+    assert marks["equal"]["line"][:2] < marks["a"]["points"] < marks["equal"]["line"][2:]
+
+
 def test_a_label_apart_from_its_point_has_a_line_to_it():
     plot = layout.lay_out(Chart("", X, Y, tuple(disc(f"model_{i}", 10.0, 50.0) for i in range(8))))
     apart = [mark for mark in plot["marks"] if "lead" in mark]
