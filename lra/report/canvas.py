@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import figure as pyplot_figure
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Circle
 
 from lra.errors import printable
@@ -24,8 +24,8 @@ FORMATS = ("png", "svg", "pdf")
 _POINT = 0.75
 """A pixel in points, at 96 pixels an inch."""
 _INK, _SOFT, _LINE = "#1d1f23", "#5d636e", "#e2e3e6"
-_HEAD, _NOTE = 30.0, 15.0
-"""Heights of the heading and of a line of notes, pixels."""
+_HEAD, _NOTE = 19.0, 15.0
+"""Heights of a line of the heading and of the notes, pixels."""
 
 
 def save(drawn: Figure, folder: Path) -> str:
@@ -44,27 +44,48 @@ def save(drawn: Figure, folder: Path) -> str:
     return drawn.name
 
 
-def draw(drawn: Figure) -> pyplot_figure.Figure:
+def draw(drawn: Figure) -> Canvas:
     """The figure on one pair of axes whose units are pixels, y down: heading, charts in a grid, families, notes."""
     rows = _grid(drawn)
     wide = max(sum(plot["wide"] for plot in row) for row in rows)
-    notes = [line for note in drawn.notes for line in textwrap.wrap(note, int(wide / 5.6))]
-    high = _HEAD + sum(max(plot["high"] for plot in row) for row in rows) + _NOTE * (len(notes) + 1.6)
-    canvas = pyplot_figure.Figure(figsize=(wide / 96, high / 96))
+    heading = textwrap.wrap(drawn.heading, int(wide / 8.6))
+    families = _families(drawn, wide)
+    notes = [line for note in drawn.notes for line in textwrap.wrap(note, int(wide / 5.8))]
+    head, foot = _HEAD * len(heading) + 10, _NOTE * (families[-1][1] + 1 if families else 0)
+    body = sum(max(plot["high"] for plot in row) for row in rows)
+    high = head + body + foot + _NOTE * (len(notes) + 0.6)
+    canvas = Canvas(figsize=(wide / 96, high / 96))
     ax = canvas.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(high, 0))
     ax.set_axis_off()
-    _text(ax, 10, 19, drawn.heading, size=13, weight="bold")
-    top = _HEAD
+    for number, line in enumerate(heading):
+        _text(ax, 10, _HEAD * (number + 1), line, size=13, weight="bold")
+    top = head
     for row in rows:
         left = 0.0
         for plot in row:
             _plot(ax, plot, left, top)
             left += plot["wide"]
         top += max(plot["high"] for plot in row)
-    _legend(ax, drawn, top + _NOTE)
+    for x, line_number, place, name in families:
+        y = top + _NOTE * (line_number + 0.9)
+        ax.add_patch(Circle((x, y - 4), 5, color=COLOURS[place], linewidth=0))
+        _text(ax, x + 9, y, name)
     for number, line in enumerate(notes):
-        _text(ax, 10, top + _NOTE * (number + 2.1), line, color=_SOFT)
+        _text(ax, 10, top + foot + _NOTE * (number + 0.9), line, color=_SOFT)
     return canvas
+
+
+def _families(drawn: Figure, wide: float) -> list[tuple[float, int, int, str]]:
+    """The legend: x and line, the family's place in the palette, its name."""
+    found: list[tuple[float, int, int, str]] = []
+    x, line = 14.0, 0
+    for place, name in figures.legend(drawn):
+        width = 34 + 6.6 * len(name)
+        if found and x + width > wide:
+            x, line = 14.0, line + 1
+        found.append((x, line, place, name))
+        x += width
+    return found
 
 
 def _grid(drawn: Figure) -> list[list[dict[str, Any]]]:
@@ -80,14 +101,6 @@ def _grid(drawn: Figure) -> list[list[dict[str, Any]]]:
 def _text(ax: Axes, x: float, y: float, text: str, size: float = layout.TEXT, **looks: Any) -> None:
     text = printable(" ".join(text.split("\n")))  # XML has no control characters
     ax.text(x, y, text, fontsize=size * _POINT, parse_math=False, **{"color": _INK} | looks)
-
-
-def _legend(ax: Axes, drawn: Figure, y: float) -> None:
-    x = 14.0
-    for place, name in figures.legend(drawn):
-        ax.add_patch(Circle((x, y - 4), 5, color=COLOURS[place], linewidth=0))
-        _text(ax, x + 9, y, name)
-        x += 34 + 6.6 * len(name)
 
 
 def _plot(ax: Axes, plot: dict[str, Any], left: float, top: float) -> None:

@@ -58,6 +58,19 @@ def test_a_disc_s_area_is_the_memory_and_its_place_the_accuracy_and_speed(name):
     assert "the accelerator's peak memory, the largest 3 GB" in figure.notes[0]
 
 
+def test_nothing_written_is_cut_off_at_the_figure_s_edge():
+    models = ("transformer", "fnet", "luna", "s4d", "mega_chunk", "hyena", "gla", "lab.mixers:Mine")
+    records = [record(m, score=0.3 + i / 20, accelerator="CPU AMD EPYC 9965 192-Core Processor, 2 cores")
+               for i, m in enumerate(models)]  # fmt: skip
+    for figure in made(records).values():
+        drawn = canvas.draw(figure)
+        drawn.set_dpi(96)
+        width, height = drawn.get_size_inches() * 96
+        boxes = [text.get_window_extent() for text in drawn.axes[0].texts]
+        assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= width, figure.name
+        assert min(box.y0 for box in boxes) >= 0 and max(box.y1 for box in boxes) <= height, figure.name
+
+
 def test_memory_methods_are_never_mixed():
     records = make_records()
     records[0]["memory"] = records[1]["memory"] = {"device_peak_bytes": None, "compiled_bytes": 5}
