@@ -207,33 +207,41 @@ def _by_cell(protocol: str, benchmarks: Sequence[Record]) -> _Measured:
     return measured
 
 
+_Numbers = dict[int, list[float]]
+"""One number a task, by an entry's place in the table."""
+
+
 def _collect(
     table: Headline, columns: dict[str, Column], measured: _Measured, read: Callable[[Record], float | None]
-) -> tuple[Measure, dict[int, list[float]]]:
-    """One number a task for each entry, by its place: from `bench`, or from training where that covers more entries.
+) -> tuple[Measure, _Numbers]:
+    """The numbers of `bench`, or of training where `bench` covers fewer than half as many entries; never of both."""
 
-    Only tasks that most entries have count, so that all numbers are over the same ones.
-    """
-    best: tuple[Measure, dict[int, list[float]]] = (Measure("", ()), {})
-    for source in ("bench", "training"):
-        values: dict[str, dict[int, float]] = {}
-        for name in table.columns:
-            task, length = columns[name].task, columns[name].length
-            values[name] = {}
-            for place, entry in enumerate(table.entries):
-                row = entry.row
-                trained = row.scores[name].records if name in row.scores else []
-                bench = measured.get((row.model, row.accelerator, task, length), [])
-                numbers = [n for record in (bench if source == "bench" else trained) if (n := read(record))]
-                if numbers:
-                    values[name][place] = statistics.median(numbers)
-        most = max(map(len, values.values()), default=0)
-        shared = tuple(name for name in table.columns if most and len(values[name]) == most)
-        count = Counter(place for name in shared for place in values[name])
-        complete = {place: [values[name][place] for name in shared] for place in count if count[place] == len(shared)}
-        if len(complete) > len(best[1]):
-            best = (Measure(source, shared), complete)
-    return best
+    def benched(row: Row, name: str) -> list[Record]:
+        return measured.get((row.model, row.accelerator, columns[name].task, columns[name].length), [])
+
+    def trained(row: Row, name: str) -> list[Record]:
+        return row.scores[name].records if name in row.scores else []
+
+    tasks, numbers = _numbers(table, benched, read)
+    others, more = _numbers(table, trained, read)
+    if 2 * len(numbers) < len(more):
+        return Measure("training", others), more
+    return Measure("bench" if numbers else "", tasks), numbers
+
+
+def _numbers(
+    table: Headline, records_of: Callable[[Row, str], list[Record]], read: Callable[[Record], float | None]
+) -> tuple[tuple[str, ...], _Numbers]:
+    """The tasks that most entries have a number of, and the numbers of each entry that has them all."""
+    values: dict[str, dict[int, float]] = {name: {} for name in table.columns}
+    for name in table.columns:
+        for place, entry in enumerate(table.entries):
+            if found := [number for record in records_of(entry.row, name) if (number := read(record))]:
+                values[name][place] = statistics.median(found)
+    most = max(map(len, values.values()))
+    shared = tuple(name for name in table.columns if most and len(values[name]) == most)
+    places = set.intersection(*(set(values[name]) for name in shared)) if shared else set()
+    return shared, {place: [values[name][place] for name in shared] for place in sorted(places)}
 
 
 def compared(table: Headline, measure: str) -> tuple[str, list[Entry]]:

@@ -88,6 +88,16 @@ def test_speed_is_that_of_bench_of_the_same_protocol_and_accelerator():
     assert {e.row.model: e.speed for e in table.entries} == pytest.approx({"fnet": 4.0, "local": 2.0})
 
 
+def test_bench_counts_where_it_covers_half_of_the_models_that_training_does():
+    records = [c for model in ("fnet", "local", "luna", "bigbird") for c in cells(model, tasks={"listops": 2000})]
+    two = chosen(records, [bench("fnet"), bench("local")])
+    assert two.speed.source == "bench"
+    speeds = {entry.row.model: entry.speed for entry in two.entries}
+    assert speeds.pop("luna") is speeds.pop("bigbird") is None
+    assert speeds == pytest.approx({"fnet": 8.0, "local": 8.0})
+    assert chosen(records, [bench("fnet")]).speed.source == "training"
+
+
 @pytest.mark.parametrize("change", [
     {"overrides": ["train.steps=1"]}, {"max_batch": True}, {"memory_limit_bytes": 2**30}, {"device": {"used": 2}},
     {"status": "oom"}, {"sharing": 2},

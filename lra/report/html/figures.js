@@ -98,6 +98,7 @@ function tip(lines, element) {
 function familyButtons(families) {
   const buttons = families.map((family) => make("button", {
     type: "button", class: `family family-${family}`, "aria-pressed": "false", "data-family": family,
+    title: "Show only the families that are picked",
     onclick: () => {
       if (!picked.delete(family)) picked.add(family);
       showPicked(document);
