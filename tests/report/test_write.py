@@ -51,7 +51,7 @@ def test_the_whole_markdown_table_is_as_worked_out_by_hand():
 
 Training steps/s: of listops@2000, measured in training; compare it on one accelerator only. Memory: the compiled \
 program's memory, the largest over listops@2000. †: free for all, with over 10 % more parameters than the protocol's \
-Transformer; not ranked.
+Transformer; neither ranked nor bold.
 
 ## All results
 
