@@ -158,7 +158,9 @@ def _notes(rows: int, kept: int, ranked: int, rare: Sequence[str]) -> list[str]:
     if rare:
         notes.append(f"Fewer than half of the models have a result on {', '.join(rare)}: see the tables below.")
     if ranked < kept:
-        notes.append("†: free for all, with over 10 % more parameters than the protocol's Transformer; neither ranked nor bold.")
+        notes.append(
+            "†: free for all, with over 10 % more parameters than the protocol's Transformer; neither ranked nor bold."
+        )
     if rows > kept:
         notes.append(
             "Of a model that ran on several accelerators, the row with most results is shown, of equals the latest; "
