@@ -42,7 +42,6 @@ from tasks import PAPER, TASKS
 COUNTED = PAPER[:5]
 """The benchmark's tasks that count: without Path-X, which most models fail."""
 AVERAGE = "average"
-FAMILY_NAMES = tuple(FAMILIES)
 KINDS = ("median", "highest", "first")
 """Published scores of a model on a task; the median is the one that counts."""
 MIN_MODELS = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ SPEEDUPS = {
     "training speed-up vs transformer": "training steps/s",
     "inference speed-up vs transformer": "inference steps/s",
 }
+_NUMBERS = (int, float)
 _TEXT_COLUMNS = {
     "model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit", "created",
 }  # fmt: skip
@@ -78,7 +80,7 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     'searched' marks cells that searched for the largest batch that fits; 'max batch' is the result. A speed-up is empty
     where the Transformer was not benchmarked at the same setting.
     """
-    rows = [{column: _lookup(record, path) for column, path in COLUMNS.items()} for record in records]
+    rows = [{column: _read(record, column) for column in COLUMNS} for record in records]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in frame:
         if column not in _TEXT_COLUMNS:
@@ -97,6 +99,16 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     frame = frame.astype(integers | {name: "Int64" for name in frame if str(name).endswith(" bytes")})
     by = ["task", "protocol", "accelerator", "length", "model", "batch", "created"]
     return frame.sort_values(by, kind="stable", ignore_index=True)
+
+
+def _read(record: Record, column: str) -> Any:
+    """A column's text or finite number; None for what is neither, in a record that was edited by hand."""
+    value = _lookup(record, COLUMNS[column])
+    if column == "overrides":
+        return value or []
+    if column in _TEXT_COLUMNS:
+        return None if value is None else str(value)
+    return value if isinstance(value, _NUMBERS) and math.isfinite(value) else None
 
 
 def _lookup(record: Record, path: str) -> Any:

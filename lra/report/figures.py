@@ -1,310 +1,202 @@
-"""Figures for papers, each as PNG, SVG and PDF."""
+"""The suite's figures, each defined once for the page and for the files: which records become which `charts.Figure`."""
 
 from __future__ import annotations
 
-import io
-import re
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from lra.report import fairness
+from lra.report import efficiency, fairness, headline
+from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, short, to_file_name
+from lra.report.headline import MEMORY_METHODS
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Row, Score
+from lra.report.stats import Estimate
+from lra.report.styles import FAILURES, FAMILY_NAMES, Style, Styles, assign_styles, family_of
 from lra.results import load
-from tasks.io.files import write_whole
+from lra.results.records import Record
 
-FORMATS = ("png", "svg", "pdf")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, distinguishable with every kind of colour vision (Wong 2011, Nature Methods 8:441), without
-its black, which is the Transformer's, and its yellow, which is too pale for lines."""
-_MARKERS = ("s", "^", "D", "v", "P", "d", "<", "X", ">", "p", "h")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-_FAILURE_MARKERS = {"oom": "x", "timeout": "+", "failed": "1"}
-"""Markers at the end of a model's line, by the status of the first cell that failed."""
+SPEED = Axis("training steps per second", log=True)
+MAX_LINE_POINTS = 40
+"""Points of a line in a figure of many models, which has no room for more."""
+MAX_LINES = 12
+"""Learning curves in one chart."""
 _GROUP_BY = ["task", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes", "searched"]
-_MAX_AREA = 900.0
-"""Area of the largest disc, points²."""
-_RC_PARAMS = {
-    "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
-    "grid.linewidth": 0.5, "axes.titlesize": 9.0, "legend.frameon": False,
-}  # fmt: skip
+_WORDS = {"oom": "out of memory", "timeout": "out of time", "failed": "failed"}
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a model is drawn; up to 44 models differ in marker or dashes, so they are distinguishable in grey."""
-
-    color: str
-    marker: str
-    dashes: Any
-
-    def line(self) -> dict[str, Any]:
-        """Keyword arguments for `Axes.plot`."""
-        return {"color": self.color, "marker": self.marker, "linestyle": self.dashes, "linewidth": 1.5,
-                "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.5}  # fmt: skip
+def styles_of(board: Leaderboard, benchmarks: Sequence[Record]) -> Styles:
+    """The styles of all models that any figure shows."""
+    return assign_styles([row.model for row in board.rows] + [record["cell"]["model"] for record in benchmarks])
 
 
-Styles = dict[str, Style]
-"""By model."""
+def of_leaderboard(board: Leaderboard, benchmarks: Sequence[Record]) -> list[Figure]:
+    """Every figure of results; those of `bench` alone are `over_length`."""
+    styles = styles_of(board, benchmarks)
+    table = headline.choose(board, benchmarks)
+    first = overview(table, styles) if table else None
+    trained = over_length(trained_over_length(board), styles, "training")
+    return [*([first] if first else []), *accuracy_speed(board, styles), *curves(board, styles), *trained]
 
 
-def assign_styles(models: Iterable[str]) -> Styles:
-    """A style for each model: black for the Transformer, the rest in the order of their names."""
-    styles = {}
-    for number, model in enumerate(sorted(set(models) - {"transformer"})):
-        color, marker, dashes = (cycle[number % len(cycle)] for cycle in (_COLOURS, _MARKERS, _DASHES))
-        styles[model] = Style(color, marker, dashes)
-    return styles | {"transformer": Style("#000000", "o", "-")}
+def overview(table: headline.Headline, styles: Styles) -> Figure | None:
+    """Accuracy against speed with memory as area, one disc a model, as figure 3 of the Long Range Arena paper.
 
-
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Writes the figure in every format, each file atomically; equal figures give equal files."""
-    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "lra"}):
-        for kind in FORMATS:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata=undated[kind])
-            write_whole(folder / f"{name}.{kind}", buffer.getvalue())
-
-
-def to_file_name(words: Iterable[Any]) -> str:
-    """Joins words to a file name, with only letters, digits and _ . = in each."""
-    return "-".join(re.sub(r"[^A-Za-z0-9_.=]+", "_", str(word)) for word in words if str(word))
-
-
-def draw_all_efficiency(frame: pd.DataFrame, folder: Path) -> list[str]:
-    """Draws one figure per task, batch, precision, protocol, overrides and accelerator of `efficiency.to_frame`.
+    Where no speed is known it is accuracy against memory.
 
     Returns:
-        The figures' file names, without suffixes.
+        The figure, or None where fewer than two models have an accuracy and a speed or memory on one accelerator.
     """
-    styles = assign_styles(frame["model"])
-    fixed = frame["batch"].where(~frame["searched"], 0)
-    names = []
-    for _, group in frame.groupby([*_GROUP_BY, fixed.rename("fixed")], dropna=False, sort=True):
-        figure, name = draw_efficiency(group, styles)
-        save_figure(figure, folder, name)
-        names.append(name)
-    return names
+    for measure in ("speed", "memory"):
+        accelerator, entries = headline.compared(table, measure)
+        if len(entries) > 1:
+            return _overview(table, styles, measure, accelerator, entries)
+    return None
 
 
-def draw_efficiency(group: pd.DataFrame, styles: Styles) -> tuple[Figure, str]:
-    """Draws rows that differ only in model and length; returns the figure and its file name."""
-    first = group.iloc[0]
-    measured = group["device peak bytes"].notna().any()
-    memory = (
-        ("device peak bytes", "device memory, peak (GB)")
-        if measured
-        else ("compiled bytes", "memory planned by the compiler (GB)")
-    )
-    if first["searched"]:
-        batch = "largest batch"
-        panels = [("max batch", "largest batch that fits"), ("training examples/s", "training examples/s"),
-                  ("inference examples/s", "inference examples/s"), memory]  # fmt: skip
-    else:
-        batch = f"batch {first['batch']}"
-        panels = [("training steps/s", "training steps/s"), ("inference steps/s", "inference steps/s"), memory,
-                  ("training speed-up vs transformer", "training speed ÷ Transformer's")]  # fmt: skip
-    limit = "" if pd.isna(first["memory limit bytes"]) else f"{first['memory limit bytes'] / 2**30:g} GiB"
-    devices = "" if first["devices"] == 1 else f"{first['devices']} devices"
-    words = [first["task"], batch, first["precision"], first["protocol"], first["overrides"], devices, limit]
-    figure = Figure(figsize=(10, 7.2), layout="constrained")
-    figure.suptitle(", ".join(filter(None, words)) + f"\n{first['accelerator']}", fontsize=11, parse_math=False)
-    grid = figure.subplots(2, 2).flat
-    for axes, (column, label) in zip(grid, panels, strict=True):
-        unit = 1e9 if column.endswith("bytes") else 1.0
-        _efficiency_panel(axes, group.assign(y=group[column].astype(float) / unit), label, styles)
-    _efficiency_legend(figure, group, styles, by=panels[1][0])
-    return figure, to_file_name([*words[:2], *words[3:6], limit, first["precision"], first["accelerator"]])
+def _overview(
+    table: headline.Headline, styles: Styles, measure: str, accelerator: str, entries: Sequence[headline.Entry]
+) -> Figure:
+    most = max(entry.memory or 0.0 for entry in entries) if all(entry.memory for entry in entries) else 0.0
+    series = []
+    for entry in entries:
+        assert entry.value is not None
+        x = entry.speed if measure == "speed" else (entry.memory or 0.0) / 1e9
+        told = [accuracy_text(entry.value)]
+        told += [f"{short(entry.speed)} steps/s, measured in {table.speed.source}"] if entry.speed else []
+        told += [f"{bytes_text(entry.memory)}, {MEMORY_METHODS[table.method]}"] if most else []
+        told += [f"{accelerator}, protocol {table.protocol}"]
+        series.append(_disc(entry.row, styles, x or 0.0, entry.value.mean, (entry.memory or 0.0, most), told))
+    notes = [_area_note(table.method, most), *_speed_note(table)]
+    shown = {entry.row.model for entry in entries}
+    if missing := [entry.row.model for entry in table.entries if entry.row.model not in shown]:
+        without = (
+            f"Without an average or a {measure} on this accelerator" if table.average else f"Without a {measure} here"
+        )
+        notes.append(f"{without}, and so not in the picture: {_listed(missing)}.")
+    x_axis = SPEED if measure == "speed" else Axis("memory (GB)", log=True)
+    y_axis = Axis("average accuracy (%)" if table.average else f"{table.value_name}, accuracy (%)")
+    chart = Chart("Average" if table.average else table.value_name, x_axis, y_axis, tuple(series))
+    heading = f"Accuracy against {measure}: protocol {table.protocol}, {accelerator}"
+    return Figure(to_file_name(["overview", table.protocol, accelerator]), heading, (chart,), tuple(notes))
 
 
-def _efficiency_panel(axes: Axes, group: pd.DataFrame, label: str, styles: Styles) -> None:
-    lengths = sorted(group["length"].astype(int).unique())
-    for model, rows in group.sort_values("length").groupby("model", sort=False):
-        style = styles[str(model)]
-        done = rows[rows["y"] > 0]
-        axes.plot(done["length"].astype(float), done["y"], **style.line())
-        for _, failed in rows[rows["status"].isin(list(_FAILURE_MARKERS))].iterrows():
-            before = done[done["length"] < failed["length"]]
-            if len(before):
-                last, step = before.iloc[-1], failed["length"] / before.iloc[-1]["length"]
-                # Short of the length that failed: there the marker would look like a value.
-                x, y = [float(last["length"]), float(last["length"] * step**0.4)], [last["y"]] * 2
-                axes.plot(x, y, color=style.color, linestyle=":", linewidth=1)
-                marker = _FAILURE_MARKERS[failed["status"]]
-                axes.plot(x[1:], y[1:], marker, color=style.color, markersize=8, markeredgewidth=1.8)
-                break  # longer inputs fail too: one marker is enough
-    axes.set_title(label, fontsize=10, loc="left")
-    axes.set_xlabel("length (tokens)", fontsize=9)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(lengths))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    if (group["y"] > 0).any():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=8)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _speed_note(table: headline.Headline) -> Iterator[str]:
+    over = _listed(table.speed.columns)
+    if not table.speed.source:
+        yield headline.NO_SPEED
+    elif len(table.speed.columns) > 1:
+        yield f"Speed is the geometric mean over {over}."
+    elif table.average:
+        yield f"Speed is that of {over}."
 
 
-def _efficiency_legend(figure: Figure, group: pd.DataFrame, styles: Styles, by: str) -> None:
-    """Beside the panels: the models, the fastest at the greatest length first, and the failure markers."""
-    ranked = group.assign(speed=group[by].astype(float)).sort_values(["length", "speed"], na_position="first")
-    models = list(dict.fromkeys(reversed(ranked["model"].tolist())))
-    handles = []
-    for model in models:
-        failed = group[(group["model"] == model) & group["status"].isin(list(_FAILURE_MARKERS))].sort_values("length")
-        failure = f" ({failed.iloc[0]['status']} at {failed.iloc[0]['length']:,})" if len(failed) else ""
-        handles.append(Line2D([], [], label=f"{model}{failure}", **styles[str(model)].line()))
-    present = [status for status in _FAILURE_MARKERS if (group["status"] == status).any()]
-    labels = {"oom": "out of memory", "timeout": "out of time", "failed": "failed"}
-    for status in present:
-        look: dict[str, Any] = {"color": "#555555", "linestyle": ":", "markersize": 8, "markeredgewidth": 1.8}
-        handles.append(Line2D([], [], label=labels[status], marker=_FAILURE_MARKERS[status], **look))
-    legend = figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False, handlelength=3.2)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
 
 
-def draw_leaderboard(leaderboard: Leaderboard, folder: Path) -> list[str]:
-    """Draws accuracy over speed and learning curves to `folder`, one figure each per protocol and accelerator.
-
-    Returns:
-        The figures' file names, without suffixes.
-
-    Raises:
-        OSError: `folder` cannot be written.
-    """
-    styles = assign_styles(row.model for row in leaderboard.rows)
-    rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in leaderboard.rows:
-        rows_of[row.protocol, row.accelerator].append(row)
-    names = []
-    with mpl.rc_context(_RC_PARAMS):  # type: ignore[arg-type]
-        for (protocol, accelerator), rows in sorted(rows_of.items()):
-            heading = f"Protocol {protocol}, {accelerator}"
-            for kind, draw in (("accuracy_speed", draw_accuracy_speed), ("curves", draw_curves)):
-                figure = draw(rows, list(leaderboard.columns), styles, heading)
-                if figure is not None:
-                    names.append(to_file_name([kind, protocol, accelerator]))
-                    save_figure(figure, folder, names[-1])
-    return names
+def _area_note(method: str, most: float) -> str:
+    if not most:
+        return "Discs are alike, as no way of measuring memory covers all of them. Dotted and empty: free for all."
+    return f"A disc's area is {MEMORY_METHODS[method]}, the largest {bytes_text(most)}. Dotted and empty: free for all."
 
 
-def draw_accuracy_speed(rows: Sequence[Row], columns: Sequence[str], styles: Styles, heading: str) -> Figure | None:
-    """Draws accuracy over speed as figure 3 of the Long Range Arena paper: one panel per task, disc areas show memory.
-
-    All discs of a figure use one memory method: the accelerator's peak where every cell has it, else the compiled
-    program's; where neither covers every cell, all discs have the same size.
-
-    Args:
-        rows: of one protocol and accelerator.
-        columns: names of the panels, in order.
-        styles: of at least the rows' models.
-        heading: first line of the title.
-
-    Returns:
-        The figure, or None where no two rows have accuracy and speed in the same column.
-    """
-    shown = {name: [(r, r.scores[name]) for r in rows if _has_point(r.scores.get(name))] for name in columns}
-    shown = {name: points for name, points in shown.items() if len(points) > 1}
-    if not shown:
-        return None
-    scores = [score for points in shown.values() for _, score in points]
-    method, label = _memory_method(scores)
-    max_memory = max((score.memory(method) or 0 for score in scores), default=0) if method else 0
-    disc_key = f"Disc area: {label}, the largest {max_memory / 1e9:.3g} GB. " if max_memory else ""
-    figure, axes = _panels(len(shown), f"{heading}\n{disc_key}Dotted and empty: free for all.")
-    for ax, (name, points) in zip(axes, shown.items(), strict=True):
-        for row, score in points:
-            area = _MAX_AREA * (score.memory(method) or 0) / max_memory if max_memory else 120.0
-            _draw_disc(ax, row, score, styles[row.model], area)
-        ax.set_title(name, parse_math=False)
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.margins(0.2)
-        ax.set_xlabel("training steps per second")
-        ax.set_ylabel("accuracy (%)")
-    _legend(figure, {row.model for points in shown.values() for row, _ in points}, styles, lines=False)
-    return figure
+def accuracy_text(estimate: Estimate) -> str:
+    """'56.59 ± 0.61 % (1 seed)'."""
+    margin = "" if estimate.margin is None else f" ± {estimate.margin:.2f}"
+    return f"{estimate.mean:.2f}{margin} % ({estimate.count} seed{'s' * (estimate.count != 1)})"
 
 
-def _draw_disc(ax: Axes, row: Row, score: Score, style: Style, area: float) -> None:
-    assert score.estimate is not None and score.steps_per_second is not None
-    x, y = score.steps_per_second, score.estimate.mean
+def _disc(row: Row, styles: Styles, x: float, y: float, memory: tuple[float, float], told: Iterable[str]) -> Series:
+    """A model's disc; `memory` is its own and the largest, which is 0 where all discs are alike."""
+    own, most = memory
+    area = own / most if most else 0.15
+    words = tuple(filter(None, [*told, row.overrides, row.variant]))
     free = row.kind == fairness.FREE
-    ax.scatter(x, y, s=area, facecolor="none" if free else style.color, alpha=None if free else 0.3, linewidth=0)
-    ax.scatter(x, y, s=area, facecolor="none", edgecolor=style.color, linestyle=":" if free else "-", linewidth=1)
-    ax.scatter(x, y, s=16, color=style.color, marker=style.marker, zorder=3)
+    return Series(row.model, styles[row.model], (x,), (y,), row.model, words, area=area, hollow=free)
 
 
-def draw_curves(rows: Sequence[Row], columns: Sequence[str], styles: Styles, heading: str) -> Figure | None:
-    """Draws validation accuracy over steps, one panel per task: the mean over seeds, and their range as a band.
+def accuracy_speed(board: Leaderboard, styles: Styles) -> list[Figure]:
+    """Accuracy against speed, a figure for each protocol and accelerator with a chart for each task.
 
-    Args:
-        rows: of one protocol and accelerator.
-        columns: names of the panels, in order.
-        styles: of at least the rows' models.
-        heading: first line of the title.
-
-    Returns:
-        The figure, or None where no row has a curve.
+    All discs of a figure use one way of measuring memory: the accelerator's peak where every cell has it, else the
+    compiled program's; where neither covers every cell, all discs have the same size. A chart has at least two discs.
     """
-    shown: dict[str, list[tuple[Row, np.ndarray, np.ndarray]]] = {}
-    for name in columns:
-        for row in rows:
-            validation = _validation_curves(row.scores[name]) if name in row.scores else None
-            if validation is not None:
-                shown.setdefault(name, []).append((row, *validation))
-    if not shown:
-        return None
-    figure, axes = _panels(len(shown), f"{heading}\nMean over seeds; band: their range.")
-    for ax, (name, lines) in zip(axes, shown.items(), strict=True):
-        for row, steps, values in lines:
-            style = styles[row.model]
-            marker_every = max(1, len(steps) // 5)
-            ax.plot(steps, values.mean(0), **style.line() | {"linewidth": 1.2, "markersize": 4}, markevery=marker_every)
-            if len(values) > 1:
-                ax.fill_between(steps, values.min(0), values.max(0), color=style.color, alpha=0.15, linewidth=0)
-        ax.set_title(name, parse_math=False)
-        ax.set_xlabel("step")
-        ax.set_ylabel("validation accuracy (%)")
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        ax.locator_params(axis="x", nbins=5)
-    _legend(figure, {row.model for lines in shown.values() for row, *_ in lines}, styles, lines=True)
-    return figure
+    made = []
+    for (protocol, accelerator), rows in _by_device(board):
+        points = {n: [(r, r.scores[n]) for r in rows if _has_point(r.scores.get(n))] for n in board.columns}
+        points = {name: found for name, found in points.items() if len(found) > 1}
+        scores = [score for found in points.values() for _, score in found]
+        if not scores:
+            continue
+        method = next((name for name in MEMORY_METHODS if all(score.memory(name) for score in scores)), "")
+        most = max(score.memory(method) or 0 for score in scores) if method else 0
+        charts = []
+        for name, found in points.items():
+            series = (_score_disc(row, score, styles, method, most) for row, score in found)
+            charts.append(Chart(name, SPEED, Axis(f"{name}, accuracy (%)"), tuple(series)))
+        file_name = to_file_name(["accuracy_speed", protocol, accelerator])
+        heading = f"Accuracy against speed: protocol {protocol}, {accelerator}"
+        made.append(Figure(file_name, heading, tuple(charts), (_area_note(method, most),)))
+    return made
+
+
+def _score_disc(row: Row, score: Score, styles: Styles, method: str, most: float) -> Series:
+    assert score.estimate is not None and score.steps_per_second is not None
+    memory = score.memory(method) or 0 if method else 0
+    told = [accuracy_text(score.estimate), f"{short(score.steps_per_second)} steps/s"]
+    told += [f"{bytes_text(memory)}, {MEMORY_METHODS[method]}"] if most else []
+    told += [f"{row.accelerator}, protocol {row.protocol}"]
+    return _disc(row, styles, score.steps_per_second, score.estimate.mean, (memory, most), told)
 
 
 def _has_point(score: Score | None) -> bool:
     return score is not None and score.estimate is not None and bool(score.steps_per_second)
 
 
-def _memory_method(scores: Sequence[Score]) -> tuple[str, str]:
-    for name, label in (("device_peak_bytes", "accelerator's peak memory"), ("compiled_bytes", "compiled program")):
-        if all(score.memory(name) for score in scores):
-            return name, label
-    return "", ""
+def _by_device(board: Leaderboard) -> list[tuple[tuple[str, str], list[Row]]]:
+    """Rows by protocol and accelerator: only those share a figure of speed."""
+    rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in board.rows:
+        rows_of[row.protocol, row.accelerator].append(row)
+    return sorted(rows_of.items())
 
 
-def _validation_curves(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps [N] and validation accuracies in % [seeds, N] at the steps common to all seeds; None for fewer than two."""
+def curves(board: Leaderboard, styles: Styles) -> list[Figure]:
+    """Validation accuracy over steps, a figure for each protocol and accelerator with a chart for each task."""
+    made = []
+    for (protocol, accelerator), rows in _by_device(board):
+        charts = []
+        for name in board.columns:
+            series = [_mean_curve(row, row.scores[name], styles) for row in rows if name in row.scores]
+            charts += _curve_charts(name, [line for line in series if line is not None])
+        if charts:
+            file_name = to_file_name(["curves", protocol, accelerator])
+            notes = ("Mean over seeds; band: their range.",)
+            made.append(Figure(file_name, f"Learning curves: protocol {protocol}, {accelerator}", tuple(charts), notes))
+    return made
+
+
+def _curve_charts(name: str, series: Sequence[Series]) -> list[Chart]:
+    """One chart, or one a family on the same axes where there are too many lines to tell apart."""
+    values = [value for line in series for value in (*line.y, *(end for pair in line.band for end in pair))]
+    steps = [step for line in series for step in line.x]
+    if not values:
+        return []
+    x, y = Axis("step", span=(min(steps), max(steps))), Axis("validation accuracy (%)", span=(min(values), max(values)))
+    if len(series) <= MAX_LINES:
+        return [Chart(name, x, y, tuple(series))]
+    families = sorted({family_of(line.name) for line in series})
+    parts = ((family, tuple(line for line in series if family_of(line.name) == family)) for family in families)
+    return [Chart(f"{name}, {FAMILY_NAMES[family]}", x, y, part, name) for family, part in parts]
+
+
+def _mean_curve(row: Row, score: Score, styles: Styles) -> Series | None:
+    """The mean over seeds at the steps common to all of them; None for fewer than two."""
     by_seed = []
     for record in score.records:
         for result in load.seed_results(record):
@@ -314,27 +206,159 @@ def _validation_curves(score: Score) -> tuple[np.ndarray, np.ndarray] | None:
     steps = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
     if len(steps) < 2:
         return None
-    return np.array(steps), np.array([[accuracies[step] for step in steps] for accuracies in by_seed])
+    steps = thin(steps, MAX_LINE_POINTS)
+    values = [[accuracies[step] for accuracies in by_seed] for step in steps]
+    band = tuple((min(part), max(part)) for part in values) if len(by_seed) > 1 else ()
+    means = tuple(sum(part) / len(part) for part in values)
+    place = max(range(len(steps)), key=lambda i: means[i])
+    told = tuple(filter(None, [
+        f"best {means[place]:.2f} % at step {steps[place]:,.0f}, mean of {len(by_seed)} seed{'s' * (len(by_seed) > 1)}",
+        row.overrides, row.variant,
+    ]))  # fmt: skip
+    x = tuple(map(float, steps))
+    return Series(row.model, styles[row.model], x, means, row.model, told, band, markers=4)
 
 
-def _panels(count: int, heading: str) -> tuple[Figure, list[Any]]:
-    across = min(count, 3)
-    down = -(-count // across)
-    figure = Figure(figsize=(2.6 * across + 0.4, 2.3 * down + 0.9), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
-    for ax in axes[count:]:
-        ax.remove()
-    figure.suptitle(heading, fontsize=9, parse_math=False)
-    return figure, axes[:count]
+def thin(values: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` evenly spaced values, including the first and last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def _legend(figure: Figure, models: Iterable[str], styles: Styles, lines: bool) -> None:
-    names = sorted(models)
-    handles = [
-        Line2D([], [], color=s.color, marker=s.marker, linestyle=s.dashes if lines else "none", markersize=5)
-        for s in (styles[name] for name in names)
-    ]
-    columns = min(len(names), 4)
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, handlelength=3)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+def seed_curves(score: Score, max_points: int) -> list[Chart]:
+    """Accuracy and loss over steps of every seed of a row and column: solid in validation, dashed in training.
+
+    Each curve has at most `max_points` points.
+    """
+    charts = []
+    for name, unit, factor in (("accuracy", "accuracy (%)", 100.0), ("loss", "loss", 1.0)):
+        series = []
+        results = [result for record in score.records for result in load.seed_results(record)]
+        for place, result in enumerate(results):
+            kept = {"curve": thin(result.get("curve") or [], max_points)}
+            for kind, dash in (("validation", 0), ("train", 1)):
+                if points := load.curve_points(kept, f"{kind}_{name}"):
+                    x, y = zip(*((float(step), factor * value) for step, value in points), strict=True)
+                    style = Style(place % len(FAMILY_NAMES), dash=dash)
+                    series.append(Series(f"seed {result['seed']}, {'training' if dash else kind}", style, x, y))
+        if series:
+            charts.append(Chart(name, Axis("step"), Axis(unit), tuple(series)))
+    return charts
+
+
+def over_length(frame: pd.DataFrame, styles: Styles, kind: str = "") -> list[Figure]:
+    """Speed and memory against length: one figure per task, batch, precision, protocol, overrides and accelerator.
+
+    Args:
+        frame: as of `efficiency.to_frame`.
+        styles: of at least the frame's models.
+        kind: begins the names and headings; empty for measurements by `bench`.
+    """
+    by_setting: dict[str, list[_Measured]] = defaultdict(list)
+    for row in frame.to_dict("records"):  # plain values, since a frame for each figure takes ten times as long
+        fixed = "" if row["searched"] else row["batch"]
+        by_setting[str([str(row[name]) for name in _GROUP_BY] + [fixed])].append({str(k): v for k, v in row.items()})
+    made = [_lengths_figure(sorted(by_setting[key], key=_length_of), styles, kind) for key in sorted(by_setting)]
+    return [figure for figure in made if figure.charts]
+
+
+_Measured = dict[str, Any]
+"""A row of `efficiency.to_frame`."""
+
+
+def _length_of(row: _Measured) -> int:
+    return int(row["length"])
+
+
+def _number(value: Any) -> float:
+    return math.nan if pd.isna(value) else float(value)
+
+
+def _lengths_figure(rows: Sequence[_Measured], styles: Styles, kind: str) -> Figure:
+    """Rows that differ only in model and length, by length."""
+    first = rows[0]
+    measured = any(_number(row["device peak bytes"]) > 0 for row in rows)
+    memory = ("device peak bytes", "device memory, peak (GB)") if measured else (
+        "compiled bytes", "memory planned by the compiler (GB)")  # fmt: skip
+    if first["searched"]:
+        batch = "largest batch"
+        panels = [("max batch", "largest batch that fits"), ("training examples/s", "training examples/s"),
+                  ("inference examples/s", "inference examples/s"), memory]  # fmt: skip
+    else:
+        batch = f"batch {first['batch']}"
+        panels = [("training steps/s", "training steps/s"), ("inference steps/s", "inference steps/s"), memory,
+                  ("training speed-up vs transformer", "training speed ÷ Transformer's")]  # fmt: skip
+    limit: str = "" if pd.isna(first["memory limit bytes"]) else f"{first['memory limit bytes'] / 2**30:g} GiB"
+    devices = "" if first["devices"] == 1 else f"{first['devices']:g} devices"
+    words = [kind, first["task"], batch, first["precision"], first["protocol"], first["overrides"], devices, limit]
+    charts = tuple(filter(None, (_lengths_chart(rows, column, label, styles) for column, label in panels)))
+    heading = ", ".join(filter(None, map(str, [*words, first["accelerator"]])))
+    name = to_file_name([*words[:3], *words[4:7], limit, first["precision"], first["accelerator"]])
+    shown = {series.name for chart in charts for series in chart.series}
+    return Figure(name, heading, charts, tuple(_failure_notes(rows, shown)))
+
+
+def _failure_notes(rows: Sequence[_Measured], shown: set[str]) -> Iterator[str]:
+    """What the marks mean, and the models that have nothing but failures."""
+    failed = [row for row in rows if row["status"] in FAILURES]
+    present = [status for status in FAILURES if any(row["status"] == status for row in failed)]
+    marks = {"oom": "×", "timeout": "+", "failed": "Y"}
+    if present:
+        yield "At a line's end: " + ", ".join(f"{marks[status]} {_WORDS[status]}" for status in present) + "."
+    nothing = {row["model"]: row for row in reversed(failed) if row["model"] not in shown}
+    if nothing:
+        told = (f"{model} ({nothing[model]['status']} at {nothing[model]['length']:,})" for model in sorted(nothing))
+        yield f"Without a value at any length: {_listed(list(told))}."
+
+
+def _lengths_chart(rows: Sequence[_Measured], column: str, label: str, styles: Styles) -> Chart | None:
+    by_model: dict[str, list[_Measured]] = defaultdict(list)
+    for row in rows:
+        by_model[row["model"]].append(row)
+    lines = (_length_line(model, by_model[model], column, label, styles) for model in sorted(by_model))
+    if not (series := tuple(filter(None, lines))):
+        return None
+    lengths = tuple(sorted({float(row["length"]) for row in rows}))
+    return Chart(label, Axis("length (tokens)", log=True, ticks=lengths), Axis(label, log=True), series)
+
+
+def _length_line(model: str, rows: Sequence[_Measured], column: str, label: str, styles: Styles) -> Series | None:
+    """A model's medians by length, and the first length that failed."""
+    unit = 1e9 if column.endswith("bytes") else 1.0
+    by_length: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        value = _number(row[column])
+        if 0 < value < math.inf:
+            by_length[row["length"]].append(value / unit)
+    if not by_length:
+        return None
+    values = {length: statistics.median(found) for length, found in by_length.items()}
+    told, text, failure = [f"{length:,}: {short(value)}" for length, value in values.items()], model, None
+    for row in rows:
+        length, status = row["length"], row["status"]
+        if status in FAILURES:
+            told.append(f"{length:,}: {_WORDS[status]}")
+            if length > max(values) and failure is None:  # longer inputs fail too: one mark is enough
+                failure = (float(length), status)
+                text += f" ({status} at {length:,})"
+    x, y = tuple(map(float, values)), tuple(values.values())
+    return Series(model, styles[model], x, y, text, (label, *told), markers=len(x), failure=failure)
+
+
+def trained_over_length(board: Leaderboard) -> pd.DataFrame:
+    """Training runs of a task at several lengths, as `efficiency.to_frame`; without seeds that trained together."""
+    by_task: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for row in board.rows:
+        for score in row.scores.values():
+            for record in score.records:
+                if len(record["cell"]["seeds"]) == 1 and record.get("sharing", 1) == 1:
+                    by_task[record["cell"]["task"], row.protocol, row.accelerator, row.overrides].append(record)
+    chosen = [records for records in by_task.values() if len({record["cell"]["length"] for record in records}) > 1]
+    return efficiency.to_frame([record for records in chosen for record in records])
+
+
+def legend(figure: Figure) -> list[tuple[int, str]]:
+    """The families of a figure's models: place and name."""
+    found = {family_of(series.name) for chart in figure.charts for series in chart.series if series.label}
+    return [(place, FAMILY_NAMES[place]) for place in sorted(found)]

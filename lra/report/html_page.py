@@ -1,18 +1,24 @@
 """The leaderboard as one self-contained HTML file that opens offline: no requests, no libraries.
 
 Python supplies only data, as JSON; `html/` holds the page's frame, style and scripts, which build everything else from
-text nodes. So nothing in a record can become markup.
+text nodes. So nothing in a record can become markup; and the page's content policy lets no other script or style run.
 """
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lra.report import published, selection, tables
+import pandas as pd
+
+from lra.report import efficiency, figures, headline, layout, published, selection, styles, tables
+from lra.report.charts import Figure
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Column, Group, Row, Score
 from lra.report.shared_parts import once_per_object
@@ -24,22 +30,44 @@ MAX_POINTS = 80_000
 """Maximum number of learning-curve points on a page, over all seeds."""
 MIN_POINTS = 8
 """Minimum number of points of a thinned curve."""
-_CURVES = ("train_accuracy", "validation_accuracy", "train_loss", "validation_loss")
-_SCRIPTS = ("base.js", "table.js", "charts.js", "detail.js")
+_SCRIPTS = ("base.js", "figures.js", "first.js", "table.js", "detail.js")
 _HERE = Path(__file__).with_name("html")
 
 
 def to_html(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> str:
     """leaderboard.html: the leaderboard, and the speed and memory of benchmarked cells over length."""
-    html = (_HERE / "page.html").read_text(encoding="utf-8")
+    html, style = (_read(name) for name in ("page.html", "page.css"))
+    style = _colours() + style
+    script = "\n".join(['"use strict";', "(() => {", *map(_read, _SCRIPTS), "})();"])
     parts = {
-        "{{style}}": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "{{script}}": "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+        "{{style hash}}": _content_hash(style),
+        "{{script hash}}": _content_hash(script),
+        "{{style}}": style,
+        "{{script}}": script,
         "{{data}}": embed_json(page_data(leaderboard, benchmarks)),
     }
     for placeholder, part in parts.items():
         html = html.replace(placeholder, part)
     return html
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _content_hash(text: str) -> str:
+    """The source that the page's content policy allows: this text, and no other (W3C's CSP 3, hash-source)."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _colours() -> str:
+    """The families' colours as CSS, on a light and on a dark ground."""
+    light, dark = (
+        "".join(f"--family-{place}: {colour}; " for place, colour in enumerate(colours))
+        for colours in (styles.COLOURS, styles.DARK_COLOURS)
+    )
+    own = "".join(f".family-{place} {{ --own: var(--family-{place}); }}\n" for place in range(len(styles.COLOURS)))
+    return f":root {{ {light}}}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n{own}"
 
 
 def embed_json(value: Any) -> str:
@@ -67,43 +95,97 @@ class _Pool:
 def page_data(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dict[str, Any]:
     """Everything the page shows, as plain values."""
     records = [record for row in leaderboard.rows for score in row.scores.values() for record in score.records]
-    curves = sum(len(record.get("results", [])) for record in records)
-    max_points = max(MIN_POINTS, MAX_POINTS // max(curves, 1))
+    curves = [result.get("curve") or [] for record in records for result in record.get("results", [])]
+    max_points = max(MIN_POINTS, MAX_POINTS // max(len(curves), 1))
     pool = _Pool()
+    places = {id(row): place for place, row in enumerate(leaderboard.rows)}
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
-    groups = []
-    thinned = False
-    for group in leaderboard.groups:
-        members = []
-        for row in group.rows:
-            members.append(len(rows))
-            entry = _row(row)
-            for name, score in row.scores.items():
-                entry["scores"][name] = _score(row, score, leaderboard, name) | {"cells": []}
-                for record in score.records:
-                    cell, cut = _cell(record, pool, max_points)
-                    thinned |= cut
-                    entry["scores"][name]["cells"].append(len(cells))
-                    cells.append(cell)
-                    points.append(_point(record, "training"))
-            rows.append(entry)
-        groups.append(_group(group) | {"rows": members})
-    points += [_point(record, "bench") for record in benchmarks]
+    for row in leaderboard.rows:
+        rows.append(_row(row))
+        for name, score in row.scores.items():
+            first = len(cells)
+            cells += [_cell(record, pool) for record in score.records]
+            rows[-1]["scores"][name] = _score(row, score, leaderboard, name) | {
+                "cells": list(range(first, len(cells))),
+                "curves": [layout.lay_out(chart) for chart in figures.seed_curves(score, max_points)],
+            }
+    groups = [_group(group) | {"rows": [places[id(row)] for row in group.rows]} for group in leaderboard.groups]
     return {
         "metric": selection.METRICS[leaderboard.metric],
         "explained": tables.FOOTNOTE,
+        "looks": {"families": styles.FAMILY_NAMES, "dashes": styles.DASHES, "shapes": styles.SHAPES,
+                  "failures": styles.FAILURES},
         "columns": {name: _column(column) for name, column in leaderboard.columns.items()},
         "groups": groups,
         "rows": rows,
         "cells": cells,
         "pool": pool.values,
-        "points": [point for point in points if point["steps"] or point["device"] or point["compiled"]],
         "published": [{name: text for name, text in row.items() if text} for row in published.load_table()],
         "conflicts": leaderboard.conflicts,
-        "thinned": max_points if thinned else None,
+        "thinned": max_points if any(len(curve) > max_points for curve in curves) else None,
+        **_first_screen(leaderboard, benchmarks, places),
+    }  # fmt: skip
+
+
+def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record], places: dict[int, int]) -> dict[str, Any]:
+    """The first table, and the figures of all models; `places` are those of rows on the page, by their id."""
+    table = headline.choose(leaderboard, benchmarks)
+    looks = figures.styles_of(leaderboard, benchmarks)
+    overview = figures.overview(table, looks) if table else None
+    measured = efficiency.to_frame(benchmarks) if benchmarks else pd.DataFrame()
+    lengths = figures.over_length(measured, looks)
+    lengths += figures.over_length(figures.trained_over_length(leaderboard), looks, "training")
+    return {
+        "first": _first_table(table, places) if table else None,
+        "speed": [*([_discs(overview)] if overview else []), *_each_task(figures.accuracy_speed(leaderboard, looks))],
+        "length": [_lines(figure) for figure in lengths if len(figure.charts[0].x.ticks) > 1],
+        "curves": [_lines(figure) for figure in _by_row(figures.curves(leaderboard, looks))],
     }
+
+
+def _first_table(table: headline.Headline, places: dict[int, int]) -> dict[str, Any]:
+    rows = [
+        {"row": places[id(entry.row)], "rank": entry.rank, "family": styles.family_of(entry.row.model),
+         "value": _estimate(entry.value), "speed": _digits(entry.speed), "memory": _digits(entry.memory),
+         "best": sorted(entry.best), "mark": headline.mark(entry, table)}
+        for entry in table.entries
+    ]  # fmt: skip
+    return {
+        "title": tables.headline_title(table), "columns": table.columns, "average": table.average, "rows": rows,
+        "notes": tables.headline_notes(table), "speed": table.speed.source, "memory": table.method,
+    }  # fmt: skip
+
+
+def _each_task(made: Sequence[Figure]) -> list[dict[str, Any]]:
+    """Every chart as a figure of its own, those with most discs first."""
+    single = [dataclasses.replace(figure, charts=(chart,)) for figure in made for chart in figure.charts]
+    return [_discs(figure) for figure in sorted(single, key=lambda figure: -len(figure.charts[0].series))]
+
+
+def _by_row(made: Sequence[Figure]) -> list[Figure]:
+    """Every row of charts as a figure of its own: a page shows one at a time."""
+    rows = []
+    for figure in made:
+        for name in dict.fromkeys(chart.row for chart in figure.charts):
+            charts = tuple(chart for chart in figure.charts if chart.row == name)
+            heading = f"{name}. {figure.heading}" if name else figure.heading
+            rows.append(dataclasses.replace(figure, charts=charts, heading=heading))
+    return rows
+
+
+def _discs(figure: Figure) -> dict[str, Any]:
+    (chart,) = figure.charts
+    return _lines(figure) | {
+        "title": f"{chart.title}. {figure.heading}", "plots": [layout.lay_out(chart, layout.WIDE)],
+        "narrow": [layout.lay_out(chart, layout.NARROW)],
+    }  # fmt: skip
+
+
+def _lines(figure: Figure) -> dict[str, Any]:
+    plots = [layout.lay_out(chart) for chart in figure.charts]
+    families = [place for place, _ in figures.legend(figure)]
+    return {"title": figure.heading, "notes": figure.notes, "families": families, "plots": plots}
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -142,55 +224,20 @@ def _score(row: Row, score: Score, leaderboard: Leaderboard, name: str) -> dict[
     beside = None if theirs is None else {"value": theirs.value, "name": theirs.name, "source": theirs.source}
     return _estimate(score.estimate) | {
         "best": score.best, "lost": score.failures, "steps": _digits(score.steps_per_second),
-        "device": score.memory("device_peak_bytes"), "compiled": score.memory("compiled_bytes"), "published": beside,
+        "published": beside,
     }  # fmt: skip
 
 
-def _point(record: Record, kind: str) -> dict[str, Any]:
-    """Speed and memory of one cell, for the figures over length."""
-    cell, train = record["cell"], record["recipe"].get("train") or {}
-    # Cells that share these settings are points of one line.
-    batch = "largest batch" if record.get("max_batch") else f"batch {train.get('batch')}"
-    setting = [batch, train.get("precision"), " ".join(record.get("overrides", []))]
-    return {
-        "kind": kind, "model": cell["model"], "task": cell["task"], "length": cell["length"],
-        "protocol": cell["protocol"], "accelerator": cell["accelerator"], "status": record["status"],
-        "setting": " · ".join(str(part) for part in setting if part), "steps": _digits(load.solo_speed(record)),
-        "device": load.solo_memory(record, "device_peak_bytes"), "compiled": load.solo_memory(record, "compiled_bytes"),
-    }  # fmt: skip
-
-
-def _cell(record: Record, pool: _Pool, max_points: int) -> tuple[dict[str, Any], bool]:
-    """One record for the page, and whether any of its curves was thinned."""
-    seeds, cut = [], False
+def _cell(record: Record, pool: _Pool) -> dict[str, Any]:
+    """One record for the page, without its curves, which figures show."""
+    seeds = []
     for result in load.seed_results(record):
-        curve = result.get("curve") or []
-        kept = _thin(curve, max_points)
-        cut |= len(kept) < len(curve)
-        drawn = {name: values for name in _CURVES if (values := _series(kept, name))}
-        numbers = {name: value for name, value in result.items() if name != "curve" and value not in (None, "")}
-        seeds.append(numbers | {"curve": {"step": [p.get("step") for p in kept], **drawn}})
+        seeds.append({name: value for name, value in result.items() if name != "curve" and value not in (None, "")})
     shared = {"recipe": record["recipe"], "data": record["data"]}
     shared |= {name: record[name] for name in ("versions", "device") if record.get(name)}
     known = {*shared, "results", "cell", "overrides", "schema"}
     own = {name: value for name, value in record.items() if name not in known and value not in (None, "", [])}
-    return {"seeds": seeds, "own": own, "shared": {name: pool.index(v) for name, v in shared.items()}}, cut
-
-
-def _thin(curve: list[dict[str, Any]], max_points: int) -> list[dict[str, Any]]:
-    """At most `max_points` evenly spaced points of a curve, including the first and last."""
-    if len(curve) <= max_points:
-        return curve
-    return [curve[round(i * (len(curve) - 1) / (max_points - 1))] for i in range(max_points)]
-
-
-def _series(points: list[dict[str, Any]], name: str) -> list[float | None]:
-    """One metric of a curve, to five decimals; empty where it has no numbers."""
-    values = [point.get(name) for point in points]
-    try:
-        return [None if v is None else round(v, 5) for v in values] if any(v is not None for v in values) else []
-    except TypeError:
-        return []
+    return {"seeds": seeds, "own": own, "shared": {name: pool.index(v) for name, v in shared.items()}}
 
 
 def _digits(value: Any) -> float | None:

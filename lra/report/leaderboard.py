@@ -21,13 +21,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from configs.recipe import identity
 from lra.report import averages, fairness, mixer_code, selection
 from lra.report.rows import Column, Group, Row, Score, column_key, has_score, make_columns
 from lra.report.shared_parts import once_per_object
-from lra.report.stats import difference, estimate
+from lra.report.stats import Estimate, difference, estimate
 from lra.results import load
 from lra.results.records import Record
 
@@ -201,13 +201,22 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
     return groups
 
 
+_T = TypeVar("_T")
+
+
+def find_leader(entries: Sequence[tuple[_T, Estimate]]) -> _T | None:
+    """Whose estimate is ahead of every other by more than the errors explain; None of fewer than two."""
+    if len(entries) < 2:
+        return None
+    leader, ours = max(entries, key=lambda entry: entry[1].mean)
+    ahead = all(other is leader or difference(ours, theirs).significant for other, theirs in entries)
+    return leader if ahead else None
+
+
 def _mark_best(name: str, members: list[Row]) -> None:
     """Marks the row whose lead over every other is significant; a mean that leaves out diverged seeds cannot lead."""
-    entries = [(row, estimate) for row in members if (estimate := row.estimate(name)) is not None]
-    if len(entries) < 2:
-        return
-    leader, ours = max(entries, key=lambda entry: entry[1].mean)
-    if not all(row is leader or difference(ours, theirs).significant for row, theirs in entries):
+    leader = find_leader([(row, estimate) for row in members if (estimate := row.estimate(name)) is not None])
+    if leader is None:
         return
     if name in leader.averages:
         if not any("diverged" in score.failures for score in leader.scores.values()):

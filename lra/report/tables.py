@@ -12,11 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import fairness, markdown, published, selection
+from lra.report import fairness, headline, markdown, published, selection
+from lra.report.charts import bytes_text, short
+from lra.report.headline import MEMORY_METHODS, Entry, Headline
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate
+from lra.report.styles import FAMILY_NAMES, family_of
 from lra.results.load import SHARED, seed_results
 from lra.results.records import Record
 
@@ -142,14 +145,63 @@ def group_title(group: Group) -> str:
     return f"Protocol {group.protocol}, {group.kind}"
 
 
-def to_markdown(leaderboard: Leaderboard) -> str:
-    """leaderboard.md: one table per group, the data sets, our accuracies beside published ones, and the conflicts."""
+def headline_title(table: Headline) -> str:
+    """Title of the first table."""
+    return f"Protocol {table.protocol}"
+
+
+def headline_notes(table: Headline) -> list[str]:
+    """Footnotes of the first table."""
+    notes = [f"A{table.average[1:]}."] if table.average else []
+    if table.speed.source:
+        over = ", ".join(table.speed.columns)
+        mean = f"the geometric mean over {over}" if len(table.speed.columns) > 1 else f"of {over}"
+        notes.append(f"Training steps/s: {mean}, measured in {table.speed.source}; compare it on one accelerator only.")
+    else:
+        notes.append(headline.NO_SPEED)
+    if table.method:
+        notes.append(f"Memory: {MEMORY_METHODS[table.method]}, the largest over {', '.join(table.memory.columns)}.")
+    return [*notes, *table.notes]
+
+
+def headline_table(table: Headline) -> tuple[list[str], list[list[TableCell]]]:
+    """Header and lines of the first table: one row a model, a column a task."""
+    average = ["average (%)"] if table.average else []
+    header = ["#", "model", "family", *(f"{name} (%)" for name in table.columns), *average, "steps/s", "memory"]
+    return header, [_headline_line(entry, table) for entry in table.entries]
+
+
+def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
+    row = entry.row
+    line = [
+        TableCell("–" if entry.rank is None else str(entry.rank)),
+        TableCell(row.model + headline.mark(entry, table)),
+        TableCell(FAMILY_NAMES[family_of(row.model)]),
+    ]
+    for name in table.columns:
+        score = row.scores.get(name)
+        failed = score is not None and score.estimate is None
+        text = ", ".join(score.failures) if score and failed else estimate_text(row.estimate(name))
+        line.append(TableCell(text, name in entry.best))
+    line += [TableCell(estimate_text(entry.value), "" in entry.best)] if table.average else []
+    return [*line, TableCell("–" if entry.speed is None else short(entry.speed)), TableCell(bytes_text(entry.memory))]
+
+
+def to_markdown(leaderboard: Leaderboard, benchmarks: Sequence[Record] = ()) -> str:
+    """leaderboard.md: the first table, one per group, the data sets, our accuracies beside published ones."""
     if not leaderboard.groups:
         return "No cell was trained.\n"
     parts = []
+    table = headline.choose(leaderboard, benchmarks)
+    if table is not None:
+        header, rows = headline_table(table)
+        parts.append(f"## {markdown.escape(headline_title(table))}\n")
+        parts.append(markdown.make_table(header, [[_bold(cell) for cell in row] for row in rows]))
+        parts.append(markdown.escape(" ".join(headline_notes(table))) + "\n")
+        parts.append("## All results\n")
     for group in leaderboard.groups:
         header, rows = group_table(group)
-        parts.append(f"## {markdown.escape(group_title(group))}\n")
+        parts.append(f"### {markdown.escape(group_title(group))}\n")
         parts.append(markdown.make_table(header, [[_bold(cell) for cell in row] for row in rows]))
         if group.kind == fairness.FREE:
             parts += _reasons_list(group)

@@ -8,7 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lra.errors import UsageError
-from lra.report import calibration_text, efficiency, html_page, leaderboard, mixer_code, selection, tables
+from lra.report import (
+    calibration_figure,
+    calibration_text,
+    charts,
+    efficiency,
+    figures,
+    html_page,
+    leaderboard,
+    mixer_code,
+    selection,
+    styles,
+    tables,
+)
 from lra.report.calibration import calibrate
 from lra.report.latex import to_latex
 from lra.results import load, records
@@ -61,7 +73,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
         return "", lines
     built = leaderboard.build(loaded, choice)
     built.conflicts += mixer_code.outdated(chosen)
-    text = tables.to_markdown(built)
+    text = tables.to_markdown(built, benchmarks)
     files = {"leaderboard.html": html_page.to_html(built, benchmarks)}
     if chosen:
         files |= {
@@ -76,9 +88,7 @@ def _write_all(folders: Sequence[Path], out: Path, choice: selection.Selection, 
     if benchmarks:
         _write_measurements(benchmarks, out, plots)
     if plots:
-        from lra.report import figures  # matplotlib takes seconds to import
-
-        figures.draw_leaderboard(built, out / "plots")
+        _draw(figures.of_leaderboard(built, benchmarks), out / "plots")
     return text, lines
 
 
@@ -123,9 +133,9 @@ def write_calibration(folders: Sequence[Path], out: Path, protocol: str) -> tupl
     text = calibration_text.to_markdown(calibration, protocol)
     frame = calibration_text.to_frame(calibration)
     write_files(out, {"calibration.csv": frame.to_csv(index=False, float_format="%.6g"), "calibration.md": text})
-    from lra.report import calibration_figure, figures  # matplotlib takes seconds to import
+    from lra.report import canvas  # matplotlib takes seconds to import
 
-    figures.save_figure(calibration_figure.draw(calibration, protocol), out, "calibration")
+    canvas.save(calibration_figure.make(calibration, protocol), out)
     return text, lines + built.conflicts
 
 
@@ -142,10 +152,15 @@ def _write_measurements(benchmarks: Sequence[records.Record], out: Path, draw: b
     frame = efficiency.to_frame(benchmarks)
     write_files(out, {"efficiency.csv": frame.to_csv(index=False, float_format="%.6g")})
     if draw:
-        from lra.report import figures  # matplotlib takes seconds to import
-
-        figures.draw_all_efficiency(frame, out / "plots")
+        _draw(figures.over_length(frame, styles.assign_styles(frame["model"])), out / "plots")
     return efficiency.to_markdown(frame)
+
+
+def _draw(made: Sequence[charts.Figure], folder: Path) -> None:
+    from lra.report import canvas  # matplotlib takes seconds to import
+
+    for figure in made:
+        canvas.save(figure, folder)
 
 
 def write_files(out: Path, files: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from lra.results import records
 
 SHARED = ("data", "device", "versions", "recipe")
 """Parts that are equal in many records."""
+_NUMBERS = (int, float)
 _MAX_COMPARED = 16
 """Earlier records with which a record's parts are compared."""
 
@@ -104,9 +105,9 @@ def solo_memory(record: records.Record, method: str) -> int | None:
 
 def curve_points(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
     """(step, value) points of one curve of a seed's result, without those that are not finite numbers."""
-    points = [(point.get("step"), point.get(name)) for point in result.get("curve") or []]
-    return [(step, value) for step, value in points if _is_finite(step) and _is_finite(value)]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return [
+        (step, value)
+        for point in result.get("curve") or []
+        if isinstance(step := point.get("step"), _NUMBERS) and isinstance(value := point.get(name), _NUMBERS)
+        if math.isfinite(step) and math.isfinite(value)
+    ]

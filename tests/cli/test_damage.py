@@ -6,7 +6,7 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lra.report import figures, html_page, leaderboard, show, tables
+from lra.report import canvas, figures, html_page, leaderboard, show, tables
 from lra.report.latex import to_latex
 from lra.results import load
 from tests.helpers.records import record
@@ -56,6 +56,5 @@ def test_junk_anywhere_leaves_the_record_out_or_shows_it(tmp_path, place, junk):
 
 
 def draw(built):
-    look = figures.assign_styles(row.model for row in built.rows)
-    figures.draw_accuracy_speed(built.rows, list(built.columns), look, "")
-    figures.draw_curves(built.rows, list(built.columns), look, "")
+    for figure in figures.of_leaderboard(built, []):
+        canvas.draw(figure)

@@ -4,12 +4,13 @@ import ast
 import html
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 from markdown_it import MarkdownIt
 
 from lra.cli import arguments, report
-from lra.report import figures, leaderboard, show, tables, write
+from lra.report import canvas, figures, leaderboard, show, tables, write
 from lra.report.latex import escape, to_latex
 from tests.helpers.cli import ROOT
 from tests.helpers.records import measurement, record
@@ -56,7 +57,7 @@ def built(monkeypatch):
 
 def test_markdown_shows_text_as_it_stands(built):
     shown = MarkdownIt("commonmark").enable("table").render(tables.to_markdown(built))
-    assert not re.search(r"<(?!/?(?:h2|p|table|thead|tbody|tr|th|td|strong|ul|li)\b)", shown)
+    assert not re.search(r"<(?!/?(?:h2|h3|p|table|thead|tbody|tr|th|td|strong|ul|li)\b)", shown)
     rows = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", shown, re.DOTALL)]
     shown_tables = re.findall(r"<table>.*?</table>", shown, re.DOTALL)
     assert len(shown_tables) >= 3 and len({len(row) for row in rows}) <= len(shown_tables)
@@ -86,11 +87,16 @@ def test_a_terminal_obeys_no_record(built, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_figures_draw_any_name(built, tmp_path):
-    figures.draw_leaderboard(built, tmp_path / "plots")
+    for figure in figures.of_leaderboard(built, []):
+        canvas.save(figure, tmp_path / "plots")
     assert len(list((tmp_path / "plots").glob("*.svg"))) >= 1
     (tmp_path / "bench").mkdir()
     measured = measurement(NASTY, overrides=[NASTY])
     measured["cell"]["accelerator"] = NASTY
     (tmp_path / "bench" / "a.json").write_text(json.dumps(measured))
     write.write_efficiency([tmp_path], tmp_path / "out")
-    assert list((tmp_path / "out" / "plots").glob("*.svg"))
+    drawn = [*(tmp_path / "plots").glob("*.svg"), *(tmp_path / "out" / "plots").glob("*.svg")]
+    assert len(drawn) >= 2
+    for file in drawn:
+        parts = {element.tag.rpartition("}")[2] for element in ElementTree.parse(file).iter()}
+        assert "text" in parts and not parts & {"script", "image", "a", "foreignObject"}, file

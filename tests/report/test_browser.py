@@ -137,14 +137,14 @@ def test_a_cell_opens_its_record_and_escape_closes_it(shown):
     ):  # fmt: skip
         assert words.lower() in dialog.text.lower(), dialog.text
     assert len(dialog.find_elements("css selector", "svg")) == 2
-    assert len(dialog.find_elements("css selector", "svg path[stroke-width='1.8']")) >= 4
+    assert len(dialog.find_elements("css selector", "svg .mark .line")) >= 4
     press(browser, "\ue00c")
     assert dialog.get_attribute("open") is None
 
 
 def test_the_keyboard_reaches_and_uses_everything(shown):
     browser = shown()
-    browser.execute_script("document.querySelector('[data-key=model]').focus()")
+    browser.execute_script("document.querySelector('#tables [data-key=model]').focus()")
     press(browser, "\ue007")
     assert browser.execute_script("return document.activeElement.dataset.key") == "model"
     assert names(browser) == ["fnet", "local", "luna", "transformer"]
@@ -161,9 +161,10 @@ def test_the_keyboard_reaches_and_uses_everything(shown):
 
 def test_the_figures_are_drawn(shown):
     browser = shown()
-    assert len(browser.find_elements("css selector", "#speed-figure circle")) >= 4
-    assert len(browser.find_elements("css selector", "#length-figures svg")) == 2
-    assert len(browser.find_elements("css selector", "#length-figures .series")) == 4
+    assert len(browser.find_elements("css selector", "#speed-figure .disc")) == 3
+    assert len(browser.find_elements("css selector", "#length-figure svg")) == 3
+    assert len(browser.find_elements("css selector", "#length-figure .mark .line")) == 6
+    assert len(browser.find_elements("css selector", "#curves-figure .mark .line")) == 4
     sizes = browser.execute_script("return [...document.querySelectorAll('figure svg')].map((s) => s.clientHeight)")
     assert all(size > 100 for size in sizes)
 
@@ -173,10 +174,73 @@ def test_phone_width_does_not_scroll_sideways_and_dark_mode_is_dark(shown, brows
     set_screen(browser, 380, dark)
     shown()
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 380
-    find(browser, "td.score button").click()
+    assert find(browser, "#speed-figure svg").get_dom_attribute("viewBox") == "0 0 380 540"
+    find(browser, "#first tbody tr").click()
     assert find(browser, "dialog").rect["width"] <= 380
     red = browser.execute_script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(red) < 60) == dark
+
+
+def test_the_first_table_sorts_and_a_row_opens_all_its_tasks(shown):
+    browser = shown()
+    rows = "return [...document.querySelectorAll('#first tbody tr')].map((row) => row.cells[1].textContent)"
+    assert browser.execute_script(rows) == ["transformer", "fnet", "bigbird †", "local", "luna"]
+    find(browser, "#first [data-key='text@4000']").click()
+    assert browser.execute_script(rows) == ["fnet", "transformer", "bigbird †", "local", "luna"]
+    find(browser, "#first [data-key='text@4000']").click()
+    assert browser.execute_script(rows)[:2] == ["transformer", "fnet"]
+    heading = find(browser, "#first [data-key='text@4000']").find_element("xpath", "..")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    find(browser, "#first tbody tr:nth-child(2) th button").click()
+    dialog = find(browser, "dialog")
+    assert dialog.get_attribute("open") is not None
+    assert [title.text for title in dialog.find_elements("css selector", "#detail > h3")] == [
+        "listops@2000",
+        "text@4000",
+    ]
+    assert len(dialog.find_elements("css selector", "svg")) == 4
+
+
+def test_a_family_that_is_picked_is_the_only_one_shown(shown):
+    browser = shown()
+    marks = "[...document.querySelectorAll('#speed-figure .mark')]"
+    seen = f"return {marks}.filter((mark) => getComputedStyle(mark).display !== 'none').length"
+    assert browser.execute_script(seen) == 3
+    find(browser, "#speed button.family-1").click()
+    assert browser.execute_script(seen) == 1
+    assert find(browser, "#curves button.family-1").get_attribute("aria-pressed") == "true"
+    find(browser, "#length button.family-1").click()
+    assert browser.execute_script(seen) == 3
+
+
+def test_who_points_at_a_mark_or_tabs_to_it_is_told_its_numbers(shown):
+    browser = shown()
+    tip = "const tip = document.querySelector('#tip'); return !tip || tip.hidden ? '' : tip.innerText"
+    assert browser.execute_script(tip) == ""
+    mark = "document.querySelector('#speed-figure .mark[aria-label^=fnet]')"
+    browser.execute_script(f"{mark}.focus()")
+    for words in ("fnet", "44.00 ± 9.94 % (3 seeds)", "3 steps/s", "2 GB", "CPU, protocol lra"):
+        assert words in browser.execute_script(tip)
+    browser.execute_script(f"{mark}.blur()")
+    assert browser.execute_script(tip) == ""
+    webdriver.ActionChains(browser).move_to_element(find(browser, "#speed-figure .mark .marker")).perform()
+    assert "steps/s" in browser.execute_script(tip)
+    for row in (1, 2):  # each dialog replaces what stood in the one before
+        find(browser, f"#first tbody tr:nth-child({row}) th button").click()
+        browser.execute_script("document.querySelector('dialog .mark').dispatchEvent(new Event('pointerenter'))")
+        assert browser.execute_script(tip) == "seed 0, validation"
+        assert find(browser, "dialog #tip").is_displayed()
+        press(browser, "\ue00c")
+
+
+def test_no_script_but_the_page_s_own_runs(shown):
+    browser = shown()
+    browser.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.intruder = 1'; document.body.append(s)"
+    )
+    assert browser.execute_script("return window.intruder") is None
+    (refused,) = browser.get_log("browser")
+    assert "Content Security Policy" in refused["message"]
 
 
 def test_hostile_records_stay_text(shown):

@@ -1,15 +1,11 @@
-"""The figure of a calibration: a point for each model, names that hide nothing, and equal files for equal scores."""
-
-import itertools
+"""The figure of a calibration: a named point for each model, and equal files for equal scores."""
 
 import pytest
-from matplotlib.text import Text
 
-from lra.report import calibration_figure, figures
+from lra.report import calibration_figure, canvas
 from lra.report.calibration import (
     AVERAGE,
     COUNTED,
-    FAMILY_NAMES,
     Agreement,
     Calibration,
     Point,
@@ -17,6 +13,7 @@ from lra.report.calibration import (
     calibrate,
 )
 from lra.report.leaderboard import build
+from lra.report.styles import assign_styles
 from models import FAMILIES
 from tests.helpers.records import recipe, record
 
@@ -33,32 +30,21 @@ def made(number=28):
     return Calibration("test_best", {task: f"{task}_small@9" for task in COUNTED}, points, agreements, {})
 
 
-def test_each_panel_has_its_points_in_their_places():
+def test_each_chart_has_its_points_in_their_places():
     calibration = made(9)
-    figure = calibration_figure.draw(calibration, "mini")
-    for axes, task in zip(figure.axes, (AVERAGE, *COUNTED), strict=False):
-        drawn = sorted(tuple(offset) for dots in axes.collections for offset in dots.get_offsets().tolist())
-        assert drawn == sorted((p.ours, p.published.values["median"]) for p in calibration.of(task))
-        assert axes.get_title() == f"{task}: 9 models"
-    assert figure.axes[1].get_xlabel() == "ours: listops_small@9" and "mini" in figure._suptitle.get_text()
+    figure = calibration_figure.make(calibration, "mini")
+    assert "mini" in figure.heading and len(figure.charts) == 6
+    for chart, task in zip(figure.charts, (AVERAGE, *COUNTED), strict=True):
+        drawn = {(series.label, *series.x, *series.y) for series in chart.series}
+        assert drawn == {(p.model, p.ours, p.published.values["median"]) for p in calibration.of(task)}
+        assert chart.title == f"{task}: 9 models"
+    assert figure.charts[1].x.label == "ours: listops_small@9 (%)"
 
 
-def test_every_model_of_the_average_is_named_and_no_name_hides_another():
-    figure = calibration_figure.draw(made(), "mini")
-    large = figure.axes[0]
-    labels = {text.get_text(): text for text in large.texts}
-    assert len(labels) == 28
-    figure.draw_without_rendering()
-    boxes = [Text.get_window_extent(label) for label in labels.values()]  # without the line to the point
-    assert not any(a.shrunk(0.98, 0.8).overlaps(b.shrunk(0.98, 0.8)) for a, b in itertools.combinations(boxes, 2))
-    places = large.transData.transform([dots.get_offsets()[0] for dots in large.collections])
-    assert len(places) == 28 and not any(box.contains(*place) for box in boxes for place in places)
-
-
-def test_families_differ_in_colour_and_in_marker():
-    looks = calibration_figure._LOOKS
-    assert list(looks) == list(FAMILY_NAMES)
-    assert len({colour for colour, _ in looks.values()}) == len({marker for _, marker in looks.values()}) == len(looks)
+def test_models_look_as_in_every_other_figure():
+    figure = calibration_figure.make(made(), "mini")
+    models = {series.name: series.style for series in figure.charts[0].series}
+    assert len(models) == 28 and models == {model: assign_styles([])[model] for model in models}
 
 
 @pytest.mark.parametrize("tasks", [("listops",), ("listops", "text", "retrieval", "image", "pathfinder")])
@@ -70,7 +56,7 @@ def test_the_same_scores_give_the_same_files(tmp_path, tasks):
             score = 0.3 + 0.1 * number
             cells.append(record(model, task, score, length=1, protocol="small", recipe=own, key=model + task))
     for place in ("a", "b"):
-        figures.save_figure(calibration_figure.draw(calibrate(build(cells)), "small"), tmp_path / place, "c")
-    for kind in figures.FORMATS:
-        first, second = ((tmp_path / place / f"c.{kind}").read_bytes() for place in ("a", "b"))
+        canvas.save(calibration_figure.make(calibrate(build(cells)), "small"), tmp_path / place)
+    for kind in ("png", "svg", "pdf"):
+        first, second = ((tmp_path / place / f"calibration.{kind}").read_bytes() for place in ("a", "b"))
         assert first == second and len(first) > 5_000

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from lra.report import efficiency, figures, write
+from lra.report import canvas, efficiency, figures, layout, write
+from lra.report.styles import assign_styles
 from lra.results import records
 from tests.helpers.records import measurement
 
@@ -112,7 +113,7 @@ def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(t
     folder = tmp_path / "all" / "out" / "plots"
     stems = {"text-batch_4", "text-batch_64", "text-largest_batch"}
     assert {f.name for f in folder.iterdir()} == {
-        f"{stem}-efficiency_quick-float32-CPU.{kind}" for stem in stems for kind in figures.FORMATS
+        f"{stem}-efficiency_quick-float32-CPU.{kind}" for stem in stems for kind in canvas.FORMATS
     }
     written(tmp_path / "some", measurements)
     again = list((tmp_path / "some" / "out" / "plots").iterdir())
@@ -122,53 +123,51 @@ def test_a_figure_a_setting_in_three_formats_and_equal_files_for_equal_records(t
 
 
 def drawn(measurements):
-    """The axes of the one figure of some records, by their title, and the legend's words."""
+    """The charts of the one figure of some records, by their title, and the notes under them."""
     frame = efficiency.to_frame(measurements)
-    figure, _ = figures.draw_efficiency(frame, figures.assign_styles(frame["model"]))
-    return {axes.get_title(loc="left"): axes for axes in figure.axes}, [t.get_text() for t in figure.legends[0].texts]
+    (figure,) = figures.over_length(frame, assign_styles(frame["model"]))
+    return {chart.title: chart for chart in figure.charts}, figure.notes
 
 
 def test_a_line_a_model_with_the_measured_values():
-    axes, legend = drawn([measurement(m, n, s) for m, n, s in (
+    charts, notes = drawn([measurement(m, n, s) for m, n, s in (
         ("transformer", 256, 4.0), ("transformer", 512, 1.0), ("fnet", 512, 6.0), ("fnet", 256, 8.0))])  # fmt: skip
-    assert legend == ["fnet", "transformer"]
-    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes["training steps/s"].lines]
-    assert sorted(lines) == [([256, 512], [4, 1]), ([256, 512], [8, 6])]
-    speedup = axes["training speed ÷ Transformer's"]
-    assert sorted(list(line.get_ydata()) for line in speedup.lines) == [[1, 1], [2, 6]]
-    assert [list(line.get_ydata()) for line in axes["memory planned by the compiler (GB)"].lines] == [
-        pytest.approx([0.0256, 0.0512])
-    ] * 2
+    lines = {series.name: (series.x, series.y) for series in charts["training steps/s"].series}
+    assert lines == {"transformer": ((256, 512), (4, 1)), "fnet": ((256, 512), (8, 6))} and notes == ()
+    assert {series.y for series in charts["training speed ÷ Transformer's"].series} == {(1, 1), (2, 6)}
+    memory = charts["memory planned by the compiler (GB)"]
+    assert [series.y for series in memory.series] == [pytest.approx((0.0256, 0.0512))] * 2
+    assert memory.x.log and memory.y.log and memory.x.ticks == (256, 512)
+    assert charts["training steps/s"].series[0].told == ("training steps/s", "256: 8", "512: 6")
 
 
 def test_memory_is_the_device_s_where_there_is_one_and_never_mixed():
     peak = {"device_peak_bytes": 5 * 10**9, "compiled_bytes": 10**9, "host_peak_bytes": 10**9}
-    axes, _ = drawn([measurement("fnet", 256, memory=peak), measurement("transformer", 256)])
-    panel = axes["device memory, peak (GB)"]
-    assert [list(line.get_ydata()) for line in panel.lines if len(line.get_ydata())] == [[5.0]]
+    charts, _ = drawn([measurement("fnet", 256, memory=peak), measurement("transformer", 256)])
+    assert [(series.name, series.y) for series in charts["device memory, peak (GB)"].series] == [("fnet", (5.0,))]
 
 
 def test_what_ran_out_of_memory_or_time_is_marked_and_said():
-    axes, legend = drawn([
+    charts, notes = drawn([
         measurement("fnet", 256), measurement("fnet", 512, status="oom"), measurement("fnet", 1024, status="oom"),
         measurement("luna", 256), measurement("luna", 1024, status="timeout"), measurement("local", 256, status="oom"),
+        measurement("hyena", 256), measurement("hyena", 512, status="failed"),
+        measurement("s4d", 256, status="failed"), measurement("s4d", 512),
     ])  # fmt: skip
-    assert set(legend) == {
-        "fnet (oom at 512)", "luna (timeout at 1,024)", "local (oom at 256)", "out of memory", "out of time"
+    chart = charts["training steps/s"]
+    labels = {series.label: series.failure for series in chart.series}
+    assert labels == {
+        "fnet (oom at 512)": (512, "oom"), "luna (timeout at 1,024)": (1024, "timeout"),
+        "hyena (failed at 512)": (512, "failed"), "s4d": None,
     }  # fmt: skip
-    lines = axes["training steps/s"].lines
-    marks = [(line.get_marker(), line.get_xdata()[0]) for line in lines if line.get_marker() in ("x", "+")]
-    assert [marker for marker, _ in marks] == ["x", "+"]
-    assert 256 < marks[0][1] < 512 and 256 < marks[1][1] < 1024
-
-
-def test_models_look_different_in_colour_and_in_grey_and_keep_their_looks():
-    names = [f"model{i:02}" for i in range(20)]
-    styles = figures.assign_styles([*names, "transformer"])
-    assert len({(s.color, s.marker) for s in styles.values()}) == 21
-    assert len({(s.marker, str(s.dashes)) for s in styles.values()}) == 21
-    assert figures.assign_styles(reversed(names))["model07"] == styles["model07"]
-    assert styles["transformer"].color == "#000000"
+    assert {s.name: s.told[1:] for s in chart.series}["s4d"] == ("512: 8", "256: failed")
+    assert notes == ("At a line's end: × out of memory, + out of time, Y failed.",
+                     "Without a value at any length: local (oom at 256).")  # fmt: skip
+    plot = layout.lay_out(chart)
+    places = {text: place for place, text in plot["x"]["ticks"]}
+    ends = {mark["name"]: mark.get("failure") for mark in plot["marks"]}
+    for model, length in (("fnet", "512"), ("luna", "1,024"), ("hyena", "512")):
+        assert places["256"] == ends[model][0] < ends[model][2] < places[length]
 
 
 def test_a_measurement_made_again_after_a_change_replaces_the_earlier_one(tmp_path):

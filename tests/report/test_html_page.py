@@ -4,10 +4,12 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from lra.report import html_page, leaderboard
-from tests.helpers.records import HOSTILE, hostile_record, record, result
+from models import MIXERS
+from tests.helpers.records import HOSTILE, hostile_record, recipe, record, result
 
 
 def embedded(html):
@@ -23,7 +25,8 @@ def test_nothing_a_record_says_becomes_markup():
 
 def test_the_page_asks_for_nothing_outside_itself():
     html = html_page.to_html(leaderboard.build([record()]), [])
-    assert "default-src 'none'" in html and "{{" not in html.replace("{{data}}", "")
+    assert "default-src 'none'" in html and "unsafe" not in html.partition("</head>")[0].partition("<style>")[0]
+    assert "{{" not in html.replace("{{data}}", "")
     frame = html.replace(json.dumps(embedded(html)), "")
     outside = re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)(\w+:|//)""", frame)
     assert outside == [] and "fetch(" not in html and "XMLHttpRequest" not in html and "@import" not in html
@@ -37,16 +40,18 @@ def test_scripts_build_text_and_never_markup():
 
 def test_every_figure_of_a_cell_is_there():
     built = leaderboard.build([record(score=0.5), record(score=0.6, seed=1), record("local", status="oom")])
-    content = embedded(html_page.to_html(built, [record(results=[], task="text")]))
+    benchmarks = [record(results=[], task="text", length=n) for n in (1000, 2000)]
+    content = embedded(html_page.to_html(built, [*benchmarks, record(results=[], task="image")]))
     (fnet, local) = content["rows"]
     score = fnet["scores"]["listops@2000"]
     assert score["mean"] == 55 and score["seeds"] == 2 and score["published"]["value"] == 35.33
     assert local["scores"]["listops@2000"]["lost"] == {"oom": 1} and local["rank"] is None
     first = content["cells"][score["cells"][0]]
-    assert first["seeds"][0]["curve"]["step"] == [50, 100]
-    assert first["seeds"][0]["curve"]["validation_accuracy"] == [0.25, 0.5]
+    assert [plot["title"] for plot in score["curves"]] == ["accuracy", "loss"]
+    names = [mark["name"] for mark in score["curves"][0]["marks"]]
+    assert names == [f"seed {seed}, {kind}" for seed in (0, 1) for kind in ("validation", "training")]
     assert content["pool"][first["shared"]["recipe"]]["train"]["steps"] == 5_000
-    assert [point["kind"] for point in content["points"]] == ["training", "training", "bench"]
+    assert [figure["title"] for figure in content["length"]] == ["text, batch 32, float32, lra, CPU"]
     assert content["thinned"] is None and len(content["published"]) > 100
 
 
@@ -55,8 +60,10 @@ def test_a_curve_is_thinned_evenly_and_the_page_says_so(monkeypatch):
     long["results"] = [result(0.5, 0, points=100)]
     monkeypatch.setattr(html_page, "MAX_POINTS", 20)
     content = embedded(html_page.to_html(leaderboard.build([long]), []))
-    steps = content["cells"][0]["seeds"][0]["curve"]["step"]
-    assert content["thinned"] == 20 and len(steps) == 20 and steps[0] == 50 and steps[-1] == 5_000
+    (accuracy, _) = content["rows"][0]["scores"]["listops@2000"]["curves"]
+    x = accuracy["marks"][0]["line"][::2]
+    steps = np.diff(x)
+    assert content["thinned"] == 20 and len(x) == 20 and steps.max() - steps.min() < 0.3 * steps.mean()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "half", None, {}])
@@ -68,3 +75,24 @@ def test_a_curve_with_odd_values_still_gives_a_page(value):
 
 def test_a_page_without_records():
     assert embedded(html_page.to_html(leaderboard.build([]), []))["rows"] == []
+
+
+def test_the_first_screen_is_the_most_complete_protocol_with_its_picture():
+    models = ("fnet", "transformer", "local")
+    small = [record(m, score=0.4, protocol="small", recipe=recipe("listops", m, "small")) for m in models]
+    content = embedded(html_page.to_html(leaderboard.build([*small, record(score=0.9)]), []))
+    assert content["first"]["title"] == "Protocol small" and content["first"]["columns"] == ["listops@2000"]
+    assert {content["rows"][entry["row"]]["model"] for entry in content["first"]["rows"]} == set(models)
+    picture = content["speed"][0]
+    assert picture["title"].startswith("listops@2000. Accuracy against speed: protocol small")
+    assert picture["plots"][0]["wide"] > 1000 and picture["narrow"][0]["wide"] < 390
+    assert len(picture["families"]) == 2
+
+
+def test_forty_models_on_five_tasks_are_a_page_of_at_most_two_megabytes():
+    tasks = {"listops": 2000, "text": 4000, "retrieval": 4000, "image": 1024, "pathfinder": 1024}
+    cells = [
+        record(m, t, (i % 30) / 50, length=n, train_speed={"steps_per_second": 1.0 + i % 7}, results=[
+            result((i % 30) / 50, points=25)]) for i, m in enumerate(MIXERS) for t, n in tasks.items()
+    ]  # fmt: skip
+    assert len(html_page.to_html(leaderboard.build(cells), [])) < 2_000_000

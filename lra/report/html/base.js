@@ -2,10 +2,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
-// Okabe and Ito's colours that differ for every kind of sight; yellow is left out, being too light on white.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A8A8A"];
-const DASHES = ["", "7 3", "2 3", "8 3 2 3"];
-
 /** An element with properties and children; children that are strings become text, never markup. */
 function make(name, properties = {}, ...children) {
   const element = document.createElement(name);
@@ -26,18 +22,6 @@ function draw(name, properties = {}, ...children) {
   return element;
 }
 
-const models = [...new Set([...data.rows.map((row) => row.model), ...data.points.map((point) => point.model)])].sort();
-
-/** A model's colour, dash and shape: the same in every figure of the page. */
-function look(model) {
-  const place = Math.max(0, models.indexOf(model));
-  return {
-    colour: COLOURS[place % COLOURS.length],
-    dash: DASHES[Math.floor(place / COLOURS.length) % DASHES.length],
-    shape: place % 4,
-  };
-}
-
 function unique(values) {
   return [...new Set(values)].sort((a, b) => String(a).localeCompare(String(b)));
 }
@@ -54,6 +38,16 @@ function short(value) {
 function bytes(value) {
   if (!value) return "–";
   return value >= 1e9 ? `${short(value / 1e9)} GB` : `${short(value / 1e6)} MB`;
+}
+
+/** A copy sorted by a number or text of each; null goes last in both directions. */
+function ordered(items, value, down) {
+  return [...items].sort((one, other) => {
+    const a = value(one), b = value(other);
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = typeof a === "string" ? a.localeCompare(b) : a - b;
+    return down ? -order : order;
+  });
 }
 
 /** A select with its label; `choose` gets the chosen value. */

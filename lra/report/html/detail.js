@@ -1,62 +1,33 @@
 // A cell's dialog: learning curves, every seed's result, and all that made them. Then the page is put together.
-function openDetail(row, name) {
+function openDetail(row, names) {
   const dialog = document.getElementById("detail");
-  const score = row.scores[name];
-  const cells = score.cells.map((place) => data.cells[place]);
-  const seeds = cells.flatMap((cell) => cell.seeds);
   const close = make("button", { type: "button", class: "plain close", onclick: () => dialog.close() }, "Close");
-  dialog.replaceChildren(
+  dialog.replaceChildren(...[
     close,
-    make("h2", { id: "detail-title" }, `${row.model} on ${name}`),
+    make("h2", { id: "detail-title" }, names.length === 1 ? `${row.model} on ${names[0]}` : row.model),
     make("p", { class: "note" }, [row.protocol, row.kind, row.accelerator, row.overrides, row.variant].filter(Boolean).join(" · ")),
     ...row.reasons.map((reason) => make("p", { class: "note" }, reason)),
-    ...curves(seeds),
-    seedTable(seeds),
-    ...(score.published ? [make("p", {}, `Published under this protocol: ${fixed(score.published.value)} % `
-      + `(${score.published.name}; ${score.published.source}).`)] : []),
-    ...cells.map((cell, place) => cellDetails(cell, place === 0)),
-  );
+    ...names.flatMap((name) => [names.length > 1 ? make("h3", {}, name) : null, ...scoreDetails(row.scores[name], names.length === 1)]),
+    make("p", { class: "note" }, "Solid: validation. Dashed: training. One colour a seed."
+      + (data.thinned ? ` Thinned to ${data.thinned} points a seed for this page; records hold them all.` : "")),
+  ].filter(Boolean));
   dialog.showModal();
   dialog.scrollTop = 0;
   close.focus();
 }
 
-function curves(seeds) {
-  const figures = [
-    curveFigure(seeds, "accuracy (%)", "validation_accuracy", "train_accuracy", 100),
-    curveFigure(seeds, "loss", "validation_loss", "train_loss", 1),
-  ].filter(Boolean);
-  if (!figures.length) return [make("p", { class: "note" }, "No learning curve was recorded.")];
-  const told = data.thinned ? ` Thinned to ${data.thinned} points a seed for this page; records hold them all.` : "";
-  return [make("div", { class: "pair" }, ...figures),
-    make("p", { class: "note" }, `Solid: validation. Dashed: training. One colour a seed.${told}`)];
-}
-
-function curveFigure(seeds, name, solid, dashed, factor) {
-  const lines = [];
-  seeds.forEach((seed, place) => {
-    for (const [field, dash] of [[solid, ""], [dashed, "4 3"]]) {
-      const points = (seed.curve[field] || []).map((value, i) => [seed.curve.step[i], value])
-        .filter(([step, value]) => step !== null && value !== null).map(([step, value]) => [step, value * factor]);
-      if (points.length) lines.push({ points, dash, colour: COLOURS[place % COLOURS.length], text: `seed ${seed.seed}` });
-    }
-  });
-  if (!lines.length) return null;
-  const all = lines.flatMap((line) => line.points);
-  const steps = all.map(([step]) => step);
-  const [low, high] = spread(all.map(([, value]) => value), 0.06);
-  const { svg, sx, sy } = plot({
-    label: `Learning curve: ${name}`, wide: narrow ? 400 : 480, high: 300, right: 16,
-    x: { low: Math.min(...steps), high: Math.max(...steps), name: "step", text: (value) => value.toLocaleString("en") },
-    y: { low, high, name, text: (value) => String(Number(value.toPrecision(3))) },
-  });
-  for (const { points, dash, colour, text } of lines) {
-    const d = points.map(([x, y], i) => `${i ? "L" : "M"}${sx(x).toFixed(1)} ${sy(y).toFixed(1)}`).join("");
-    svg.append(draw("g", { class: "series" }, draw("title", {}, text),
-      draw("path", { d, fill: "none", stroke: colour, "stroke-width": 1.8, "stroke-dasharray": dash }),
-      ...(points.length === 1 ? [marker(0, sx(points[0][0]), sy(points[0][1]), colour)] : [])));
-  }
-  return make("figure", {}, svg);
+/** Learning curves, seeds and records of a row in one column. */
+function scoreDetails(score, open) {
+  const cells = score.cells.map((place) => data.cells[place]);
+  return [
+    score.curves.length
+      ? make("div", { class: "pair" }, ...score.curves.map((plot) => framed(plot, plot.title)))
+      : make("p", { class: "note" }, "No learning curve was recorded."),
+    seedTable(cells.flatMap((cell) => cell.seeds)),
+    ...(score.published ? [make("p", {}, `Published under this protocol: ${fixed(score.published.value)} % `
+      + `(${score.published.name}; ${score.published.source}).`)] : []),
+    ...cells.map((cell, place) => cellDetails(cell, open && place === 0)),
+  ];
 }
 
 function seedTable(seeds) {
@@ -82,14 +53,14 @@ function cellDetails(cell, open) {
   const { command, log, ...own } = cell.own;
   const parts = [make("summary", {}, `Record of seed ${names}: ${cell.own.status}`)];
   if (command) parts.push(make("pre", { "aria-label": "command" }, command));
-  parts.push(pairs("Record", own));
-  for (const [name, place] of Object.entries(cell.shared)) parts.push(pairs(name[0].toUpperCase() + name.slice(1), data.pool[place]));
+  parts.push(nested("Record", own));
+  for (const [name, place] of Object.entries(cell.shared)) parts.push(nested(name[0].toUpperCase() + name.slice(1), data.pool[place]));
   if (log) parts.push(make("h3", {}, "Log"), make("pre", {}, log.join("\n")));
   return make("details", open ? { open: "" } : {}, ...parts);
 }
 
 /** Nested values as a table of names and values, names joined by dots. */
-function pairs(title, values) {
+function nested(title, values) {
   const rows = [];
   const walk = (value, name) => {
     if (Array.isArray(value) && value.every((part) => Array.isArray(part) && part.length === 2)) {
@@ -147,9 +118,11 @@ document.getElementById("summary").textContent = [
   counted(count(Object.values(data.columns).map((column) => column.task)), "task"),
   counted(count(data.rows.map((row) => row.accelerator)), "accelerator"),
 ].join(", ") + `. ${data.metric}.`;
+buildFigures("speed", data.speed, "No two models have both an accuracy and a speed on one accelerator, so there is no picture.", discs);
+buildFirst();
 buildFilters();
 renderTables();
-buildSpeed();
-buildLength();
+buildFigures("length", data.length, "No model was run or measured at more than one length yet.", lines);
+buildFigures("curves", data.curves, "No learning curve was recorded.", lines);
 buildPublished();
 buildNotes();

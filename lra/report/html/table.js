@@ -53,13 +53,7 @@ function sortValue(row, key) {
 }
 
 function sorted(rows, { key, down }) {
-  if (key === null) return rows;
-  return [...rows].sort((one, other) => {
-    const a = sortValue(one, key), b = sortValue(other, key);
-    if (a === null || b === null) return (a === null) - (b === null);
-    const order = typeof a === "string" ? a.localeCompare(b) : a - b;
-    return down ? -order : order;
-  });
+  return key === null ? rows : ordered(rows, (row) => sortValue(row, key), down);
 }
 
 function header(group, place, key, label, small, wide) {
@@ -116,7 +110,7 @@ function renderGroup(group, index, rows) {
     ? "Other hyper-parameters than the protocol's, over 10 % more parameters than its Transformer, or a recipe of the "
       + "model's family alone."
     : "The protocol's own hyper-parameters, at most 10 % more parameters than its Transformer.";
-  const section = make("section", {}, make("h2", {}, group.title), make("p", { class: "note" }, told), box);
+  const section = make("section", {}, make("h3", {}, group.title), make("p", { class: "note" }, told), box);
   if (kept.length < rows.length) {
     section.append(make("button", {
       type: "button", class: "plain", onclick: () => { opened[index] = true; renderTables(); },
@@ -168,7 +162,7 @@ function renderScore(row, name, score, [low, high]) {
   if (more.length) parts.push(make("span", { class: "more" }, more.join(" · ")));
   if (score.published && score.mean !== undefined) parts.push(besidePaper(score));
   const inner = score.cells
-    ? make("button", { type: "button", onclick: () => openDetail(row, name), "aria-haspopup": "dialog" }, ...parts)
+    ? make("button", { type: "button", onclick: () => openDetail(row, [name]), "aria-haspopup": "dialog" }, ...parts)
     : make("div", {}, ...parts);
   return make("td", { class: score.best ? "score best" : "score" }, inner);
 }

@@ -1,0 +1,254 @@
+"""What the page and leaderboard.md begin with: one protocol, one row a model, a column a task, without overrides.
+
+The protocol is the one with most models that have an average; `FIRST` comes before all others. Of a model that ran on
+several accelerators, the row with most results counts, of equals the latest: accuracies are averaged over seeds, never
+over accelerators. Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from lra.report import averages, fairness
+from lra.report.leaderboard import Leaderboard, find_leader
+from lra.report.rows import Column, Row
+from lra.report.stats import Estimate
+from lra.results import load
+from lra.results.records import Record
+
+MEMORY_METHODS = {
+    "device_peak_bytes": "the accelerator's peak memory",
+    "compiled_bytes": "the compiled program's memory",
+}
+"""Ways to measure memory, in words; two are never compared."""
+NO_SPEED = "No speed is known: no seed trained alone on its device, and bench has not measured this protocol."
+FIRST = "mini"
+"""The protocol that is shown first wherever it has a result."""
+
+
+@dataclass
+class Entry:
+    """One model of the first table."""
+
+    row: Row
+    value: Estimate | None
+    """The average, or the score in the only column."""
+    rank: int | None = None
+    speed: float | None = None
+    """Training steps per second."""
+    memory: float | None = None
+    """Bytes."""
+    best: set[str] = field(default_factory=set)
+    """Columns, and '' for the average, in which it is ahead of every other entry by more than the errors explain."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where the numbers of a column of speed or memory come from."""
+
+    source: str
+    """'bench' or 'training'; empty where there are none."""
+    columns: tuple[str, ...]
+    """The tasks over which they are taken."""
+
+
+@dataclass
+class Headline:
+    """The first table, best first."""
+
+    protocol: str
+    columns: list[str]
+    average: str
+    """Name of the average; empty with a single column."""
+    entries: list[Entry]
+    speed: Measure
+    memory: Measure
+    method: str
+    """How memory was measured: 'device_peak_bytes' or 'compiled_bytes'; empty where no method covers an entry."""
+    notes: list[str]
+
+    @property
+    def value_name(self) -> str:
+        """What the entries are ranked by."""
+        return self.average or (self.columns[0] if self.columns else "")
+
+
+def choose(board: Leaderboard, benchmarks: Sequence[Record]) -> Headline | None:
+    """The first table of a leaderboard; None where no row has a protocol's own recipe and a result."""
+    by_protocol: dict[str, list[Row]] = defaultdict(list)
+    for row in board.rows:
+        if row.unchanged and not row.overrides and not row.variant:
+            by_protocol[row.protocol].append(row)
+    scored = {protocol: rows for protocol, rows in by_protocol.items() if any(map(_results, rows))}
+    tables = [_table(protocol, rows, board) for protocol, rows in sorted(scored.items())]
+    if not tables:
+        return None
+    found = max(tables, key=_preference)
+    _measure(found, board.columns, benchmarks)
+    return found
+
+
+def _preference(table: Headline) -> tuple[bool, int, int, int]:
+    complete = sum(entry.value is not None for entry in table.entries)
+    return table.protocol == FIRST, complete if table.average else 0, complete, len(table.entries)
+
+
+def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
+    by_model: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_model[row.model].append(row)
+    kept = [max(of_model, key=_completeness) for of_model in by_model.values()]
+    columns, rare = _columns(kept, list(board.columns))
+    rules = averages.rules_for(columns)
+    entries = [Entry(row, _value(row, columns, rules[:1])) for row in kept]
+    ranked = [entry for entry in entries if entry.row.kind == fairness.APPLES] or entries
+    for entry in ranked:
+        if entry.value is not None:
+            mean = entry.value.mean
+            entry.rank = 1 + sum(other.value is not None and other.value.mean > mean for other in ranked)
+    for name in ("", *columns):
+        estimates = [(entry, entry.row.estimate(name) if name else entry.value) for entry in ranked]
+        leader = find_leader([(entry, estimate) for entry, estimate in estimates if estimate is not None])
+        if leader is not None and not _diverged(leader.row, [name] if name else columns):
+            leader.best.add(name)
+    entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
+    notes = _notes(len(rows), len(kept), len(ranked), rare)
+    none = Measure("", ())
+    return Headline(protocol, columns, rules[0].name if rules else "", entries, none, none, "", notes)
+
+
+def _completeness(row: Row) -> tuple[int, str, str]:
+    created = [str(r.get("created")) for score in row.scores.values() for r in score.records]
+    return _results(row), max(created), row.accelerator
+
+
+def _results(row: Row) -> int:
+    return sum(len(score.values) for score in row.scores.values())
+
+
+def _value(row: Row, columns: Sequence[str], rules: Sequence[averages.Rule]) -> Estimate | None:
+    if not rules:
+        return row.estimate(columns[0])
+    estimates = {name: score.estimate for name, score in row.scores.items()}
+    return rules[0].average(estimates, {name: score.failed for name, score in row.scores.items()})
+
+
+def _diverged(row: Row, columns: Sequence[str]) -> bool:
+    """Whether a mean of the row leaves out seeds that diverged."""
+    return any("diverged" in row.scores[name].failures for name in columns if name in row.scores)
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns of the table, and those left to the tables below.
+
+    A task that only a few models ran would cost all others their average.
+    """
+    counts = {name: sum(row.estimate(name) is not None for row in rows) for name in names}
+    scored = [name for name in names if counts[name]]
+    most = max(counts.values())
+    return [n for n in scored if 2 * counts[n] >= most], [n for n in scored if 2 * counts[n] < most]
+
+
+def _notes(rows: int, kept: int, ranked: int, rare: Sequence[str]) -> list[str]:
+    notes = []
+    if rare:
+        notes.append(f"Fewer than half of the models have a result on {', '.join(rare)}: see the tables below.")
+    if ranked < kept:
+        notes.append(
+            "†: free for all, with over 10 % more parameters than the protocol's Transformer; neither ranked nor bold."
+        )
+    if rows > kept:
+        notes.append(
+            "Of a model that ran on several accelerators, the row with most results is shown, of equals the latest; "
+            "the others stand in the tables below. Accuracies are averaged over seeds, never over accelerators."
+        )
+    return notes
+
+
+def mark(entry: Entry, table: Headline) -> str:
+    """A dagger behind the name of a model that is not ranked with the others."""
+    ranked_apart = entry.row.kind == fairness.FREE and any(e.row.kind == fairness.APPLES for e in table.entries)
+    return " †" if ranked_apart else ""
+
+
+def _measure(table: Headline, columns: dict[str, Column], benchmarks: Sequence[Record]) -> None:
+    """Fills in speed (geometric mean over tasks) and memory (maximum over tasks)."""
+    measured = _by_cell(table.protocol, benchmarks)
+    table.speed, speeds = _collect(table, columns, measured, load.solo_speed)
+    found = {}
+    for method in MEMORY_METHODS:
+        read = functools.partial(load.solo_memory, method=method)
+        found[method] = _collect(table, columns, measured, read)
+    method = max(found, key=lambda name: len(found[name][1]))
+    table.memory, memories = found[method]
+    table.method = method if memories else ""
+    for place, entry in enumerate(table.entries):
+        if place in speeds:
+            entry.speed = statistics.geometric_mean(speeds[place])
+        if place in memories:
+            entry.memory = max(memories[place])
+
+
+_Measured = dict[tuple[str, str, str, int], list[Record]]
+"""Records of `bench` by model, accelerator, task and length."""
+
+
+def _by_cell(protocol: str, benchmarks: Sequence[Record]) -> _Measured:
+    """The measurements of the protocol's own recipe, on one device without a limit of memory."""
+    measured: _Measured = defaultdict(list)
+    for record in benchmarks:
+        cell, device = record["cell"], record.get("device")
+        alone = not isinstance(device, dict) or device.get("used", 1) == 1
+        plain = not (record.get("overrides") or record.get("max_batch") or record.get("memory_limit_bytes"))
+        if cell["protocol"] == protocol and record["status"] == "ok" and plain and alone:
+            measured[cell["model"], cell["accelerator"], cell["task"], cell["length"]].append(record)
+    return measured
+
+
+_Numbers = dict[int, list[float]]
+"""One number a task, by an entry's place in the table."""
+
+
+def _collect(
+    table: Headline, columns: dict[str, Column], measured: _Measured, read: Callable[[Record], float | None]
+) -> tuple[Measure, _Numbers]:
+    """The numbers of `bench`, or of training where `bench` covers fewer than half as many entries; never of both."""
+
+    def benched(row: Row, name: str) -> list[Record]:
+        return measured.get((row.model, row.accelerator, columns[name].task, columns[name].length), [])
+
+    def trained(row: Row, name: str) -> list[Record]:
+        return row.scores[name].records if name in row.scores else []
+
+    tasks, numbers = _numbers(table, benched, read)
+    others, more = _numbers(table, trained, read)
+    if 2 * len(numbers) < len(more):
+        return Measure("training", others), more
+    return Measure("bench" if numbers else "", tasks), numbers
+
+
+def _numbers(
+    table: Headline, records_of: Callable[[Row, str], list[Record]], read: Callable[[Record], float | None]
+) -> tuple[tuple[str, ...], _Numbers]:
+    """The tasks that most entries have a number of, and the numbers of each entry that has them all."""
+    values: dict[str, dict[int, float]] = {name: {} for name in table.columns}
+    for name in table.columns:
+        for place, entry in enumerate(table.entries):
+            if found := [number for record in records_of(entry.row, name) if (number := read(record))]:
+                values[name][place] = statistics.median(found)
+    most = max(map(len, values.values()))
+    shared = tuple(name for name in table.columns if most and len(values[name]) == most)
+    places = set.intersection(*(set(values[name]) for name in shared)) if shared else set()
+    return shared, {place: [values[name][place] for name in shared] for place in sorted(places)}
+
+
+def compared(table: Headline, measure: str) -> tuple[str, list[Entry]]:
+    """The accelerator on which most entries have a value and a measure ('speed' or 'memory'), and those entries."""
+    complete = [entry for entry in table.entries if entry.value is not None and getattr(entry, measure)]
+    counts = Counter(entry.row.accelerator for entry in complete)
+    accelerator = max(counts, key=lambda name: (counts[name], name), default="")
+    return accelerator, [entry for entry in complete if entry.row.accelerator == accelerator]

@@ -1,0 +1,60 @@
+// The first table: one row a model, a column a task; a row opens its learning curves and records.
+function buildFirst() {
+  const place = document.getElementById("first"), table = data.first;
+  if (!table) { place.append(make("p", { class: "note" }, "No row has a protocol's own recipe: see all results.")); return; }
+  const methods = { device_peak_bytes: "peak", compiled_bytes: "compiled" };
+  const columns = [
+    { key: "rank", text: "#", value: (entry) => entry.rank },
+    { key: "model", text: "Model", value: (entry) => data.rows[entry.row].model },
+    { key: "family", text: "Family", value: (entry) => data.looks.families[entry.family] },
+    ...table.columns.map((name) => ({ key: name, text: name.split("@")[0], small: `@${name.split("@").slice(1).join("@")}, %`, down: true,
+      value: (entry) => data.rows[entry.row].scores[name]?.mean })),
+    ...(table.average ? [{ key: "average", text: "Average", small: "%", down: true, value: (entry) => entry.value.mean }] : []),
+    { key: "speed", text: "Speed", small: table.speed ? `steps/s, ${table.speed}` : "steps/s", down: true,
+      value: (entry) => entry.speed },
+    { key: "memory", text: "Memory", small: methods[table.memory], value: (entry) => entry.memory },
+  ];
+  const body = make("tbody"), order = { key: "", down: false };
+  const heads = columns.map((column) => make("th", { scope: "col", "aria-sort": "none" }, make("button", {
+    type: "button", "data-key": column.key, onclick: () => sortBy(column),
+  }, column.text), column.small ? make("small", {}, column.small) : null));
+  const rows = table.rows.map((entry) => [entry, firstRow(entry, table)]);
+  const sortBy = (column) => {
+    order.down = order.key === column.key ? !order.down : Boolean(column.down);
+    order.key = column.key;
+    heads.forEach((head, i) => head.setAttribute("aria-sort",
+      columns[i] === column ? (order.down ? "descending" : "ascending") : "none"));
+    body.append(...ordered(rows, ([entry]) => column.value(entry) ?? null, order.down).map(([, row]) => row));
+  };
+  body.append(...rows.map(([, row]) => row));
+  place.append(make("h2", {}, table.title), scrolling(table.title, make("table", { class: "all" },
+    make("thead", {}, make("tr", {}, ...heads)), body)),
+    ...table.notes.map((note) => make("p", { class: "note" }, note)));
+}
+
+function firstRow(entry, table) {
+  const row = data.rows[entry.row];
+  const open = () => openDetail(row, table.columns.filter((name) => row.scores[name]));
+  const name = make("button", { type: "button", "aria-haspopup": "dialog", title: row.accelerator },
+    ...breakable(row.model), entry.mark);
+  const cells = [
+    make("td", { class: "number" }, entry.rank === null ? "–" : String(entry.rank)),
+    make("th", { scope: "row" }, name),
+    make("td", { class: "kin" }, make("i"), make("span", {}, data.looks.families[entry.family])),
+    ...table.columns.map((column) => firstScore(row.scores[column], entry.best.includes(column))),
+    ...(table.average ? [firstScore(entry.value, entry.best.includes(""))] : []),
+    make("td", { class: "number", title: row.accelerator }, short(entry.speed)),
+    make("td", { class: "number" }, bytes(entry.memory)),
+  ];
+  return make("tr", { class: `family-${entry.family}`, onclick: open }, ...cells);
+}
+
+function firstScore(score, best) {
+  if (score?.mean === undefined) {
+    const lost = Object.keys(score?.lost || {}).join(", ");
+    return make("td", { class: lost ? "number lost" : "number" }, lost || "–");
+  }
+  const error = score.low === null ? null : make("span", { class: "error" }, ` ± ${fixed((score.high - score.low) / 2)}`);
+  const title = `${score.seeds} seed${score.seeds === 1 ? "" : "s"}`;
+  return make("td", { class: best ? "number best" : "number", title }, make("span", { class: "mean" }, fixed(score.mean)), error);
+}

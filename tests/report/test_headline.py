@@ -1,0 +1,140 @@
+"""The first table: which protocol, which row of each model, which speed."""
+
+import pytest
+
+from lra.report import headline, leaderboard
+from tests.helpers.records import measurement, recipe, record
+
+TASKS = {"listops": 2000, "image": 1024}
+
+
+def cells(model, score=0.5, protocol="lra", tasks=TASKS, **changes):
+    """A model's cells under a protocol's own recipe."""
+    return [
+        record(model, task, score, length=length, protocol=protocol, recipe=recipe(task, model, protocol), **changes)
+        for task, length in tasks.items()
+    ]  # fmt: skip
+
+
+def chosen(records, benchmarks=()):
+    return headline.choose(leaderboard.build(records), benchmarks)
+
+
+def names(table):
+    return [entry.row.model for entry in table.entries]
+
+
+def bench(model, task="listops", speed=8.0, **changes):
+    made = measurement(model, TASKS[task], speed, **changes)
+    made["cell"] |= {"task": task, "protocol": "lra"}
+    return made
+
+
+def test_the_protocol_with_most_averages_comes_first_and_mini_before_all(monkeypatch):
+    records = [*cells("fnet"), *cells("local", 0.4), *cells("luna", tasks={"listops": 2000})]
+    records += [c for m in ("fnet", "local", "luna", "s4d") for c in cells(m, 0.5, "small", {"listops": 2000})]
+    assert chosen(records).protocol == "lra"
+    monkeypatch.setattr(headline, "FIRST", "small")
+    assert chosen(records).protocol == "small" and chosen(cells("fnet")).protocol == "lra"
+
+
+def test_rows_with_overrides_or_options_are_left_to_the_tables_below():
+    changed = record("local", score=0.9, overrides=["train.steps=1"])
+    changed["recipe"]["train"]["steps"] = 1
+    assert names(chosen([record(score=0.4), changed])) == ["fnet"]
+    assert chosen([changed]) is None and chosen([]) is None
+
+
+def test_a_row_a_model_with_its_average_rank_and_leader():
+    table = chosen([*cells("fnet", 0.4), *cells("local", 0.5), *cells("luna", tasks={"image": 1024})])
+    assert [(e.row.model, e.rank, e.best) for e in table.entries] == [
+        ("local", 1, {"", "listops@2000"}), ("fnet", 2, set()), ("luna", None, set()),
+    ]  # fmt: skip
+    assert table.entries[0].value.mean == pytest.approx(50)
+    assert table.average == "average (listops@2000, image@1024)"
+
+
+def test_a_task_that_few_models_ran_costs_nobody_an_average():
+    records = [*cells("fnet"), *cells("local"), *cells("luna"), record("fnet", length=512)]
+    table = chosen(records)
+    assert table.columns == ["listops@2000", "image@1024"] and all(entry.value for entry in table.entries)
+    assert any("listops@512" in note for note in table.notes)
+
+
+def test_a_model_with_more_parameters_is_shown_and_not_ranked():
+    table = chosen([record(score=0.4), record("luna", score=0.6, parameters=10**8)])
+    found = [(entry.row.model, entry.rank, headline.mark(entry, table)) for entry in table.entries]
+    assert found == [("luna", None, " †"), ("fnet", 1, "")]
+    assert any("†" in note for note in table.notes)
+    own = chosen(cells("s4d", protocol="ssm"))  # every result of that protocol is free for all
+    assert [(entry.rank, headline.mark(entry, own)) for entry in own.entries] == [(1, "")]
+
+
+def test_of_several_accelerators_the_row_with_most_results_counts_then_the_latest():
+    most = [record(score=0.4, seed=s) for s in (0, 1)]
+    latest = record(score=0.9, accelerator="NVIDIA H200", created="2026-09-01T00:00:00+00:00")
+    table = chosen([*most, latest])
+    assert [(e.row.accelerator, e.value.mean) for e in table.entries] == [("CPU", pytest.approx(40))]
+    assert any("several accelerators" in note for note in table.notes)
+    assert chosen([most[0], latest]).entries[0].row.accelerator == "NVIDIA H200"
+
+
+def test_speed_is_that_of_bench_of_the_same_protocol_and_accelerator():
+    records = [*cells("fnet"), *cells("local")]
+    speeds = {"fnet": {"listops": 8.0, "image": 2.0}, "local": {"listops": 4.0, "image": 1.0}}
+    benchmarks = [bench(model, task, speed) for model in speeds for task, speed in speeds[model].items()]
+    table = chosen(records, benchmarks)
+    assert table.speed == headline.Measure("bench", ("listops@2000", "image@1024"))
+    assert {e.row.model: e.speed for e in table.entries} == pytest.approx({"fnet": 4.0, "local": 2.0})
+
+
+def test_bench_counts_where_it_covers_half_of_the_models_that_training_does():
+    records = [c for model in ("fnet", "local", "luna", "bigbird") for c in cells(model, tasks={"listops": 2000})]
+    two = chosen(records, [bench("fnet"), bench("local")])
+    assert two.speed.source == "bench"
+    speeds = {entry.row.model: entry.speed for entry in two.entries}
+    assert speeds.pop("luna") is speeds.pop("bigbird") is None
+    assert speeds == pytest.approx({"fnet": 8.0, "local": 8.0})
+    assert chosen(records, [bench("fnet")]).speed.source == "training"
+
+
+@pytest.mark.parametrize("change", [
+    {"overrides": ["train.steps=1"]}, {"max_batch": True}, {"memory_limit_bytes": 2**30}, {"device": {"used": 2}},
+    {"status": "oom"}, {"sharing": 2},
+])  # fmt: skip
+def test_a_measurement_of_something_else_is_no_speed(change):
+    table = chosen(cells("fnet"), [bench("fnet", t) | change for t in TASKS])
+    assert table.speed.source == "training" and table.entries[0].speed == pytest.approx(2.0)
+
+
+def test_bench_of_another_protocol_or_accelerator_is_no_speed():
+    elsewhere, other = bench("fnet"), bench("fnet")
+    elsewhere["cell"]["accelerator"], other["cell"]["protocol"] = "NVIDIA H200", "small"
+    assert chosen(cells("fnet"), [elsewhere, other]).speed.source == "training"
+
+
+def test_speed_is_over_the_tasks_that_most_models_have():
+    lost = record("local", "image", status="oom", length=1024)
+    table = chosen([*cells("fnet"), *cells("local", tasks={"listops": 2000}), lost])
+    assert table.speed == headline.Measure("training", ("listops@2000",))
+    assert [entry.speed for entry in table.entries] == [2.0, 2.0]
+
+
+def test_a_device_that_was_shared_gives_no_speed():
+    table = chosen([*cells("fnet", sharing=2), *cells("local", sharing=2)])
+    assert table.speed.source == "" and all(entry.speed is None for entry in table.entries)
+    assert headline.compared(table, "speed") == ("", [])
+
+
+def test_memory_is_the_largest_over_tasks_by_the_method_that_covers_most():
+    records = [*cells("fnet"), *cells("local")]
+    records[0]["memory"] = {"device_peak_bytes": 7, "compiled_bytes": 3 * 10**9}
+    table = chosen(records)
+    assert table.method == "compiled_bytes"
+    assert {e.row.model: e.memory for e in table.entries} == {"fnet": 3e9, "local": 2e9}
+
+
+def test_speeds_are_compared_on_the_accelerator_of_most_models():
+    records = [*cells("fnet"), *cells("local"), *cells("luna", accelerator="NVIDIA H200")]
+    accelerator, entries = headline.compared(chosen(records), "speed")
+    assert accelerator == "CPU" and {entry.row.model for entry in entries} == {"fnet", "local"}
