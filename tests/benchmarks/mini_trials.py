@@ -85,7 +85,7 @@ def table(
     lines = [f"| family | model | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(trials)]
     for family in families:
         model, cells = MODELS[family], []
-        best = {task: max((scores.get((model, *trial, task), 0.0) for trial in trials)) for task in TASKS}
+        best = {task: max(scores.get((model, *trial, task), 0.0) for trial in trials) for task in TASKS}
         for trial in trials:
             shown = [(scores.get((model, *trial, task)), best[task]) for task in TASKS]
             parts = ["–" if s is None else f"**{s:.1f}**" if s == top else f"{s:.1f}" for s, top in shown]
