@@ -26,7 +26,7 @@ from tests.helpers.cli import ROOT
 
 FROZEN = Path(__file__).with_name("frozen.json")
 BEFORE = "2026-11-27"
-"""Records of results/cpu that are younger are left out."""
+"""Records of results/cpu and results/learning that are younger are left out."""
 DEVICES = {
     "cpu": {"platform": "cpu", "kind": "cpu", "count": 1, "host_cpu": "a CPU", "host_cores": 2},
     "gpu": {"platform": "gpu", "kind": "NVIDIA H100", "count": 8, "host_cpu": "a CPU", "host_cores": 2},
@@ -85,9 +85,10 @@ class Kept:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Digests of the tables of the older records of results/cpu, and of measurements that stay as they are."""
+    """Digests of the tables of the older records trained on a CPU, and of measurements that stay as they are."""
     (folder / "records").mkdir(parents=True)
-    for file in sorted((ROOT / "results" / "cpu" / "records").glob("*.json")):
+    places = [ROOT / "results" / name / "records" for name in ("cpu", "learning")]
+    for file in sorted(file for place in places for file in place.glob("*.json")):
         if json.loads(file.read_text())["created"] < BEFORE:
             shutil.copy(file, folder / "records")
     shutil.copytree(ROOT / "results" / "gpu" / "h200-before" / "bench", folder / "bench")
