@@ -60,14 +60,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """The families of `models.FAMILIES`, which protocols do not import; the first of each was tuned."""
 
 _TUNED: dict[str, Tuned] = {
-    "attention": Tuned("transformer", 2e-3),
-    "mixing": Tuned("transformer", 2e-3),
-    "approximate": Tuned("transformer", 2e-3),
+    "attention": Tuned("transformer", 5e-3),
+    "mixing": Tuned("transformer", 5e-3),
+    "approximate": Tuned("transformer", 5e-3),
     "state_space": Tuned("state_space", 5e-3),
     "moving_average": Tuned("transformer", 5e-3),
-    "convolution": Tuned("state_space", 5e-3),
-    "recurrent": Tuned("state_space", 5e-3),
-    "default": Tuned("transformer", 2e-3),
+    "convolution": Tuned("transformer", 5e-3),
+    "recurrent": Tuned("transformer", 5e-3),
+    "default": Tuned("transformer", 5e-3),
 }
 _FAMILY_OF = {model: family for family, models in FAMILIES.items() for model in models}
 
@@ -77,7 +77,7 @@ _MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
     "bigbird": (("block", 16),),
     "reformer": (("chunk", 16), ("hashes", 2)),
     "sinkhorn": (("block", 16),),
-    "synthesizer": (("kind", "factorised_random"),),
+    "synthesizer": (("kind", "factorised_random"), ("rank", 4)),
     "performer": (("features", 64),),
     "nystromformer": (("landmarks", 32),),
     "skyformer": (("landmarks", 32),),
@@ -88,6 +88,24 @@ _MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
     "hyena": (("filter_width", 16),),
 }
 """Mixer options: blocks and windows for 128 to 512 positions, sizes, and what keeps S5 stable at a high rate."""
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "longformer": {"mlp": 32}, "reformer": {"mlp": 160}, "sinkhorn": {"mlp": 88}, "fnet": {"mlp": 256},
+    "random_mixing": {"mlp": 256}, "ff_only": {"mlp": 256}, "linformer": {"mlp": 88}, "luna": {"mlp": 88},
+    "mega": {"mlp": 56}, "mega_chunk": {"mlp": 64}, "short_conv": {"mlp": 256}, "hyena": {"mlp": 104},
+    "retnet": {"mlp": 96}, "gla": {"mlp": 112}, "mamba2": {"mlp": 64}, "deltanet": {"mlp": 120},
+    "gated_deltanet": {"mlp": 120}, "s4d": {"layers": 4}, "mamba": {"layers": 2},
+}  # fmt: skip
+"""Fields of the encoder by which a model comes close to the Transformer's size."""
+_LONG: dict[tuple[str, str], int] = {
+    ("synthesizer", "listops_mini"): 160, ("synthesizer", "text_mini"): 64,
+    ("sgconv", "listops_mini"): 160, ("sgconv", "text_mini"): 96,
+    ("linear_mixing", "listops_mini"): 96,
+}  # fmt: skip
+"""Width of the feed-forward of mixers whose parameters grow with the length."""
+OVERSIZED = ("linear_mixing", "long_conv")
+"""Models that are larger than the Transformer: their matrices and kernels are as long as the input, and no part of them
+can be left out. Tables mark them and do not rank them."""
 
 
 def recipe(task: str, model: str) -> Recipe:
@@ -100,8 +118,9 @@ def recipe(task: str, model: str) -> Recipe:
     )  # fmt: skip
     if tuned.frame == "state_space":
         encoder = dataclasses.replace(encoder, layers=3, positions="none", block="glu")
+    sizes = _SIZES.get(model, {}) | ({"mlp": _LONG[model, task]} if (model, task) in _LONG else {})
     return Recipe(
-        encoder,
+        dataclasses.replace(encoder, **sizes),
         Optimizer(tuned.learning_rate, weight_decay=0.01, eps=1e-8, clip=1.0),
         Schedule("cosine", warmup=steps // 10),
         Train(steps, batch=32, eval_every=steps // 5),

@@ -69,7 +69,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
         checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
         stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile,
-        fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb,
+        fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb, busy=values.busy,
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []
     return RunArguments(
@@ -313,6 +313,10 @@ def _define_launchers(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "jobs", None, "Cells to run at once; default: as many as GPUs (divided by --devices), or 1. More cells than "
         "GPUs, and cells on a CPU, share the hardware, which spoils only their speeds.", 1, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool(
+        "busy", False, "The machine does other work too: speeds are marked as of a shared device and shown nowhere.",
+        flag_values=values,
     )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ class RunOptions:
     tensorboard: bool = False
     wandb: str | None = None
     """Weights & Biases project to log to."""
+    busy: bool = False
+    """Whether the machine does other work too, so that speeds say little."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """`provenance.current_origin()` of the process that the user started; empty: of this process."""
 

@@ -134,8 +134,8 @@ def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec
     record = initial_record(cell, options.origin or current_origin())
     if options.timeout_minutes is not None:
         record["timeout_minutes"] = options.timeout_minutes
-    if sharing > 1 and cell.entry:
-        record["sharing"] = sharing
+    if (sharing > 1 or options.busy) and cell.entry:
+        record["sharing"] = max(sharing, 2)
     results = options.results.resolve()
     return WorkerSpec(
         started=time.time(),

@@ -8,7 +8,9 @@ import pytest
 from lra.errors import UsageError
 from lra.grid import expand
 from lra.grid.cell import Cell
+from lra.grid.spec import RunOptions
 from lra.launch import process
+from lra.launch.local import worker_spec
 from lra.launch.scheduler import Slot, divide_device, measurement_slots
 from lra.results import load, provenance, records
 from lra.results.folder import is_finished, record_path
@@ -102,6 +104,13 @@ def test_a_speed_on_a_shared_device_is_in_no_column(shared):
     assert load.solo_speed(record | {"sharing": 4}) is None
     assert load.solo_memory(record | {"sharing": 4}, "device_peak_bytes") == 5  # each process counts its own
     records.check(record | {"sharing": 4})
+
+
+def test_a_busy_machine_counts_as_a_shared_device(shared, tmp_path):
+    cell, _, _ = shared
+    for options, sharing in (({}, 1), ({"busy": True}, 1), ({}, 3), ({"busy": True}, 3)):
+        spec = worker_spec(cell, RunOptions(results=tmp_path, data=tmp_path, **options), sharing)
+        assert spec.record.get("sharing", 1) == (max(sharing, 2) if options else sharing)
 
 
 def test_a_cell_that_ran_out_of_memory_beside_others_is_tried_again(shared, tmp_path):
