@@ -269,8 +269,10 @@ def test_every_task_says_what_it_is():
         assert (task.inputs is not None) == ("folder" in task.sources)
         assert bool(task.tfds) == ("tfds" in task.sources)
         assert dataclasses.is_dataclass(task.rules)
-        module = sys.modules[
-            f"tasks.{'listops' if 'listops' in name else 'pathfinder.task' if name.startswith('path') else name}"
-        ]
-        card = module.__doc__
-        assert all(f"\n    {word} " in card for word in ("What", "From", "Decided", "Licence")), name
+        if name.endswith("_mini"):
+            module, words = f"mini.{name.removesuffix('_mini')}", ("What", "Shrunk", "Demands", "From", "Licence")
+        else:
+            words = ("What", "From", "Decided", "Licence")
+            module = "listops" if "listops" in name else "pathfinder.task" if name.startswith("path") else name
+        card = sys.modules[f"tasks.{module}"].__doc__
+        assert all(f"\n    {word} " in card for word in words), name
