@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +58,8 @@ SPEEDUPS = {
     "inference speed-up vs transformer": "inference steps/s",
 }
 _NUMBERS = (int, float)
+_LARGEST = 1e18
+"""Numbers from there on are junk, and as bytes would not fit into 64 bits."""
 _TEXT_COLUMNS = {
     "model", "task", "precision", "protocol", "overrides", "accelerator", "status", "error", "key", "commit", "created",
 }  # fmt: skip
@@ -102,13 +103,13 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _read(record: Record, column: str) -> Any:
-    """A column's text or finite number; None for what is neither, in a record that was edited by hand."""
+    """A column's text or number; None for what is neither, or no such number, in a record that was edited by hand."""
     value = _lookup(record, COLUMNS[column])
     if column == "overrides":
         return value or []
     if column in _TEXT_COLUMNS:
         return None if value is None else str(value)
-    return value if isinstance(value, _NUMBERS) and math.isfinite(value) else None
+    return value if isinstance(value, _NUMBERS) and abs(value) < _LARGEST else None
 
 
 def _lookup(record: Record, path: str) -> Any:

@@ -44,7 +44,7 @@ class Scale:
 
     def __call__(self, values: Sequence[float]) -> list[float]:
         """The places of values, to a tenth of a pixel."""
-        ends, known = np.array([self.low, self.high]), np.array(values, float)
+        ends, known = np.array([self.low, self.high]), _clip(values)
         if self.log:
             ends, known = np.log10(ends), np.log10(known)
         places = self.start + (self.end - self.start) * (known - ends[0]) / (ends[1] - ends[0])
@@ -52,13 +52,19 @@ class Scale:
         return rounded
 
 
+def _clip(values: Sequence[float]) -> np.ndarray:
+    """The values without the junk of a damaged record, on which arithmetic would overflow."""
+    return np.clip(np.array(values, float), -1e100, 1e100)
+
+
 def make_scale(values: Sequence[float], start: float, end: float, log: bool, room: float) -> Scale:
     """A scale on which the values stand at least `room` pixels inside `start` and `end`."""
-    low, high = min(values), max(values)
+    low, high = _clip([min(values), max(values)]).tolist()
     if log:
         low, high = math.log10(low), math.log10(high)
     if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
+        half = 0.5 * max(1.0, abs(high) * 1e-6)
+        low, high = low - half, high + half
     margin = (high - low) * room / (abs(end - start) - 2 * room)
     low, high = low - margin, high + margin
     return Scale(10**low, 10**high, start, end, True) if log else Scale(low, high, start, end, False)

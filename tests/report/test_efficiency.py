@@ -177,3 +177,9 @@ def test_a_measurement_made_again_after_a_change_replaces_the_earlier_one(tmp_pa
     _, problems, frame = written(tmp_path, [new, old, *others])
     assert problems == ["left out: 1 measurements that were made again later"]
     assert len(frame) == 4 and "old" not in set(frame["key"])
+
+
+@pytest.mark.parametrize("junk", [1e30, -1e308, 10**40, float("nan")])
+def test_a_junk_number_of_bytes_is_none(junk):
+    frame = efficiency.to_frame([measurement("fnet") | {"memory": {"compiled_bytes": junk}}])
+    assert frame["compiled bytes"].isna().all()

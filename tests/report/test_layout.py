@@ -122,3 +122,9 @@ def test_one_point_alone_and_equal_values_have_a_place():
     ):
         plot = layout.lay_out(chart)
         assert plot["x"]["ticks"] and plot["y"]["ticks"] and all(m["points"] for m in plot["marks"])
+
+
+@pytest.mark.parametrize("values", [[1e308, -1e308], [1e18], [1e308], [0.0, 1e200]])
+def test_junk_has_a_place_all_the_same(values):
+    scale = layout.make_scale(values, 0.0, 100.0, False, 5.0)
+    assert all(0 <= place <= 100 for place in scale(values))

@@ -28,7 +28,8 @@ def pictures(arrays, split):
 def test_the_names_cover_all_sizes_and_difficulties():
     named = {name for name in TASKS if name.startswith("path")}
     bases = ("pathfinder", "pathfinder64", "pathx", "pathfinder256")
-    assert named == {base + level for base in bases for level in ("", "_easy", "_intermediate")} | {"pathfinder_short"}
+    levels = {base + level for base in bases for level in ("", "_easy", "_intermediate")}
+    assert named == levels | {"pathfinder_short", "pathfinder_mini"}
     assert [TASKS[name].length for name in bases] == [1024, 4096, 16384, 65536]
     assert set(PAPER) <= set(TASKS) and len(PAPER) == 6
 
