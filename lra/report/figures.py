@@ -257,6 +257,8 @@ def over_length(frame: pd.DataFrame, styles: Styles, kind: str = "") -> list[Fig
     """
     by_setting: dict[str, list[_Measured]] = defaultdict(list)
     for row in frame.to_dict("records"):  # plain values, since a frame for each figure takes ten times as long
+        if pd.isna(row["length"]):  # junk of a damaged record
+            continue
         fixed = "" if row["searched"] else row["batch"]
         by_setting[str([str(row[name]) for name in _GROUP_BY] + [fixed])].append({str(k): v for k, v in row.items()})
     made = [_lengths_figure(sorted(by_setting[key], key=_length_of), styles, kind) for key in sorted(by_setting)]

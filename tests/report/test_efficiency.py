@@ -183,3 +183,11 @@ def test_a_measurement_made_again_after_a_change_replaces_the_earlier_one(tmp_pa
 def test_a_junk_number_of_bytes_is_none(junk):
     frame = efficiency.to_frame([measurement("fnet") | {"memory": {"compiled_bytes": junk}}])
     assert frame["compiled bytes"].isna().all()
+
+
+def test_a_junk_length_is_in_no_figure():
+    broken = measurement("luna")
+    broken["cell"] = broken["cell"] | {"length": 10**30}
+    frame = efficiency.to_frame([measurement("fnet"), broken])
+    (figure,) = figures.over_length(frame, assign_styles(["fnet", "luna"]))
+    assert {series.name for chart in figure.charts for series in chart.series} == {"fnet"}
