@@ -80,7 +80,7 @@ def record_text(record: Record) -> str:
 
 def _result_text(result: dict[str, Any]) -> str:
     if result["status"] != "ok" or result.get("test_best") is None:
-        return " ".join(filter(None, [result["status"], result.get("error")]))
+        return " ".join(str(part) for part in (result["status"], result.get("error")) if part)
     test = f"test {100 * result['test_best']:.2f} % at step {result.get('best_step') or 0:,}"
     parts = [(name, result.get(name)) for name in ("validation_best", "test_last", "validation_last")]
     return ", ".join([test, *(f"{name.replace('_', ' ')} {100 * v:.2f} %" for name, v in parts if v is not None)])
