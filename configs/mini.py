@@ -30,9 +30,9 @@ STEPS = {
     "text_mini": 800,
     "retrieval_mini": 800,
     "image_mini": 1_500,
-    "pathfinder_mini": 2_000,
+    "pathfinder_mini": 4_000,
 }
-"""Training steps by task: two to four minutes of two cores for most models."""
+"""Training steps by task: two to five minutes of two cores for most models."""
 
 
 @dataclass(frozen=True)
