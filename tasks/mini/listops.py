@@ -6,6 +6,8 @@ Data card
     Shrunk      The length (2,000 in the benchmark), the arguments (10) and the depth (10).
     Demands     To pair each bracket with its operator, however far away, and to apply operators in the order of the
                 nesting. The answer depends on the operators at the root and on few of the digits.
+    Reached     Always answering the most frequent digit 11 %; in protocol `mini`, `ff_only`, which sees a bag of tokens,
+                30 %, and `short_conv`, which sees 33 positions, 42 %.
     From        Our generator, by the benchmark's rules: 100,000 / 1,000 / 4,000 distinct expressions.
     Licence     Generated data has none.
 """
