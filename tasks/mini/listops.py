@@ -4,10 +4,10 @@ Data card
     What        The benchmark's ListOps (`tasks.listops`) with shorter expressions: 25 to 127 tokens, 54 on average,
                 of operators with 2 to 5 arguments, nested at most 8 deep; ten classes.
     Shrunk      The length (2,000 in the benchmark), the arguments (10) and the depth (10).
-    Demands     To pair each bracket with its operator, however far away, and to apply operators in the order of the
-                nesting. The answer depends on the operators at the root and on few of the digits.
-    Reached     Always answering the most frequent digit 11 %; in protocol `mini`, `ff_only`, which sees a bag of tokens,
-                30 %, and `short_conv`, which sees 33 positions, 42 %.
+    Demands     To pair each bracket with its operator, however far away, and to apply operators in the order of
+                the nesting. The answer depends on the operators at the root and on few of the digits.
+    Reached     11 % by always answering the most frequent digit. In protocol `mini`, 30 % by `ff_only`, which sees
+                a bag of tokens, and 42 % by `short_conv`, which sees 33 positions.
     From        Our generator, by the benchmark's rules: 100,000 / 1,000 / 4,000 distinct expressions.
     Licence     Generated data has none.
 """
