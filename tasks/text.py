@@ -34,7 +34,7 @@ from tasks.io.archives import is_clutter, open_source
 from tasks.io.room import require_room
 from tasks.io.sources import ACLIMDB, find_parts
 from tasks.io.splits import canonical_order, check_counts, check_repeats, consecutive, content_digest, hold_out
-from tasks.task import BuildRequest, DataError, RawDataset, Remarks, Task
+from tasks.task import BuildRequest, DataError, RawDataset, Remarks, Split, Task
 
 _FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 _COUNTS = (22_500, 2_500, 25_000)
@@ -147,14 +147,30 @@ def _check(
     return Reviews(ordered, {split: liked[split][rows] for split, rows in order.items()}, source, remarks)
 
 
-def to_table(texts: Sequence[bytes], request: BuildRequest) -> tuple[np.ndarray, np.ndarray]:
-    """The texts as rows of a table, uint8 [M, L], and their lengths, int32 [M]; none may be longer than L."""
-    require_room(request, len(texts))
-    values = np.zeros((len(texts), request.length), np.uint8)
-    lengths = np.array([len(text) for text in texts], np.int32)
-    for row, text in zip(values, texts, strict=True):
+def to_dataset(
+    reviews: Reviews,
+    documents: Sequence[bytes],
+    splits: dict[str, Split],
+    request: BuildRequest,
+    notes: Sequence[str] = (),
+) -> RawDataset:
+    """The data of documents of at most the asked length, with the reviews' source and remarks.
+
+    Args:
+        reviews: what the documents were cut from.
+        documents: rows of the table.
+        splits: point into it.
+        request: the length.
+        notes: remarks beside the reviews' own.
+    """
+    require_room(request, len(documents))
+    values = np.zeros((len(documents), request.length), np.uint8)
+    lengths = np.array([len(text) for text in documents], np.int32)
+    for row, text in zip(values, documents, strict=True):
         row[: len(text)] = np.frombuffer(text, np.uint8)
-    return values, lengths
+    remarks = reviews.remarks
+    told = (*remarks.notes, *notes)
+    return RawDataset(values, lengths, splits, reviews.source, told, unverified=remarks.unverified)
 
 
 def build(request: BuildRequest) -> RawDataset:
@@ -165,11 +181,9 @@ def build(request: BuildRequest) -> RawDataset:
     documents = [*(texts[i] for i in kept), *(texts[i] for i in held), *reviews.texts["test"]]
     classes = np.concatenate([labels["train"][kept], labels["train"][held], labels["test"]])
     splits = consecutive(classes, [len(kept), len(held), len(labels["test"])])
-    values, lengths = to_table([text[: request.length] for text in documents], request)
-    notes = reviews.remarks.notes
-    if cut := sum(len(text) > request.length for text in documents):
-        notes = [*notes, f"{cut:,} of {len(values):,} reviews, longer than {request.length:,} bytes, were cut"]
-    return RawDataset(values, lengths, splits, reviews.source, tuple(notes), unverified=reviews.remarks.unverified)
+    cut = sum(len(text) > request.length for text in documents)
+    notes = [f"{cut:,} of {len(documents):,} reviews, longer than {request.length:,} bytes, were cut"] if cut else []
+    return to_dataset(reviews, [text[: request.length] for text in documents], splits, request, notes)
 
 
 def _check_utf8(text: bytes, name: str, allow: bool) -> bool:

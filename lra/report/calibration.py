@@ -151,13 +151,8 @@ def published_scores() -> dict[str, dict[str, PublishedScore]]:
 
 def _rows(board: Leaderboard) -> dict[str, Row]:
     """The row of each model that counts."""
-
-    def scores(row: Row) -> tuple[int, str]:
-        return -sum(len(score.values) for score in row.scores.values()), row.accelerator
-
-    counted = [row for row in board.rows if row.unchanged and not row.overrides and not row.variant]
     kept: dict[str, Row] = {}
-    for row in sorted(counted, key=scores):
+    for row in sorted(filter(lambda row: row.plain, board.rows), key=lambda row: (-row.results, row.accelerator)):
         kept.setdefault(row.model, row)
     return kept
 

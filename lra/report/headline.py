@@ -81,9 +81,9 @@ def choose(board: Leaderboard, benchmarks: Sequence[Record]) -> Headline | None:
     """The first table of a leaderboard; None where no row has a protocol's own recipe and a result."""
     by_protocol: dict[str, list[Row]] = defaultdict(list)
     for row in board.rows:
-        if row.unchanged and not row.overrides and not row.variant:
+        if row.plain:
             by_protocol[row.protocol].append(row)
-    scored = {protocol: rows for protocol, rows in by_protocol.items() if any(map(_results, rows))}
+    scored = {protocol: rows for protocol, rows in by_protocol.items() if any(row.results for row in rows)}
     tables = [_table(protocol, rows, board) for protocol, rows in sorted(scored.items())]
     if not tables:
         return None
@@ -123,11 +123,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
 
 def _completeness(row: Row) -> tuple[int, str, str]:
     created = [str(r.get("created")) for score in row.scores.values() for r in score.records]
-    return _results(row), max(created), row.accelerator
-
-
-def _results(row: Row) -> int:
-    return sum(len(score.values) for score in row.scores.values())
+    return row.results, max(created), row.accelerator
 
 
 def _value(row: Row, columns: Sequence[str], rules: Sequence[averages.Rule]) -> Estimate | None:

@@ -170,6 +170,16 @@ class Row:
     """Names of the averages in which the row is best, as `Score.best`."""
     rank: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the row has the protocol's own recipe and code, and no overrides."""
+        return self.unchanged and not self.overrides and not self.variant
+
+    @property
+    def results(self) -> int:
+        """Seeds with a score, over all columns."""
+        return sum(len(score.values) for score in self.scores.values())
+
     def estimate(self, name: str) -> Estimate | None:
         """The row's estimate in a column or average."""
         return self.averages.get(name) or (self.scores[name].estimate if name in self.scores else None)

@@ -14,19 +14,15 @@ Data card
 
 from dataclasses import replace
 
-from tasks.listops import LISTOPS, ListOpsConfig
+from tasks.listops import LISTOPS_SHORT, ListOpsConfig
 
 LISTOPS_MINI = replace(
-    LISTOPS,
+    LISTOPS_SHORT,
     name="listops_mini",
     length=128,
     rules=ListOpsConfig(
         max_depth=8, max_args=5, min_length=24, max_length=128, train=100_000, validation=1_000, test=4_000
     ),
-    sources=("generate",),
-    inputs=None,
-    archive=None,
-    counts=(),
     summary="the mini arena's: nested list operators, up to 127 tokens; ten answers",
     stands_for="listops",
 )

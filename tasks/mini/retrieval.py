@@ -7,7 +7,7 @@ Data card
                 in one archive of 7.7 GB and not used here, so that all rows are of one data set.
     Demands     To put what a text says into one vector, before the other text is known, so finely that two vectors tell
                 whether their texts share something. The distance of two excerpts' histograms of bytes gives 77 %.
-                Without the common 64 bytes it gives 62 %, and small models learn nothing in minutes.
+                Without the common 64 bytes it gives 62 %, and S4D learned nothing in 400 steps of 16.
     From        IMDb's reviews, as Text. Reviews of at least 448 bytes, each distinct one once, a stretch drawn in each:
                 of the training reviews 1,000 for validation, of the test reviews 4,000 for test. 40,000 / 1,000 / 4,000
                 pairs, half of each class, drawn with replacement.
@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.io.splits import hold_out
 from tasks.task import SPLITS, BuildRequest, DataError, RawDataset, Split
-from tasks.text import TEXT, Reviews, read_reviews, to_table
+from tasks.text import TEXT, Reviews, read_reviews, to_dataset
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ def build(request: BuildRequest) -> RawDataset:
             stretch = text[start : start + span]
             documents += [stretch[: request.length], stretch[-request.length :]]
         splits[split] = _draw_pairs(rng, first, len(texts), getattr(rules, split))
-    values, lengths = to_table(documents, request)
-    remarks = reviews.remarks
-    return RawDataset(values, lengths, splits, reviews.source, tuple(remarks.notes), unverified=remarks.unverified)
+    return to_dataset(reviews, documents, splits, request)
 
 
 def _divide(reviews: Reviews, request: BuildRequest, span: int) -> list[Sequence[bytes]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks.io.splits import consecutive, hold_out
 from tasks.task import BuildRequest, RawDataset
-from tasks.text import TEXT, read_reviews, to_table
+from tasks.text import TEXT, read_reviews, to_dataset
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,7 @@ def build(request: BuildRequest) -> RawDataset:
     parts = [("train", train), ("train", validation), ("test", test)]
     texts = [reviews.texts[split][i][-request.length :] for split, rows in parts for i in rows]
     labels = np.concatenate([reviews.labels[split][rows] for split, rows in parts])
-    values, lengths = to_table(texts, request)
-    splits = consecutive(labels, [len(rows) for _, rows in parts])
-    remarks = reviews.remarks
-    return RawDataset(values, lengths, splits, reviews.source, tuple(remarks.notes), unverified=remarks.unverified)
+    return to_dataset(reviews, texts, consecutive(labels, [len(rows) for _, rows in parts]), request)
 
 
 TEXT_MINI = replace(
