@@ -22,7 +22,7 @@ Data card
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,14 +124,24 @@ def _read_tfds(folder: Path) -> Iterator[tuple[str, Pictures]]:
         yield split, _check_classes(folder, pictures, np.array([example["label"] for example in examples], np.uint8))
 
 
-def build(request: BuildRequest) -> RawDataset:
-    """Builds Image from a folder, an archive or a TFDS copy. Raises `DataError`."""
-    if request.length != 1024:
-        raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
+@dataclass(frozen=True)
+class GreyPictures:
+    """The pictures of a copy, checked, in an order that depends on their contents alone."""
+
+    levels: dict[str, np.ndarray]
+    """Grey levels uint8 [N, 1024] by split: 'train' and 'test'."""
+    labels: dict[str, np.ndarray]
+    """Classes uint8 [N] by split."""
+    source: str
+    remarks: Remarks
+
+
+def read_pictures(request: BuildRequest) -> GreyPictures:
+    """Reads and checks the pictures of a folder, an archive or a TFDS copy. Raises `DataError`."""
     path = Path(request.source)
     if (path / "dataset_info.json").is_file():
         remarks = tfds.copy_remarks(path, request.allow_unverified)
-        return _assemble(request, _read_tfds(path), f"tfds {path.parent.name} {path.name}", remarks)
+        return _check(_read_tfds(path), f"tfds {path.parent.name} {path.name}", remarks)
     archive = PYTHON if path.name.startswith("cifar-10-python") else CIFAR10
     names = {*_BATCHES, "test_batch"}
 
@@ -139,38 +149,50 @@ def build(request: BuildRequest) -> RawDataset:
         return Path(name).name.removesuffix(".bin") in names
 
     with open_source(request, archive, wanted, 400_000_000) as (folder, remarks):
-        return _assemble(request, _read_folder(folder), f"CIFAR-10 ({path.name})", remarks)
+        return _check(_read_folder(folder), f"CIFAR-10 ({path.name})", remarks)
 
 
-def _assemble(
-    request: BuildRequest, batches: Iterable[tuple[str, Pictures]], source: str, remarks: Remarks
-) -> RawDataset:
-    levels: list[np.ndarray] = []
+def _check(batches: Iterable[tuple[str, Pictures]], source: str, remarks: Remarks) -> GreyPictures:
+    levels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     digests: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    row_numbers: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    total = 0
     for split, (colours, classes) in batches:
         for start in range(0, len(colours), 1000):  # floats of all pictures at once would need a gigabyte
-            levels.append(grey(colours[start : start + 1000]))
+            levels[split].append(grey(colours[start : start + 1000]))
         digests[split] += [content_digest(picture.tobytes()) for picture in colours]
         labels[split].append(classes)
-        row_numbers[split].append(np.arange(total, total + len(classes)))
-        total += len(classes)
-    order, label = {}, {}
-    for split in ("train", "test"):
-        label[split] = np.concatenate(labels[split])
-        by_content = canonical_order(digests[split], label[split])
-        order[split], label[split] = np.concatenate(row_numbers[split])[by_content], label[split][by_content]
+    label = {split: np.concatenate(parts) for split, parts in labels.items()}
     check_counts(label, {"train": _COUNTS[0] + _COUNTS[1], "test": _COUNTS[2]}, remarks, "CIFAR-10")
     check_repeats(digests, remarks, "pictures")
-    kept, held = hold_out(label["train"], request.rules.validation, request.seed)
-    parts = [order["train"][kept], order["train"][held], order["test"]]
-    values = np.concatenate(levels)[np.concatenate(parts)]
-    classes = np.concatenate([label["train"][kept], label["train"][held], label["test"]])
-    splits = consecutive(classes, [len(part) for part in parts])
-    lengths = np.full(len(values), 1024, np.int32)
-    return RawDataset(values, lengths, splits, source, tuple(remarks.notes), unverified=remarks.unverified)
+    order = {split: canonical_order(digests[split], label[split]) for split in label}
+    grey_levels = {split: np.concatenate(levels[split])[order[split]] for split in order}
+    return GreyPictures(grey_levels, {split: label[split][order[split]] for split in order}, source, remarks)
+
+
+def to_dataset(pictures: GreyPictures, chosen: Sequence[tuple[str, np.ndarray]], request: BuildRequest) -> RawDataset:
+    """The data of the chosen pictures, as long as they are.
+
+    Args:
+        pictures: all pictures, of `request.length` pixels.
+        chosen: the split they come from and their rows, for train, validation and test.
+        request: the length.
+    """
+    values = np.concatenate([pictures.levels[split][rows] for split, rows in chosen])
+    classes = np.concatenate([pictures.labels[split][rows] for split, rows in chosen])
+    splits = consecutive(classes, [len(rows) for _, rows in chosen])
+    lengths = np.full(len(values), request.length, np.int32)
+    notes, unverified = tuple(pictures.remarks.notes), pictures.remarks.unverified
+    return RawDataset(values, lengths, splits, pictures.source, notes, unverified=unverified)
+
+
+def build(request: BuildRequest) -> RawDataset:
+    """Builds Image from a folder, an archive or a TFDS copy. Raises `DataError`."""
+    if request.length != 1024:
+        raise DataError(f"Image has 1,024 pixels: its length cannot be {request.length}")
+    pictures = read_pictures(request)
+    kept, held = hold_out(pictures.labels["train"], request.rules.validation, request.seed)
+    everything = np.arange(len(pictures.labels["test"]))
+    return to_dataset(pictures, [("train", kept), ("train", held), ("test", everything)], request)
 
 
 IMAGE = Task(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks import image
-from tasks.io.splits import consecutive, hold_out
+from tasks.io.splits import hold_out
 from tasks.task import BuildRequest, DataError, RawDataset
 
 SIDE = 16
@@ -41,19 +41,12 @@ def build(request: BuildRequest) -> RawDataset:
     """Builds the task from a folder, an archive or a TFDS copy of CIFAR-10. Raises `DataError`."""
     if request.length != SIDE * SIDE:
         raise DataError(f"image_mini has {SIDE * SIDE} pixels: its length cannot be {request.length}")
-    full = image.build(replace(request, length=1024, rules=image.ImageConfig()))
-    # All training pictures again, as they were before `image.build` held some out.
-    rows = {"train": np.concatenate([full.splits[name].index[:, 0] for name in ("train", "validation")])}
-    labels = {"train": np.concatenate([full.splits[name].labels for name in ("train", "validation")])}
-    rows["test"], labels["test"] = full.splits["test"].index[:, 0], full.splits["test"].labels
-    train, validation = hold_out(labels["train"], request.rules.validation / len(rows["train"]), request.seed)
-    _, test = hold_out(labels["test"], request.rules.test / len(rows["test"]), request.seed)
-    parts = [("train", train), ("train", validation), ("test", test)]
-    values = shrink(full.values[np.concatenate([rows[split][chosen] for split, chosen in parts])])
-    classes = np.concatenate([labels[split][chosen] for split, chosen in parts])
-    splits = consecutive(classes, [len(chosen) for _, chosen in parts])
-    lengths = np.full(len(values), request.length, np.int32)
-    return RawDataset(values, lengths, splits, full.source, full.notes, unverified=full.unverified)
+    pictures, rules = image.read_pictures(request), request.rules
+    labels = pictures.labels
+    train, validation = hold_out(labels["train"], rules.validation / len(labels["train"]), request.seed)
+    _, test = hold_out(labels["test"], rules.test / len(labels["test"]), request.seed)
+    small = replace(pictures, levels={split: shrink(levels) for split, levels in pictures.levels.items()})
+    return image.to_dataset(small, [("train", train), ("train", validation), ("test", test)], request)
 
 
 IMAGE_MINI = replace(
