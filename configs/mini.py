@@ -129,7 +129,7 @@ def recipe(task: str, model: str) -> Recipe:
         dataclasses.replace(encoder, mlp=mlp),
         Optimizer(tuned.learning_rate, weight_decay=0.01, eps=1e-8, clip=1.0),
         Schedule("cosine", warmup=steps // 10),
-        Train(steps, batch=32, eval_every=steps // 5),
+        Train(steps, batch=32, eval_every=steps // 5, precision="float32"),
         mixer=(("taps", taps),) if taps else _MIXERS.get(model, ()),
     )
 

@@ -52,6 +52,7 @@ def build(request: BuildRequest) -> RawDataset:
 IMAGE_MINI = replace(
     image.IMAGE,
     name="image_mini",
+    version="2",
     length=SIDE * SIDE,
     build=build,
     rules=ImageMiniConfig(),

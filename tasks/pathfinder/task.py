@@ -58,7 +58,7 @@ from tasks.io.splits import canonical_order, consecutive, content_digest
 from tasks.task import BuildRequest, DataError, RawDataset, Remarks, SourceNotFound, Task
 
 if TYPE_CHECKING:
-    from tasks.pathfinder.draw import Rules
+    pass
 
 FOLDERS = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 _FEW = 0.01
@@ -107,14 +107,8 @@ def draw_block(variant: Variant, seed: int, block: int) -> tuple[np.ndarray, np.
     # Numba takes a second to import, and only drawing needs it.
     from tasks.pathfinder import draw
 
-    return draw_pictures(draw.rules(variant.size, variant.difficulty), seed, block)
-
-
-def draw_pictures(rules: Rules, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one block of the stream by any rules, as `draw_block`."""
-    from tasks.pathfinder import draw
-
-    count = max(1, _BLOCK_PIXELS // rules.size**2)
+    count = max(1, _BLOCK_PIXELS // variant.size**2)
+    rules = draw.rules(variant.size, variant.difficulty)
     pictures, labels = draw.draw(rules, seed, block * count, count)
     return pictures.reshape(count, -1), labels
 

@@ -94,6 +94,7 @@ LRA = (
     Training("listops", "transformer", 2_000),
     Training("listops", "fnet", 2_000),
     Training("listops", "linear_transformer", 2_000),
+    Training("listops", "s5", 2_000, seconds=240),
     Training("image", "fnet", 1_024, "0,1,2"),
     Training("image", "transformer", 1_024, "0,1,2"),
     Training("text", "fnet", 1_000),
