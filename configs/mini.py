@@ -66,7 +66,7 @@ _TUNED: dict[str, Tuned] = {
     "state_space": Tuned("state_space", 5e-3),
     "moving_average": Tuned("transformer", 5e-3),
     "convolution": Tuned("state_space", 5e-3),
-    "recurrent": Tuned("transformer", 2e-3),
+    "recurrent": Tuned("state_space", 5e-3),
     "default": Tuned("transformer", 5e-3),
 }
 _FAMILY_OF = {model: family for family, models in FAMILIES.items() for model in models}
@@ -88,6 +88,7 @@ _MIXERS: dict[str, tuple[tuple[str, Any], ...]] = {
     "sgconv": (("taps", 20),),
     "hyena": (("filter_width", 44),),
     "chordmixer": (("hidden", 96),),
+    "hgrn": (("expand", 0.47),),
 }
 """Mixer options: blocks and windows for 128 to 512 positions, sizes, and what keeps S5 stable at a high rate."""
 
@@ -95,8 +96,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "longformer": {"mlp": 32}, "reformer": {"mlp": 160}, "sinkhorn": {"mlp": 88}, "fnet": {"mlp": 256},
     "random_mixing": {"mlp": 256}, "ff_only": {"mlp": 256}, "linformer": {"mlp": 88}, "luna": {"mlp": 88},
     "mega": {"mlp": 56}, "mega_chunk": {"mlp": 64}, "short_conv": {"layers": 8},
-    "retnet": {"mlp": 96}, "gla": {"mlp": 112}, "mamba2": {"mlp": 64}, "deltanet": {"mlp": 120},
-    "gated_deltanet": {"mlp": 120}, "s4d": {"layers": 4}, "mamba": {"layers": 2},
+    "retnet": {"qkv": 40}, "gla": {"qkv": 48}, "lion_d": {"qkv": 48}, "lion_s": {"qkv": 48}, "mamba2": {"layers": 2},
+    "deltanet": {"qkv": 48}, "gated_deltanet": {"qkv": 48}, "s4d": {"layers": 4}, "mamba": {"layers": 2},
     "hyena": {"layers": 2},
 }  # fmt: skip
 """Fields of the encoder by which a model comes close to the Transformer's size."""
