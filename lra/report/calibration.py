@@ -151,10 +151,11 @@ def published_scores() -> dict[str, dict[str, PublishedScore]]:
 
 def _rows(board: Leaderboard) -> dict[str, Row]:
     """The row of each model that counts."""
-    kept: dict[str, Row] = {}
-    for row in sorted(filter(lambda row: row.plain, board.rows), key=lambda row: (-row.results, row.accelerator)):
-        kept.setdefault(row.model, row)
-    return kept
+    by_model: dict[str, list[Row]] = defaultdict(list)
+    for row in board.rows:
+        if row.plain:
+            by_model[row.model].append(row)
+    return {model: combine(rows) for model, rows in by_model.items()}
 
 
 def _columns(board: Leaderboard, rows: Mapping[str, Row]) -> dict[str, str]:

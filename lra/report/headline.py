@@ -1,8 +1,7 @@
 """What the page and leaderboard.md begin with: one protocol, one row a model, a column a task, without overrides.
 
 The protocol is the one with most models that have an average; `FIRST` comes before all others. Of a model that ran on
-several accelerators, the row with most results counts, of equals the latest: accuracies are averaged over seeds, never
-over accelerators. Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
+several accelerators, each score is that of one of them (`rows.combine`). Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 
 from lra.report import averages, fairness
 from lra.report.leaderboard import Leaderboard, find_leader
-from lra.report.rows import Column, Row
+from lra.report.rows import Column, Row, Score, combine
 from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
@@ -101,7 +100,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     by_model: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_model[row.model].append(row)
-    kept = [max(of_model, key=_completeness) for of_model in by_model.values()]
+    kept = [combine(of_model) for of_model in by_model.values()]
     columns, rare = _columns(kept, list(board.columns))
     rules = averages.rules_for(columns)
     entries = [Entry(row, _value(row, columns, rules[:1])) for row in kept]
@@ -116,14 +115,9 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
         if leader is not None and not _diverged(leader.row, [name] if name else columns):
             leader.best.add(name)
     entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
-    notes = _notes(len(rows), len(kept), len(ranked), rare)
+    notes = _notes(kept, len(ranked), rare)
     none = Measure("", ())
     return Headline(protocol, columns, rules[0].name if rules else "", entries, none, none, "", notes)
-
-
-def _completeness(row: Row) -> tuple[int, str, str]:
-    created = [str(r.get("created")) for score in row.scores.values() for r in score.records]
-    return row.results, max(created), row.accelerator
 
 
 def _value(row: Row, columns: Sequence[str], rules: Sequence[averages.Rule]) -> Estimate | None:
@@ -149,20 +143,26 @@ def _columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[str], list
     return [n for n in scored if 2 * counts[n] >= most], [n for n in scored if 2 * counts[n] < most]
 
 
-def _notes(rows: int, kept: int, ranked: int, rare: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[Row], ranked: int, rare: Sequence[str]) -> list[str]:
     notes = []
     if rare:
         notes.append(f"Fewer than half of the models have a result on {', '.join(rare)}: see the tables below.")
-    if ranked < kept:
+    if ranked < len(rows):
         notes.append(
             "†: free for all, with over 10 % more parameters than the protocol's Transformer; neither ranked nor bold."
         )
-    if rows > kept:
+    sources = Counter(_accelerator(score) for row in rows for score in row.scores.values() if score.values)
+    if len(sources) > 1:
+        told = ", ".join(f"{count} on {name}" for name, count in sources.most_common())
         notes.append(
-            "Of a model that ran on several accelerators, the row with most results is shown, of equals the latest; "
-            "the others stand in the tables below. Accuracies are averaged over seeds, never over accelerators."
+            f"Scores are from several accelerators ({told}): of a model and a task, from the one on which most seeds "
+            "ran, of equals the latest. Accuracies are averaged over seeds, never over accelerators."
         )
     return notes
+
+
+def _accelerator(score: Score) -> str:
+    return str(score.records[0]["cell"]["accelerator"])
 
 
 def mark(entry: Entry, table: Headline) -> str:
@@ -218,7 +218,8 @@ def _collect(
         return measured.get((row.model, row.accelerator, columns[name].task, columns[name].length), [])
 
     def trained(row: Row, name: str) -> list[Record]:
-        return row.scores[name].records if name in row.scores else []
+        found = row.scores[name].records if name in row.scores else []
+        return [record for record in found if record["cell"]["accelerator"] == row.accelerator]
 
     tasks, numbers = _numbers(table, benched, read)
     others, more = _numbers(table, trained, read)

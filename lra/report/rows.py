@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -189,6 +190,29 @@ class Row:
         """The maximum over the row's cells; None where no record has the number."""
         counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.records]
         return max(counts, default=0) or None
+
+
+def combine(rows: Sequence[Row]) -> Row:
+    """A model's rows on several accelerators as one.
+
+    The score of each task is that of the accelerator on which most seeds have one, of equals the latest: accuracies are
+    averaged over seeds, never over accelerators. The accelerator that the row names is the one with most results.
+    """
+    scores: dict[str, Score] = {}
+    for row in sorted(rows, key=lambda row: row.accelerator):
+        for name, score in row.scores.items():
+            if name not in scores or _weight(score) > _weight(scores[name]):
+                scores[name] = score
+    main = max(rows, key=lambda row: (row.results, max(map(_latest, row.scores.values())), row.accelerator))
+    return dataclasses.replace(main, scores=scores, averages=main.averages if len(rows) == 1 else {})
+
+
+def _weight(score: Score) -> tuple[int, str]:
+    return len(score.values), _latest(score)
+
+
+def _latest(score: Score) -> str:
+    return max(str(record.get("created")) for record in score.records)
 
 
 @dataclass
