@@ -1,8 +1,9 @@
 """Calibration: whether a protocol's scores rank the models as published scores do.
 
-Ours: of each model the row with the protocol's own recipe and code and without overrides; of rows on several
-accelerators, the one with most scores. Each column counts as the benchmark's task that its own task is or stands for
-(`Task.stands_for`); of several columns for one task, the one in which most models have a score.
+Ours: of each model the row with the protocol's own recipe and code and without overrides, as in the first table: of
+several accelerators, each score is that of one (`rows.combine`). Each column counts as the benchmark's task that its
+own task is or stands for (`Task.stands_for`); of several columns for one task, the one in which most models have a
+score.
 
 Published: the rows of published.csv with a `mixer`. That column names the mixer of ours that the published model is:
 
@@ -35,7 +36,7 @@ from lra.errors import UsageError
 from lra.report import published
 from lra.report.correlation import Correlation, correlate
 from lra.report.leaderboard import Leaderboard
-from lra.report.rows import Row
+from lra.report.rows import Row, combine
 from models import FAMILIES
 from tasks import PAPER, TASKS
 

@@ -1,7 +1,8 @@
 """What the page and leaderboard.md begin with: one protocol, one row a model, a column a task, without overrides.
 
 The protocol is the one with most models that have an average; `FIRST` comes before all others. Of a model that ran on
-several accelerators, each score is that of one of them (`rows.combine`). Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
+several accelerators, each score is that of one of them (`rows.combine`). Rows with over 10 % more parameters than the
+protocol's Transformer are shown, but not ranked.
 """
 
 from __future__ import annotations

@@ -124,12 +124,12 @@ def page_data(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dict[st
         "published": [{name: text for name, text in row.items() if text} for row in published.load_table()],
         "conflicts": leaderboard.conflicts,
         "thinned": max_points if any(len(curve) > max_points for curve in curves) else None,
-        **_first_screen(leaderboard, benchmarks, places),
+        **_first_screen(leaderboard, benchmarks),
     }  # fmt: skip
 
 
-def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record], places: dict[int, int]) -> dict[str, Any]:
-    """The first table, and the figures of all models; `places` are those of rows on the page, by their id."""
+def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dict[str, Any]:
+    """The first table, and the figures of all models."""
     table = headline.choose(leaderboard, benchmarks)
     looks = figures.styles_of(leaderboard, benchmarks)
     overview = figures.overview(table, looks) if table else None
@@ -137,22 +137,27 @@ def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record], places
     lengths = figures.over_length(measured, looks)
     lengths += figures.over_length(figures.trained_over_length(leaderboard), looks, "training")
     return {
-        "first": _first_table(table, places) if table else None,
+        "first": _first_table(table, leaderboard.rows) if table else None,
         "speed": [*([_discs(overview)] if overview else []), *_each_task(figures.accuracy_speed(leaderboard, looks))],
         "length": [_lines(figure) for figure in lengths if len(figure.charts[0].x.ticks) > 1],
         "curves": [_lines(figure) for figure in _by_row(figures.curves(leaderboard, looks))],
     }
 
 
-def _first_table(table: headline.Headline, places: dict[int, int]) -> dict[str, Any]:
-    rows = [
-        {"row": places[id(entry.row)], "rank": entry.rank, "family": styles.family_of(entry.row.model),
-         "value": _estimate(entry.value), "speed": _digits(entry.speed), "memory": _digits(entry.memory),
-         "best": sorted(entry.best), "mark": headline.mark(entry, table)}
+def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any]:
+    """The first table; its `row` and `scores` are places in `rows`, as an entry may have scores of several."""
+    main = {(row.model, row.protocol, row.accelerator): place for place, row in enumerate(rows) if row.plain}
+    source = {id(score): place for place, row in enumerate(rows) for score in row.scores.values()}
+    entries = [
+        {"row": main[entry.row.model, entry.row.protocol, entry.row.accelerator],
+         "scores": {name: source[id(score)] for name, score in entry.row.scores.items()},
+         "rank": entry.rank, "family": styles.family_of(entry.row.model), "value": _estimate(entry.value),
+         "speed": _digits(entry.speed), "memory": _digits(entry.memory), "best": sorted(entry.best),
+         "mark": headline.mark(entry, table)}
         for entry in table.entries
     ]  # fmt: skip
     return {
-        "title": tables.headline_title(table), "columns": table.columns, "average": table.average, "rows": rows,
+        "title": tables.headline_title(table), "columns": table.columns, "average": table.average, "rows": entries,
         "notes": tables.headline_notes(table), "speed": table.speed.source, "memory": table.method,
     }  # fmt: skip
 

@@ -70,13 +70,24 @@ def test_a_model_with_more_parameters_is_shown_and_not_ranked():
     assert [(entry.rank, headline.mark(entry, own)) for entry in own.entries] == [(1, "")]
 
 
-def test_of_several_accelerators_the_row_with_most_results_counts_then_the_latest():
-    most = [record(score=0.4, seed=s) for s in (0, 1)]
-    latest = record(score=0.9, accelerator="NVIDIA H200", created="2026-09-01T00:00:00+00:00")
-    table = chosen([*most, latest])
-    assert [(e.row.accelerator, e.value.mean) for e in table.entries] == [("CPU", pytest.approx(40))]
-    assert any("several accelerators" in note for note in table.notes)
-    assert chosen([most[0], latest]).entries[0].row.accelerator == "NVIDIA H200"
+def test_of_several_accelerators_each_score_is_of_the_one_with_most_seeds_then_the_latest():
+    h200 = {"accelerator": "NVIDIA H200", "created": "2026-09-01T00:00:00+00:00"}
+    seeds = [record(score=0.4, seed=s) for s in (0, 1)]
+    table = chosen([*seeds, record(score=0.9, **h200)])
+    assert [(e.row.accelerator, e.value.mean, e.value.count) for e in table.entries] == [("CPU", pytest.approx(40), 2)]
+    assert not any("accelerators" in note for note in table.notes)
+    assert chosen([seeds[0], record(score=0.9, **h200)]).entries[0].row.accelerator == "NVIDIA H200"
+
+
+def test_scores_of_several_accelerators_make_one_row_and_a_note():
+    h200 = {"accelerator": "NVIDIA H200", "created": "2026-09-01T00:00:00+00:00"}
+    listops = {"listops": 2000}
+    one, many = cells("fnet", 0.4), [c for s in (0, 1, 2) for c in cells("fnet", 0.7, tasks=listops, seed=s, **h200)]
+    table = chosen([*one, *many])
+    (entry,) = table.entries
+    assert entry.row.accelerator == "NVIDIA H200" and entry.value.mean == pytest.approx((70 + 40) / 2)
+    assert entry.row.estimate("listops@2000").count == 3 and entry.row.estimate("image@1024").count == 1
+    assert any("1 on NVIDIA H200" in note and "1 on CPU" in note for note in table.notes)
 
 
 def test_speed_is_that_of_bench_of_the_same_protocol_and_accelerator():

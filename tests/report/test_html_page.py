@@ -89,6 +89,23 @@ def test_the_first_screen_is_the_most_complete_protocol_with_its_picture():
     assert len(picture["families"]) == 2
 
 
+def test_scores_of_the_first_table_say_which_row_they_are_of():
+    def cell(task, length, **changes):
+        return record("fnet", task, length=length, protocol="small", recipe=recipe(task, "fnet", "small"), **changes)
+
+    records = [
+        cell("listops", 2000),
+        cell("image", 1024),
+        *[cell("image", 1024, seed=s, accelerator="H") for s in (1, 2)],
+    ]
+    content = embedded(html_page.to_html(leaderboard.build(records), []))
+    (entry,) = content["first"]["rows"]
+    rows = content["rows"]
+    found = {name: rows[place]["accelerator"] for name, place in entry["scores"].items()}
+    assert found == {"listops@2000": "CPU", "image@1024": "H"}
+    assert all(name in rows[place]["scores"] for name, place in entry["scores"].items())
+
+
 def test_forty_models_on_five_tasks_are_a_page_of_at_most_two_megabytes():
     tasks = {"listops": 2000, "text": 4000, "retrieval": 4000, "image": 1024, "pathfinder": 1024}
     cells = [

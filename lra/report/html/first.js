@@ -1,14 +1,20 @@
-// The first table: one row a model, a column a task; a row opens its learning curves and records.
+// The first table: one row a model, a column a task, with scores of one or several rows of the tables below; it opens
+// the learning curves and records.
 function buildFirst() {
   const place = document.getElementById("first"), table = data.first;
   if (!table) { place.append(make("p", { class: "note" }, "No row has a protocol's own recipe: see all results.")); return; }
+  for (const entry of table.rows) {
+    entry.row = { ...data.rows[entry.row] };
+    entry.row.scores = Object.fromEntries(Object.entries(entry.scores).map(([name, from]) =>
+      [name, { ...data.rows[from].scores[name], accelerator: data.rows[from].accelerator }]));
+  }
   const methods = { device_peak_bytes: "peak", compiled_bytes: "compiled" };
   const columns = [
     { key: "rank", text: "#", value: (entry) => entry.rank },
-    { key: "model", text: "Model", value: (entry) => data.rows[entry.row].model },
+    { key: "model", text: "Model", value: (entry) => entry.row.model },
     { key: "family", text: "Family", value: (entry) => data.looks.families[entry.family] },
     ...table.columns.map((name) => ({ key: name, text: name.split("@")[0], small: `@${name.split("@").slice(1).join("@")}, %`, down: true,
-      value: (entry) => data.rows[entry.row].scores[name]?.mean })),
+      value: (entry) => entry.row.scores[name]?.mean })),
     ...(table.average ? [{ key: "average", text: "Average", small: "%", down: true, value: (entry) => entry.value.mean }] : []),
     { key: "speed", text: "Speed", small: table.speed ? `steps/s, ${table.speed}` : "steps/s", down: true,
       value: (entry) => entry.speed },
@@ -33,7 +39,7 @@ function buildFirst() {
 }
 
 function firstRow(entry, table) {
-  const row = data.rows[entry.row];
+  const row = entry.row;
   const open = () => openDetail(row, table.columns.filter((name) => row.scores[name]));
   const name = make("button", { type: "button", "aria-haspopup": "dialog", title: row.accelerator },
     ...breakable(row.model), entry.mark);
@@ -55,6 +61,7 @@ function firstScore(score, best) {
     return make("td", { class: lost ? "number lost" : "number" }, lost || "–");
   }
   const error = score.low === null ? null : make("span", { class: "error" }, ` ± ${fixed((score.high - score.low) / 2)}`);
-  const title = `${score.seeds} seed${score.seeds === 1 ? "" : "s"}`;
+  const seeds = `${score.seeds} seed${score.seeds === 1 ? "" : "s"}`;
+  const title = score.accelerator ? `${seeds}, ${score.accelerator}` : seeds;
   return make("td", { class: best ? "number best" : "number", title }, make("span", { class: "mean" }, fixed(score.mean)), error);
 }
