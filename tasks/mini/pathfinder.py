@@ -131,7 +131,8 @@ def walk(rng: np.random.Generator, start: np.ndarray, length: int, others: np.nd
 def _distance(pixels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """From each pixel [N, K, 2] to the nearest of others [N, M, 2], diagonals counting as one: [N, K]."""
     apart = np.abs(pixels[:, :, None] - others[:, None]).max(3)
-    return apart.min(2, initial=SIDE)  # type: ignore[no-any-return]
+    nearest: np.ndarray = apart.min(2, initial=SIDE)
+    return nearest
 
 
 def build(request: BuildRequest) -> RawDataset:
