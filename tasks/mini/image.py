@@ -4,6 +4,8 @@ Data card
     What        The benchmark's Image (`tasks.image`) at half the resolution: 256 grey levels, row by row; ten classes.
     Shrunk      Each pixel is the mean of four, rounded half up.
     Demands     To find shapes in a line of pixels, where neighbours in a column are 16 positions apart.
+    Reached     10 % by always giving one answer. In protocol `mini`, 32 % by `ff_only`, which sees single pixels, and
+                40 % by `short_conv`, which sees 33 positions.
     From        CIFAR-10, as Image: of its 50,000 training pictures 1,000 are held out for validation, and of its 10,000
                 test pictures 4,000 are taken, both stratified and seeded.
     Licence     None stated by its authors; made for research. Not distributed with this project.
