@@ -6,8 +6,8 @@ Data card
                 naive Bayes classifier of the words tests at 80 % on the last 512 bytes, at 78 % on the first, and at
                 83 % on whole reviews; of single bytes, at 58 %.
     Demands     To make words of bytes, and to weigh words that are far from each other.
-    Reached     50 % by always giving one answer. In protocol `mini`, 63 % by `ff_only`, which sees single bytes, and 82 %
-                by `short_conv`, which sees 33 positions: the words around each byte tell most.
+    Reached     50 % by always giving one answer. In protocol `mini`, 63 % by `ff_only`, which sees single bytes, and
+                82 % by `short_conv`, which sees 33 positions: the words around each byte tell most.
     From        As Text: IMDb's 25,000 reviews to train, of which 1,000 are held out for validation, and 4,000 of its
                 25,000 to test, both stratified and seeded.
     Licence     None stated; IMDb's reviews, collected for research. Not distributed with this project.
