@@ -36,7 +36,7 @@ from lra.errors import UsageError
 from lra.report import published
 from lra.report.correlation import Correlation, correlate
 from lra.report.leaderboard import Leaderboard
-from lra.report.rows import Row, combine
+from lra.report.rows import Row, one_a_model
 from models import FAMILIES
 from tasks import PAPER, TASKS
 
@@ -152,11 +152,7 @@ def published_scores() -> dict[str, dict[str, PublishedScore]]:
 
 def _rows(board: Leaderboard) -> dict[str, Row]:
     """The row of each model that counts."""
-    by_model: dict[str, list[Row]] = defaultdict(list)
-    for row in board.rows:
-        if row.plain:
-            by_model[row.model].append(row)
-    return {model: combine(rows) for model, rows in by_model.items()}
+    return {row.model: row for row in one_a_model(row for row in board.rows if row.plain)}
 
 
 def _columns(board: Leaderboard, rows: Mapping[str, Row]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from lra.report import averages, fairness
 from lra.report.leaderboard import Leaderboard, find_leader
-from lra.report.rows import Column, Row, Score, combine
+from lra.report.rows import Column, Row, Score, one_a_model
 from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
@@ -98,10 +98,7 @@ def _preference(table: Headline) -> tuple[bool, int, int, int]:
 
 
 def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
-    by_model: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_model[row.model].append(row)
-    kept = [combine(of_model) for of_model in by_model.values()]
+    kept = one_a_model(rows)
     columns, rare = _columns(kept, list(board.columns))
     rules = averages.rules_for(columns)
     entries = [Entry(row, _value(row, columns, rules[:1])) for row in kept]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,6 +190,14 @@ class Row:
         """The maximum over the row's cells; None where no record has the number."""
         counts = [r.get("parameters") or 0 for s in self.scores.values() for r in s.records]
         return max(counts, default=0) or None
+
+
+def one_a_model(rows: Iterable[Row]) -> list[Row]:
+    """A row for each model of a protocol, combined of those on several accelerators."""
+    by_model: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_model[row.model].append(row)
+    return [combine(of_model) for of_model in by_model.values()]
 
 
 def combine(rows: Sequence[Row]) -> Row:
