@@ -49,18 +49,17 @@ def overview(table: headline.Headline, styles: Styles) -> Figure | None:
     Where no speed is known it is accuracy against memory.
 
     Returns:
-        The figure, or None where fewer than two models have an accuracy and a speed or memory on one accelerator.
+        The figure, or None where fewer than two models have an accuracy and a speed or memory.
     """
     for measure in ("speed", "memory"):
-        accelerator, entries = headline.compared(table, measure)
+        entries = headline.compared(table, measure)
         if len(entries) > 1:
-            return _overview(table, styles, measure, accelerator, entries)
+            return _overview(table, styles, measure, entries)
     return None
 
 
-def _overview(
-    table: headline.Headline, styles: Styles, measure: str, accelerator: str, entries: Sequence[headline.Entry]
-) -> Figure:
+def _overview(table: headline.Headline, styles: Styles, measure: str, entries: Sequence[headline.Entry]) -> Figure:
+    accelerator = table.accelerator
     most = max(entry.memory or 0.0 for entry in entries) if all(entry.memory for entry in entries) else 0.0
     series = []
     for entry in entries:

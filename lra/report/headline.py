@@ -1,8 +1,8 @@
 """What the page and leaderboard.md begin with: one protocol, one row a model, a column a task, without overrides.
 
 The protocol is the one with most models that have an average; `FIRST` comes before all others. Of a model that ran on
-several accelerators, each score is that of one of them (`rows.combine`). Rows with over 10 % more parameters than the
-protocol's Transformer are shown, but not ranked.
+several accelerators, each score is that of one of them (`rows.combine`); speed and memory are all of one accelerator.
+Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Headline:
     method: str
     """How memory was measured: 'device_peak_bytes' or 'compiled_bytes'; empty where no method covers an entry."""
     notes: list[str]
+    accelerator: str = ""
+    """The one that speed and memory are of; empty where neither is known."""
 
     @property
     def value_name(self) -> str:
@@ -170,21 +172,22 @@ def mark(entry: Entry, table: Headline) -> str:
 
 
 def _measure(table: Headline, columns: dict[str, Column], benchmarks: Sequence[Record]) -> None:
-    """Fills in speed (geometric mean over tasks) and memory (maximum over tasks)."""
+    """Fills in speed (geometric mean over tasks) and memory (maximum over tasks), all of one accelerator.
+
+    It is the one on which most entries have a speed, of equals the one on which most have a memory.
+    """
     measured = _by_cell(table.protocol, benchmarks)
-    table.speed, speeds = _collect(table, columns, measured, load.solo_speed)
-    found = {}
-    for method in MEMORY_METHODS:
-        read = functools.partial(load.solo_memory, method=method)
-        found[method] = _collect(table, columns, measured, read)
-    method = max(found, key=lambda name: len(found[name][1]))
-    table.memory, memories = found[method]
-    table.method = method if memories else ""
+    trained = {_accelerator(score) for entry in table.entries for score in entry.row.scores.values()}
+    found = [_collect_all(table, columns, measured, name) for name in sorted(trained | {key[1] for key in measured})]
+    best = max(found, key=lambda one: (len(one.speeds), len(one.memories)))
+    table.speed, table.memory = best.speed, best.memory
+    table.method = best.method if best.memories else ""
+    table.accelerator = best.accelerator if best.speeds or best.memories else ""
     for place, entry in enumerate(table.entries):
-        if place in speeds:
-            entry.speed = statistics.geometric_mean(speeds[place])
-        if place in memories:
-            entry.memory = max(memories[place])
+        if place in best.speeds:
+            entry.speed = statistics.geometric_mean(best.speeds[place])
+        if place in best.memories:
+            entry.memory = max(best.memories[place])
 
 
 _Measured = dict[tuple[str, str, str, int], list[Record]]
@@ -207,17 +210,44 @@ _Numbers = dict[int, list[float]]
 """One number a task, by an entry's place in the table."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Speeds and memory of the entries on one accelerator."""
+
+    accelerator: str
+    speed: Measure
+    speeds: _Numbers
+    memory: Measure
+    memories: _Numbers
+    method: str
+
+
+def _collect_all(table: Headline, columns: dict[str, Column], measured: _Measured, accelerator: str) -> _Found:
+    """Speeds, and memory by the method that covers most entries."""
+    speed, speeds = _collect(table, columns, measured, accelerator, load.solo_speed)
+    by_method = {}
+    for method in MEMORY_METHODS:
+        read = functools.partial(load.solo_memory, method=method)
+        by_method[method] = _collect(table, columns, measured, accelerator, read)
+    method = max(by_method, key=lambda name: len(by_method[name][1]))
+    return _Found(accelerator, speed, speeds, *by_method[method], method)
+
+
 def _collect(
-    table: Headline, columns: dict[str, Column], measured: _Measured, read: Callable[[Record], float | None]
+    table: Headline,
+    columns: dict[str, Column],
+    measured: _Measured,
+    accelerator: str,
+    read: Callable[[Record], float | None],
 ) -> tuple[Measure, _Numbers]:
     """The numbers of `bench`, or of training where `bench` covers fewer than half as many entries; never of both."""
 
     def benched(row: Row, name: str) -> list[Record]:
-        return measured.get((row.model, row.accelerator, columns[name].task, columns[name].length), [])
+        return measured.get((row.model, accelerator, columns[name].task, columns[name].length), [])
 
     def trained(row: Row, name: str) -> list[Record]:
         found = row.scores[name].records if name in row.scores else []
-        return [record for record in found if record["cell"]["accelerator"] == row.accelerator]
+        return [record for record in found if record["cell"]["accelerator"] == accelerator]
 
     tasks, numbers = _numbers(table, benched, read)
     others, more = _numbers(table, trained, read)
@@ -241,9 +271,6 @@ def _numbers(
     return shared, {place: [values[name][place] for name in shared] for place in sorted(places)}
 
 
-def compared(table: Headline, measure: str) -> tuple[str, list[Entry]]:
-    """The accelerator on which most entries have a value and a measure ('speed' or 'memory'), and those entries."""
-    complete = [entry for entry in table.entries if entry.value is not None and getattr(entry, measure)]
-    counts = Counter(entry.row.accelerator for entry in complete)
-    accelerator = max(counts, key=lambda name: (counts[name], name), default="")
-    return accelerator, [entry for entry in complete if entry.row.accelerator == accelerator]
+def compared(table: Headline, measure: str) -> list[Entry]:
+    """The entries that have a value and a measure: 'speed' or 'memory'."""
+    return [entry for entry in table.entries if entry.value is not None and getattr(entry, measure)]

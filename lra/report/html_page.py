@@ -159,6 +159,7 @@ def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any
     return {
         "title": tables.headline_title(table), "columns": table.columns, "average": table.average, "rows": entries,
         "notes": tables.headline_notes(table), "speed": table.speed.source, "memory": table.method,
+        "accelerator": table.accelerator,
     }  # fmt: skip
 
 

@@ -156,11 +156,12 @@ def headline_notes(table: Headline) -> list[str]:
     if table.speed.source:
         over = ", ".join(table.speed.columns)
         mean = f"the geometric mean over {over}" if len(table.speed.columns) > 1 else f"of {over}"
-        notes.append(f"Training steps/s: {mean}, measured in {table.speed.source}; compare it on one accelerator only.")
+        notes.append(f"Training steps/s: {mean}, measured in {table.speed.source} on {table.accelerator}.")
     else:
         notes.append(headline.NO_SPEED)
     if table.method:
-        notes.append(f"Memory: {MEMORY_METHODS[table.method]}, the largest over {', '.join(table.memory.columns)}.")
+        over = ", ".join(table.memory.columns)
+        notes.append(f"Memory: {MEMORY_METHODS[table.method]} on {table.accelerator}, the largest over {over}.")
     return [*notes, *table.notes]
 
 

@@ -49,9 +49,9 @@ def test_the_whole_markdown_table_is_as_worked_out_by_hand():
 | 3 | fnet        | mixing      | 44.00 ± 9.94     | 3       | 2 GB   |
 | – | luna        | approximate | oom              | –       | –      |
 
-Training steps/s: of listops@2000, measured in training; compare it on one accelerator only. Memory: the compiled \
-program's memory, the largest over listops@2000. †: free for all, with over 10 % more parameters than the protocol's \
-Transformer; neither ranked nor bold.
+Training steps/s: of listops@2000, measured in training on CPU. Memory: the compiled program's memory on CPU, \
+the largest over listops@2000. †: free for all, with over 10 % more parameters than the protocol's Transformer; \
+neither ranked nor bold.
 
 ## All results
 

@@ -49,8 +49,8 @@ function firstRow(entry, table) {
     make("td", { class: "kin" }, make("i"), make("span", {}, data.looks.families[entry.family])),
     ...table.columns.map((column) => firstScore(row.scores[column], entry.best.includes(column))),
     ...(table.average ? [firstScore(entry.value, entry.best.includes(""))] : []),
-    make("td", { class: "number", title: row.accelerator }, short(entry.speed)),
-    make("td", { class: "number" }, bytes(entry.memory)),
+    make("td", { class: "number", title: table.accelerator }, short(entry.speed)),
+    make("td", { class: "number", title: table.accelerator }, bytes(entry.memory)),
   ];
   return make("tr", { class: `family-${entry.family}`, onclick: open }, ...cells);
 }
