@@ -82,6 +82,8 @@ class Prepared:
     evaluate: Any
     length: int
     """Steps per call of `chunk`."""
+    part: int
+    """Examples per call of `evaluate`."""
     measured: Measured
     """The figures known before anything is timed."""
 
@@ -98,7 +100,7 @@ def prepare(model: nnx.Module, dataset: Dataset, recipe: Recipe, memory_limit: i
     Raises:
         MemoryError: a compiled program plans more memory than is available. It has not been run.
     """
-    batch = recipe.train.batch
+    batch, part = recipe.train.batch, part_of(recipe.train)
     program = Program([model], recipe, batch, dataset.splits["train"].index.shape[1], [0], jax.local_devices()[:1])
     data, state = DeviceData(dataset, program.sharding).data["train"], program.init()
     measured = Measured(parameters=count_parameters(state.params))
@@ -107,13 +109,13 @@ def prepare(model: nnx.Module, dataset: Dataset, recipe: Recipe, memory_limit: i
 
     started = time.perf_counter()
     chunk = program.compile_chunk(state, data, length)
-    evaluate = program.compile_evaluate(data, part_of(recipe.train))
+    evaluate = program.compile_evaluate(data, part)
     measured.compile_seconds = time.perf_counter() - started
     measured.compiled_bytes = program_bytes(chunk)
     for planned in (measured.compiled_bytes, program_bytes(evaluate)):
         if planned is not None:
             device.require_memory(planned, memory_limit)
-    return Prepared(program, data, state, chunk, evaluate, length, measured)
+    return Prepared(program, data, state, chunk, evaluate, length, part, measured)
 
 
 def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None], trial: bool = False) -> Measured:
@@ -133,8 +135,10 @@ def measure(prepared: Prepared, on_progress: Callable[[dict[str, float]], None],
         jax.device_get(metrics)
 
     def infer(calls: int) -> None:
-        start, count = jnp.int32(0), jnp.int32(p.data.labels.shape[0])
-        jax.device_get([p.evaluate(state.params, p.program.other_state, p.data, start, count) for _ in range(calls)])
+        batch = p.data.labels.shape[0]
+        starts, count = [jnp.int32(start) for start in range(0, batch, p.part)], jnp.int32(batch)
+        fixed = state.params, p.program.other_state, p.data
+        jax.device_get([p.evaluate(*fixed, start, count) for _ in range(calls) for start in starts])
 
     if trial:
         train(1)

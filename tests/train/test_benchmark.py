@@ -86,8 +86,8 @@ def test_a_timed_block_of_training_or_inference_waits_for_its_results(monkeypatc
         events.append("queued")
         return state, "metrics"
 
-    def evaluate(*arguments):
-        events.append("queued")
+    def evaluate(params, other_state, data, start, count):
+        events.append(f"rows from {start} of {count}")
         return "sums"
 
     def device_get(results):
@@ -98,7 +98,9 @@ def test_a_timed_block_of_training_or_inference_waits_for_its_results(monkeypatc
     monkeypatch.setattr(benchmark, "timed", lambda run, *rest: (run(2), events.append("timed"), [(2, 1.0)])[-1])
     prepared = SimpleNamespace(
         program=SimpleNamespace(fixed=None, other_state=None), data=SimpleNamespace(labels=SimpleNamespace(shape=(4,))),
-        state=SimpleNamespace(params=None), chunk=chunk, evaluate=evaluate, length=1, measured=benchmark.Measured(),
+        state=SimpleNamespace(params=None), chunk=chunk, evaluate=evaluate, length=1, part=2,
+        measured=benchmark.Measured(),
     )  # fmt: skip
     benchmark.measure(prepared, lambda progress: None)
-    assert events == ["queued", "queued", "metrics", "timed", "queued", "queued", ["sums", "sums"], "timed"]
+    batch = ["rows from 0 of 4", "rows from 2 of 4"]  # an inference step, too, is a whole batch
+    assert events == ["queued", "queued", "metrics", "timed", *batch, *batch, ["sums"] * 4, "timed"]
