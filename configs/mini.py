@@ -28,7 +28,7 @@ from configs.recipe import Encoder, Optimizer, Protocol, Recipe, Schedule, Train
 STEPS = {
     "listops_mini": 3_000,
     "text_mini": 800,
-    "retrieval_mini": 800,
+    "retrieval_mini": 3_000,
     "image_mini": 1_500,
     "pathfinder_mini": 4_000,
 }
@@ -106,7 +106,7 @@ _MLP_BY_TASK: dict[tuple[str, str], int] = {
     ("synthesizer", "text_mini"): 64,
     ("linear_mixing", "listops_mini"): 96,
 }
-_TAPS_BY_TASK: dict[tuple[str, str], int] = {("sgconv", "listops_mini"): 24}
+_TAPS_BY_TASK: dict[tuple[str, str], int] = {("sgconv", "listops_mini"): 24, ("sgconv", "retrieval_mini"): 24}
 """Sizes of mixers whose parameters grow with the length."""
 OVERSIZED = ("linear_mixing", "long_conv")
 """Models that are larger than the Transformer: their matrices and kernels are as long as the input, and no part of them

@@ -107,8 +107,8 @@ def _count_shared(digests: Mapping[str, Sequence[bytes]]) -> int:
     return sum(digest in others for digest in digests["test"])
 
 
-def consecutive(labels: np.ndarray, counts: Sequence[int]) -> dict[str, Split]:
-    """Splits a table with one row per example: the first `counts[0]` rows are train, and so on."""
-    index = np.arange(len(labels), dtype=np.int32)[:, None]
+def consecutive(labels: np.ndarray, counts: Sequence[int], documents: int = 1) -> dict[str, Split]:
+    """Splits a table of each example's documents in turn: the first `counts[0]` examples are train, and so on."""
+    index = np.arange(documents * len(labels), dtype=np.int32).reshape(-1, documents)
     cuts = np.cumsum([0, *counts])
     return {s: Split(index[a:b], labels[a:b]) for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}

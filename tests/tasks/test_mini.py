@@ -1,5 +1,6 @@
 """The mini arena's tasks: what is cut, paired, shrunk and drawn, and that local cues do not give Pathfinder away."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from tasks.image import IMAGE, ImageConfig
 from tasks.listops import evaluate
 from tasks.mini.image import ImageMiniConfig, shrink
 from tasks.mini.pathfinder import draw_block, walk
-from tasks.mini.retrieval import RetrievalMiniConfig
+from tasks.mini.retrieval import RetrievalMiniConfig, most_similar
 from tasks.mini.text import TextMiniConfig
 from tasks.pathfinder.task import PathfinderConfig
 from tasks.task import DataError
@@ -69,38 +70,85 @@ def test_text_is_the_end_of_each_review(tmp_path):
     assert {text for (text,) in documents(arrays, "test")} <= {text[-512:] for text in reviews_of(folder, "test")}
 
 
-def test_retrieval_pairs_excerpts_of_one_review_or_of_two(tmp_path):
+def test_retrieval_quotes_the_first_text_or_another(tmp_path):
     folder = archives.imdb(tmp_path)
+    for file in folder.rglob("*.txt"):
+        file.write_bytes(file.read_bytes()[:127])
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        for number in range(12):
-            text = bytes(rng.integers(97, 123, int(rng.integers(448, 700))).astype(np.uint8))
+        for number in range(150):
+            text = bytes(rng.integers(97, 123, int(rng.integers(128, 400))).astype(np.uint8))
             (folder / split / "pos" / f"{split}{number}_9.txt").write_bytes(text)
             if split == "train" and number < 2:  # a copy, and one that is in both splits
                 (folder / split / "pos" / f"copy{number}_9.txt").write_bytes(text)
                 (folder / "test" / "pos" / f"both{number}_9.txt").write_bytes(text)
-    rules = RetrievalMiniConfig(train=200, validation=20, test=60)
-    with pytest.raises(DataError, match="long reviews cannot be held out"):
-        build("retrieval_mini", folder, rules)
-    rules = replace(rules, validation=3, test=6)
+    rules = RetrievalMiniConfig(train=200, validation=70, test=80, quote=24)
+    with pytest.raises(DataError, match="100 of 148 long reviews cannot be held out: take at least 66 and leave 66"):
+        build("retrieval_mini", folder, replace(rules, validation=100))
+    with pytest.raises(DataError, match="quote must be at least 1 and less than the length 128"):
+        build("retrieval_mini", folder, replace(rules, quote=128))
     arrays = build("retrieval_mini", folder, rules)
     used: dict[str, set[bytes]] = {}
-    for split, count in (("train", 200), ("validation", 3), ("test", 6)):
+    places: list[tuple[int, int]] = []
+    for split, count in (("train", 200), ("validation", 70), ("test", 80)):
         labels = arrays.splits[split].labels
         assert len(labels) == count and labels.sum() == count // 2
         whole = set(reviews_of(folder, "test" if split == "test" else "train"))
         used[split] = set()
         for (one, two), label in zip(documents(arrays, split), labels, strict=True):
-            assert len(one) == len(two) == 256
-            homes = [{text for text in whole if part in text} for part in (one, two)]
-            assert len(homes[0]) == len(homes[1]) == 1
-            assert (homes[0] == homes[1]) == bool(label)
-            assert (one[-64:] == two[:64]) == bool(label)
-            if label:
-                assert one + two[64:] in next(iter(homes[0]))
-            used[split] |= homes[0] | homes[1]
+            assert len(one) == len(two) == 128
+            (home,) = (text for text in whole if one in text)
+            place, rest, quoted = next(
+                (place, rest, quoted)
+                for place in range(105)
+                for rest in whole
+                if two[:place] + two[place + 24 :] in rest
+                for quoted in whole
+                if quoted != rest and two[place : place + 24] in quoted
+            )
+            assert (two[place : place + 24] in one) == (quoted == home) == bool(label) and rest not in (home, quoted)
+            places += [(place, one.index(two[place : place + 24]))] if label else []
+            used[split] |= {home, rest, quoted}
     assert not used["train"] & used["validation"] and not used["train"] & used["test"]
+    for where in np.transpose(places):  # of 175 places on 0 … 104
+        assert np.bincount(where // 35, minlength=3).min() > 35
+    assert abs(np.corrcoef(np.transpose(places))[0, 1]) < 0.25
     assert not np.array_equal(build("retrieval_mini", folder, rules, seed=1).values, arrays.values)
+
+
+def test_what_is_quoted_instead_has_the_most_similar_counts_of_bytes():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        passages = [bytes(rng.integers(97, 105, 30).astype(np.uint8)) for _ in range(9)]
+        cosines = [similarity(passages[0], passage, 1) for passage in passages[1:]]
+        assert cosines[most_similar(passages)] == pytest.approx(max(cosines), abs=1e-12)
+
+
+def test_retrieval_needs_both_texts_and_the_order_of_their_bytes():
+    """The figures of the data card: thresholds of a similarity, and a classifier of each text alone."""
+    rules = RetrievalMiniConfig(train=8_000, validation=1_000, test=2_000)
+    arrays = build("retrieval_mini", real_data.folder(), rules)
+    labels, pairs = arrays.splits["test"].labels, documents(arrays, "test")
+    single, double = (best_threshold([similarity(*pair, size) for pair in pairs], labels) for size in (1, 2))
+    assert 0.7 < single < 0.8 and double > 0.98
+    learnt, tested = arrays.splits["train"], arrays.splits["test"]
+    counts = np.sqrt([np.bincount(row, minlength=256) for row in arrays.values])
+    for text in (0, 1):
+        rows = np.concatenate([learnt.index[:, text], tested.index[:, text]])
+        assert ridge(counts[rows], np.concatenate([learnt.labels, labels]), len(learnt.labels)) < 0.54
+
+
+def similarity(one, two, size):
+    """The cosine between the square roots of two texts' counts of `size` bytes in a row."""
+    counts = [Counter(text[i : i + size] for i in range(len(text) - size + 1)) for text in (one, two)]
+    shared = sum(np.sqrt(counts[0][key] * counts[1][key]) for key in counts[0] & counts[1])
+    return shared / np.sqrt(counts[0].total() * counts[1].total())
+
+
+def best_threshold(values, labels):
+    """The accuracy of the best threshold: above it, class 1."""
+    ordered = labels[np.argsort(-np.array(values))].astype(int)
+    return np.max(np.cumsum(2 * ordered - 1)) / len(labels) + np.mean(labels == 0)
 
 
 def test_image_is_the_benchmark_s_at_half_the_resolution(tmp_path):
