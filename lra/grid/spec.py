@@ -48,6 +48,8 @@ class RunOptions:
     stall_minutes: float | None = None
     """Minutes without progress after which a worker is killed and its cell recorded as 'timeout'."""
     profile: bool = False
+    reach: bool = False
+    """Measure how far each trained model looks (`lra.train.reach`)."""
     fresh: bool = False
     """Train from the first step: checkpoints are deleted."""
     repeat: bool = False
@@ -81,6 +83,8 @@ class TrainOptions:
     max_minutes: float | None = None
     profile: str | None = None
     """Folder for a JAX trace of the second chunk of steps."""
+    reach: bool = False
+    """Measure how far the trained model looks."""
     fresh: bool = False
     """Delete existing checkpoints first."""
     tensorboard: str | None = None

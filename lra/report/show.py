@@ -68,7 +68,8 @@ def record_text(record: Record) -> str:
                 lines.append(f"  {name.replace('_', ' '):20} {_sparkline(curve)}  {curve[0]:.4g} → {curve[-1]:.4g}")
     sections = {name: record.get(name) for name in ("train_speed", "inference_speed", "memory", "device", "versions")}
     sections |= {"data": record["data"]} | {f"recipe.{name}": part for name, part in record["recipe"].items()}
-    shown = {"cell", "recipe", "results", "status", "error", "log", *sections}
+    sections |= {f"reach, seed {found.get('seed')}": _reach(found) for found in load.reach(record)}
+    shown = {"cell", "recipe", "results", "status", "error", "log", "reach", *sections}
     lines += ["", *_pairs({k: v for k, v in record.items() if k not in shown} | {"accelerator": cell["accelerator"]})]
     for name, values in sections.items():
         if values:
@@ -76,6 +77,23 @@ def record_text(record: Record) -> str:
     if record.get("log"):
         lines += ["", "log", *(f"  {line}" for line in record["log"])]
     return "\n".join(map(printable, lines))
+
+
+def _reach(found: dict[str, Any]) -> dict[str, Any]:
+    """How far a model looks (docs/reach.md): accuracies in percent by size, ranges, and the Jacobian's distances."""
+    text: dict[str, Any] = {}
+    for sizes, names in (("k", ["windows"]), ("coarse_k", ["within", "blocks", "first", "last", "random"])):
+        for name in names:
+            pairs = zip(_listed(found.get(sizes)), _listed(found.get(name)), strict=False)
+            text[name] = ", ".join(f"{k}: {100 * v:.1f}" if isinstance(v, float) else f"{k}: –" for k, v in pairs)
+    text |= {name: found.get(name) for name in ("range_50", "range_90")}
+    jacobian = found.get("jacobian")
+    distances = jacobian if isinstance(jacobian, dict) else {}
+    return text | {f"jacobian {name}": distances.get(name) for name in ("at_0", "r50", "r90", "mean", "ahead")}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _result_text(result: dict[str, Any]) -> str:

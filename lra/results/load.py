@@ -89,6 +89,12 @@ def seed_results(record: records.Record) -> list[dict[str, Any]]:
     return [result | outcome if result["status"] == "ok" else result for result in per_seed]
 
 
+def reach(record: records.Record) -> list[dict[str, Any]]:
+    """How far the model of each seed looks (docs/reach.md); empty where that was not measured."""
+    found = record.get("reach")
+    return [of_seed for of_seed in found if isinstance(of_seed, dict)] if isinstance(found, list) else []
+
+
 def solo_speed(record: records.Record) -> float | None:
     """Training steps per second; None if seeds trained together or other cells shared the device."""
     if len(record["cell"]["seeds"]) > 1 or record.get("sharing", 1) > 1:

@@ -32,7 +32,7 @@ _FIELDS: dict[str, set[str]] = {
         "results", "device", "versions", "parameters", "flops_per_step", "flops_compiler", "mfu", "compile_seconds",
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
-        "warnings", "sharing", "attention_kernels", "code", "evaluated",
+        "warnings", "sharing", "attention_kernels", "code", "evaluated", "reach",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {

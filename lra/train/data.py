@@ -57,11 +57,11 @@ def sample_evaluated(dataset: Dataset, budget: Train) -> Dataset:
     the leaderboard states is an upper bound of the sample's.
     """
     sizes = budget.evaluated({name: len(split.labels) for name, split in dataset.splits.items()})
-    smaller = {name: _sample(dataset.splits[name], size) for name, size in sizes.items()}
+    smaller = {name: sample_split(dataset.splits[name], size) for name, size in sizes.items()}
     return dataclasses.replace(dataset, splits={**dataset.splits, **smaller})
 
 
-def _sample(split: Split, size: int) -> Split:
+def sample_split(split: Split, size: int) -> Split:
     """Every (N / size)-th of the split's N examples in order of class, and at random within each; in the split's order.
 
     The random order is the module's own, which stays the same with every version of NumPy.
@@ -70,7 +70,7 @@ def _sample(split: Split, size: int) -> Split:
     if size == len(labels):
         return split
     places = np.arange(len(labels), dtype=np.uint32)
-    order = np.lexsort((permute_index(places, len(labels), _hash(np.array([_SAMPLE], np.uint32)), np), labels))
+    order = np.lexsort((permute_index(places, len(labels), mix_bits(np.array([_SAMPLE], np.uint32)), np), labels))
     rows = np.sort(order[(2 * np.arange(size) + 1) * len(labels) // (2 * size)])
     return Split(np.asarray(split.index)[rows], labels[rows])
 
@@ -182,7 +182,7 @@ def batch_indices(steps: Any, batch: int, count: int, seed: Any, xp: ModuleType)
     within = xp.arange(batch, dtype=xp.uint32).reshape(*[1] * steps.ndim, batch)
     place = steps[..., None] * xp.uint32(batch) + within
     n = xp.uint32(count)
-    return permute_index(place % n, count, _hash(_hash(place // n) ^ xp.asarray(seed).astype(xp.uint32)), xp)
+    return permute_index(place % n, count, mix_bits(mix_bits(place // n) ^ xp.asarray(seed).astype(xp.uint32)), xp)
 
 
 def permute_index(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
@@ -198,10 +198,10 @@ def permute_index(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
 
     def swap_or_not(number: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
         x, key = state
-        key = _hash(key + xp.asarray(number).astype(xp.uint32) + xp.uint32(0x9E3779B9))
+        key = mix_bits(key + xp.asarray(number).astype(xp.uint32) + xp.uint32(0x9E3779B9))
         partner = (key % n + n - x) % n
         larger = xp.maximum(x, partner)
-        return xp.where(_hash(larger ^ key) & xp.uint32(1) == 0, x, partner), key
+        return xp.where(mix_bits(larger ^ key) & xp.uint32(1) == 0, x, partner), key
 
     if xp is not np:
         return jax.lax.fori_loop(0, ROUNDS, swap_or_not, (x, key))[0]
@@ -210,7 +210,7 @@ def permute_index(x: Any, count: int, key: Any, xp: ModuleType) -> Any:
     return x
 
 
-def _hash(x: Any) -> Any:
+def mix_bits(x: Any) -> Any:
     """Mixes 32 bits bijectively (lowbias32 of Wellons' hash prospector)."""
     u = x.dtype.type
     x = (x ^ (x >> u(16))) * u(0x7FEB352D)

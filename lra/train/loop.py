@@ -20,9 +20,9 @@ from flax import nnx
 
 from configs.recipe import Recipe
 from lra.grid.spec import TrainOptions
-from lra.train import distributed
+from lra.train import distributed, reach
 from lra.train.checkpoint import Checkpoints
-from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated
+from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated, sample_split
 from lra.train.optimizer import count_parameters
 from lra.train.step import Program, State, chunk_length, evaluation_batch, part_of, program_bytes, replaced
 from tasks.task import Dataset
@@ -80,6 +80,10 @@ class TrainResult:
     streamed: bool = False
     resumed: int = 0
     """How often training was resumed from a checkpoint."""
+    reach: list[dict[str, Any]] = field(default_factory=list)
+    """How far the model looks (`lra.train.reach`), with the seed's number, for each that has not diverged."""
+    reach_error: str = ""
+    """Why that could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class Trainer:
             if streamed
             else DeviceData(dataset, self.program.sharding)
         )
+        self.sample = _sample_on_host(dataset) if options.reach else None
         self.state = self.program.init()
         self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
         """Parameters and moving variables of each seed's best validation."""
@@ -187,10 +192,13 @@ class Trainer:
             if self.hooks.checkpoints and (improved or self.hooks.checkpoints.due()):
                 self._save()
         outcome.loop_seconds += time.perf_counter() - self.loop_started
+        self.loop_started = time.perf_counter()
         if all(r.status == "diverged" for r in outcome.results):
             outcome.status, outcome.error = "diverged", outcome.results[0].error
         elif outcome.status == "ok":
             self._test()
+            if self.sample is not None:
+                self._measure_reach(self.sample)
         return outcome
 
     def _compile(self) -> None:
@@ -341,6 +349,31 @@ class Trainer:
             if result.status == "ok":
                 result.test_last, result.test_best = float(last[s]), float(best[s])
 
+    def _measure_reach(self, sample: reach.Sample) -> None:
+        """Measures how far the best parameters of every seed look. Whatever goes wrong, training and test stay."""
+        self._save(wait=True)
+        outcome, batch = self.outcome, max(1, part_of(self.budget) // self.outcome.devices)
+        variables = self.best, replaced(self.program.other_state, self.best_moving)
+        # Each process has the whole of them, and measures on a device of its own.
+        local = jax.tree.map(lambda x: x.addressable_data(0), variables)
+        places = [s for s, result in enumerate(outcome.results) if result.status == "ok"]
+        seeds = [jax.tree.map(lambda x, s=s: x[s], local) for s in places]
+
+        def check() -> None:
+            if reason := distributed.first_reason(self.hooks.stop()):
+                raise _StoppedError(reason)
+            self.hooks.on_progress({"step": outcome.steps, "seconds_left": 0.0})
+
+        try:
+            found = reach.measure(lambda both: self.program.model(*both), seeds, sample, batch, check)
+            outcome.reach = [
+                {"seed": outcome.results[s].seed} | of_seed for s, of_seed in zip(places, found, strict=True)
+            ]
+        except _StoppedError as stop:
+            outcome.status, outcome.error = "interrupted", str(stop)
+        except Exception as error:  # a mixer of a user's, or memory
+            outcome.reach_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
     def _save(self, wait: bool = False) -> None:
         if self.hooks.checkpoints is None:
             return
@@ -378,6 +411,18 @@ class Trainer:
             progress |= {"blocks": [], "first_blocks": [], "idle_seconds": 0.0, "loop_seconds": 0.0}
         progress |= current | {"resumed": progress["resumed"] + 1, "streamed": self.outcome.streamed}
         self.outcome = TrainResult(results, **progress)
+
+
+class _StoppedError(Exception):
+    """The reason to stop, which came while something was measured."""
+
+
+def _sample_on_host(dataset: Dataset) -> reach.Sample:
+    """The examples of the test split on which `lra.train.reach` measures."""
+    split = dataset.splits["test"]
+    split = sample_split(split, min(reach.EXAMPLES, len(split.labels)))
+    rows = np.asarray(split.index)
+    return reach.Sample(np.asarray(dataset.values[rows]), np.asarray(dataset.lengths)[rows], np.asarray(split.labels))
 
 
 @jax.jit

@@ -139,19 +139,18 @@ class Program:
         size = rows.shape[-1] // self.mesh.size
         return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("batch") * size, size, axis=-1)
 
-    def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> tuple[jax.Array, Tree]:
-        """Computes logits float32 [B, classes], without dropout if `rngs` is None; and running statistics after it.
+    def model(self, params: Tree, other_state: Tree) -> Any:
+        """The model of one seed in evaluation mode, with parameters cast to the compute type (`groups.cast`)."""
+        model = nnx.merge(self.graph, groups.cast(params, self.dtype), _fresh(other_state))
+        model.eval()
+        return model
 
-        Parameters are cast to the compute type here and nowhere else (`groups.cast`).
-        """
-        params = groups.cast(params, self.dtype)
-        # New variables, which the model may write to; others it may not, as nothing would keep them.
-        other_state = replaced(other_state, jax.tree.map(lambda x: x, nnx.filter_state(other_state, nnx.BatchStat)))
+    def forward(self, params: Tree, other_state: Tree, batch: Batch, rngs: nnx.Rngs | None) -> tuple[jax.Array, Tree]:
+        """Computes logits float32 [B, classes], without dropout if `rngs` is None; and running statistics after it."""
         if rngs is None:
-            model = nnx.merge(self.graph, params, other_state)
-            model.eval()
+            model = self.model(params, other_state)
         else:
-            model = nnx.merge(self.graph, params, reseed(other_state, rngs))
+            model = nnx.merge(self.graph, groups.cast(params, self.dtype), reseed(_fresh(other_state), rngs))
             model.train()
         logits: jax.Array = model(*tokens_of(batch), rngs)
         return logits, nnx.state(model, nnx.BatchStat)
@@ -299,6 +298,14 @@ class Program:
         state = jax.eval_shape(self._initial_state, self.params, self.moving)
         lowered = jax.jit(self.chunk, static_argnames="steps").lower(state, self.fixed, source, steps=1)
         return (lowered.cost_analysis() or {}).get("flops")
+
+
+def _fresh(other_state: Tree) -> Tree:
+    """The same state with running statistics as new variables, which a model may write to.
+
+    Others it may not, as nothing would keep them.
+    """
+    return replaced(other_state, jax.tree.map(lambda x: x, nnx.filter_state(other_state, nnx.BatchStat)))
 
 
 def replaced(other_state: Tree, variables: Tree) -> Tree:

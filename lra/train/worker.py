@@ -175,6 +175,8 @@ def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     finally:
         if checkpoints:
             checkpoints.close()
+    if outcome.reach_error:
+        progress.warn(f"how far the model looks could not be measured: {outcome.reach_error}")
     documents = dataset.splits["train"].index.shape[1]
     per_step = {"examples": recipe.train.batch, "tokens": recipe.train.batch * documents * length}
     fields = report(outcome, recipe.train.precision, per_step)
@@ -274,6 +276,7 @@ def report(outcome: TrainResult, precision: str, per_step: dict[str, int]) -> di
         "streamed": outcome.streamed,
         "resumed": outcome.resumed,
         "memory": device.memory(outcome.compiled_bytes),
+        "reach": outcome.reach,
     }
 
 

@@ -89,7 +89,7 @@ class Encoder(nnx.Module):
         self.frame = Frame(dim, mlp, rate, **frame)
         self.pool, self.reversible, self.remat = pool, reversible, remat
         self.vocab, self.pixels = vocab, pixels
-        seen = length + (pool == "cls")
+        self.seen = seen = length + (pool == "cls")
         embedding = nnx.initializers.normal(embedding_std(init, dim))
         linear_input = input == "linear"
         self.embedding = None if linear_input else nnx.Embed(vocab, dim, embedding_init=embedding, rngs=rngs)
@@ -136,25 +136,69 @@ class Encoder(nnx.Module):
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Encodes token ids [B, L] (0 is padding) under mask [B, L] into one vector per document, [B, D]."""
-        x = self.embed(tokens)
+        return self._pooled(*self.states(self.embed(tokens), mask, rngs))
+
+    def states(
+        self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None, first: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Runs the layers on embedded tokens, without pooling.
+
+        Args:
+            x: embedded tokens [B, L, D], without positions.
+            mask: [B, L], of real tokens.
+            rngs: for dropout; None: none.
+            first: int32 [B], the position of each document's first token; None: 0.
+
+        Returns:
+            The states after the last norm [B, L, D] and their mask; with CLS pooling, [B, 1 + L], the CLS token first.
+        """
         if self.cls is not None:
             front = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([front, x], axis=1)
             mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         if self.positions is not None:
-            x = x + self.positions[...][None].astype(x.dtype)
+            x = x + self._placed(self.positions[...], x.shape[1], first).astype(x.dtype)
         elif self.sinusoidal:
-            x = x + sinusoidal(*x.shape[1:])[None].astype(x.dtype)
+            length = x.shape[1] if first is None else self.seen
+            x = x + self._placed(sinusoidal(length, x.shape[2]), x.shape[1], first).astype(x.dtype)
         if self.frame.feeds_forward:
             x = self.frame.drop(x, rngs)
         x = run_reversibly(self.blocks, x, mask, rngs) if self.reversible else self._run(x, mask, rngs)
-        if self.norm is not None:
-            x = self.norm(x, mask, rngs)
+        return (x if self.norm is None else self.norm(x, mask, rngs)), mask
+
+    def _placed(self, table: jax.Array, count: int, first: jax.Array | None) -> jax.Array:
+        """Rows of a table of positions: the first `count`, [1, count, D]; or from `first` [B] on, after the CLS's."""
+        if first is None:
+            return table[None]
+        front = int(self.cls is not None)
+        rows = jnp.arange(count)[None] + jnp.where(jnp.arange(count)[None] >= front, first[:, None], 0)
+        return table[rows]
+
+    def _pooled(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         if self.pool == "cls":
             return x[:, 0]
         weight = mask.astype(jnp.float32)
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
+
+    def encode_windows(self, tokens: jax.Array, mask: jax.Array, size: int) -> jax.Array:
+        """`encode` with each document cut into windows of `size` tokens that see nothing of each other.
+
+        The windows are separate sequences, whose tokens keep their positions. All states of a document are pooled
+        together; with CLS pooling each window has a CLS token, and these are averaged.
+        """
+        batch, length = tokens.shape
+        count = -(-length // size)
+        rest = ((0, 0), (0, count * size - length))
+        cut_tokens, cut_mask = (jnp.pad(a, rest).reshape(batch * count, size) for a in (tokens, mask))
+        first = jnp.tile(size * jnp.arange(count), batch)
+        x, seen = self.states(self.embed(cut_tokens), cut_mask, first=first)
+        x = jnp.where(seen[..., None], x, 0)  # a window of padding alone may give anything
+        if self.pool == "cls":
+            weight = cut_mask.any(1).reshape(batch, count, 1).astype(jnp.float32)
+            total = (x[:, 0].reshape(batch, count, -1) * weight).sum(1)
+            return (total / jnp.maximum(weight.sum(1), 1)).astype(x.dtype)
+        return self._pooled(x.reshape(batch, count * size, -1), seen.reshape(batch, -1))
 
     def _run(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         """Runs all blocks, each with its own random key, so that a recomputed block draws the same."""
@@ -174,7 +218,10 @@ class Encoder(nnx.Module):
         """Token ids [B, P, L] and mask [B, P, L] → logits float32 [B, classes]. Without `rngs`, no dropout."""
         batch, documents, length = tokens.shape
         flat = self.encode(tokens.reshape(-1, length), mask.reshape(-1, length), rngs)
-        e = flat.reshape(batch, documents, -1)
+        return self.classify(flat.reshape(batch, documents, -1), rngs)
+
+    def classify(self, e: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """The vectors of each example's documents [B, P, D] → logits float32 [B, classes]."""
         x = jnp.concatenate(_JOINED[self.pair](e[:, 0], e[:, -1]), axis=-1)
         for layer in self.head:
             x = self.activation(dropout(layer(x), self.head_rate, rngs))

@@ -3,7 +3,7 @@
 import pytest
 
 from lra.results import records
-from tests.helpers.cli import call, without_jax
+from tests.helpers.cli import TINY, call, only_record, places, record_files, without_jax
 from tests.helpers.records import record
 
 
@@ -55,6 +55,19 @@ def test_show_and_compare(place):
     compared = call("compare", "luna", "fnet", "--results=a,b", cwd=place)
     assert compared.returncode == 0, compared.stderr
     assert "+10.00" in compared.stdout and "luna ahead" in compared.stdout
+
+
+def test_show_tells_how_far_a_model_looks(tmp_path):
+    options = [*TINY, *places(tmp_path), "--models=fnet"]
+    done = call("run", "--reach", *options)
+    assert done.returncode == 0, done.stderr
+    (found,) = only_record(tmp_path)["reach"]
+    assert found["seed"] == 0 and found["examples"] == 20 and found["k"] == [1, 2, 4, 8, 16, 32, 64]
+    (cell,) = record_files(tmp_path)
+    shown = call("show", str(cell), cwd=tmp_path).stdout
+    assert "reach, seed 0" in shown and f"1: {100 * found['windows'][0]:.1f}, 2: " in shown and "jacobian r50" in shown
+    skipped = call("run", *options)  # whether it is measured is no other cell
+    assert skipped.returncode == 0 and len(record_files(tmp_path)) == 1
 
 
 def test_many_problems_are_counted(place):

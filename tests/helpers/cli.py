@@ -28,25 +28,31 @@ allowed = True
 """Whether the test that runs is marked as one that starts processes of the command line."""
 
 
+def _quick(arguments: tuple[str, ...]) -> list[str]:
+    """The arguments; unless a test asks for it, no cell measures how far its model looks, which takes seconds."""
+    measured = arguments[:1] != ("run",) or any(word in arguments for word in ("--reach", "--noreach", "--help"))
+    return [*arguments] if measured else [arguments[0], "--noreach", *arguments[1:]]
+
+
 def call(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs a command line in this process, which spares the start of one; cells have their own all the same."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(arguments), str(run.__doc__))
+        code = main(_quick(arguments), str(run.__doc__))
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def cli(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs `run.py` to its end."""
     assert allowed, "the marker `process` is missing"
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    command = [sys.executable, str(ROOT / "run.py"), *_quick(arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **more)
 
 
 def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[str]:
     """Starts `run.py`."""
     assert allowed, "the marker `process` is missing"
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    command = [sys.executable, str(ROOT / "run.py"), *_quick(arguments)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 

@@ -48,7 +48,7 @@ def test_the_order_looks_random():
     counts = np.zeros((bins, bins))
     near = 0
     for key in range(draws):
-        y = data.permute_index(x, n, data._hash(np.uint32([key])), np).astype(int)
+        y = data.permute_index(x, n, data.mix_bits(np.uint32([key])), np).astype(int)
         np.add.at(counts, (x * bins // n, y * bins // n), 1)
         near += (np.abs(np.diff(y)) == 1).sum()
     expected = n * draws / bins**2
