@@ -30,8 +30,11 @@ allowed = True
 
 def _quick(arguments: tuple[str, ...]) -> list[str]:
     """The arguments; unless a test asks for it, no cell measures how far its model looks, which takes seconds."""
-    measured = arguments[:1] != ("run",) or any(word in arguments for word in ("--reach", "--noreach", "--help"))
-    return [*arguments] if measured else [arguments[0], "--noreach", *arguments[1:]]
+    verb = arguments[:1] == ("run",)
+    runs = verb or not arguments or arguments[0].startswith("--")
+    if not runs or any(word in arguments for word in ("--reach", "--noreach", "--help")):
+        return [*arguments]
+    return [*arguments[:verb], "--noreach", *arguments[verb:]]
 
 
 def call(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
