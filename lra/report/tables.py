@@ -20,7 +20,7 @@ from lra.report.rows import Group, Row, Score
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate
 from lra.report.styles import FAMILY_NAMES, family_of
-from lra.results.load import SHARED, seed_results
+from lra.results.load import SHARED, reach, seed_results
 from lra.results.records import Record
 
 FOOTNOTE = (
@@ -289,8 +289,10 @@ def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
             fields |= flatten(record.get(name) or _EMPTY)
         fields |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
         fields |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
+        looks = {found["seed"]: _reach(found) for found in reach(record)}
         for result in seed_results(record):
-            rows.append(base | {name: value for name, value in result.items() if name != "curve"} | fields)
+            own = {name: value for name, value in result.items() if name != "curve"}
+            rows.append(base | own | fields | looks.get(result["seed"], _EMPTY))
     first: dict[str, Any] = {}
     for row in rows:
         first.update(row)  # a name stays where it first appeared
@@ -300,6 +302,13 @@ def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
 
 
 _EMPTY: dict[str, Any] = {}
+
+
+def _reach(found: dict[str, Any]) -> dict[str, Any]:
+    """How far a seed's model looks (docs/reach.md), in tokens; `at_0` is a share."""
+    jacobian = found.get("jacobian")
+    numbers = {**found, **(jacobian if isinstance(jacobian, dict) else {})}
+    return {f"reach.{name}": numbers.get(name) for name in ("range_50", "range_90", "at_0", "r50", "r90")}
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -92,7 +92,8 @@ def seed_results(record: records.Record) -> list[dict[str, Any]]:
 def reach(record: records.Record) -> list[dict[str, Any]]:
     """How far the model of each seed looks (docs/reach.md); empty where that was not measured."""
     found = record.get("reach")
-    return [of_seed for of_seed in found if isinstance(of_seed, dict)] if isinstance(found, list) else []
+    entries = found if isinstance(found, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("seed"), int)]
 
 
 def solo_speed(record: records.Record) -> float | None:

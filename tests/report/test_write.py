@@ -244,6 +244,17 @@ def test_benchmarks_alone_have_a_page_and_no_empty_table(tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"leaderboard.html", "efficiency.csv"}
 
 
+def test_cells_say_how_far_each_seed_s_model_looks(tmp_path):
+    looks = [{"seed": 1, "range_50": 4, "range_90": None, "jacobian": {"at_0": 0.25, "r50": 3, "r90": 9}}, {"seed": []}]
+    measured = record("fnet") | {"reach": looks, "cell": record("fnet")["cell"] | {"seeds": [0, 1]}}
+    measured["results"] = [result(0.4) | {"seed": seed} for seed in (0, 1)]
+    (tmp_path / "cells.csv").write_text(tables.cells_csv([measured, record("local") | {"reach": "nothing"}]))
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert cells["reach.range_50"].fillna(-1).tolist() == [-1, 4, -1] and cells["reach.range_90"].isna().all()
+    assert cells["reach.r90"].fillna(-1).tolist() == [-1, 9, -1] and cells["reach.at_0"].max() == 0.25
+    assert "reach.r50" not in tables.cells_csv([record("local")])
+
+
 @pytest.mark.slow
 def test_ten_thousand_cells_take_less_than_five_seconds(tmp_path):
     rng = random.Random(0)
