@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lra.train.data import Batch, mix_bits, tokens_of
-from models.core.encoder import Encoder
 
 Tree = Any
 EXAMPLES = 500
@@ -34,8 +33,8 @@ DOCUMENTS, PLACES, SIGNS = 16, 16, 4
 """Of the Jacobian: documents, states of each, and random directions of each state."""
 MIN_GAIN = 0.05
 """The accuracy above the most frequent class below which no range is told."""
-Make = Callable[[Tree], Encoder]
-"""Makes a model, in evaluation mode, of its parameters and other state."""
+Make = Callable[[Tree], Any]
+"""Makes a model (`models.core.encoder.Encoder`), in evaluation mode, of its parameters and other state."""
 
 
 @dataclass(frozen=True)
