@@ -11,7 +11,8 @@ Data card
                 whether their texts share a passage, wherever it stands in either. One text alone tells nothing. By a
                 threshold of the similarity of their counts, single bytes give 76 %, pairs of bytes 99 %; a linear
                 classifier of the products of counts of single bytes has 83 %.
-    Reached     50 % by always giving one answer. In protocol `mini`, 80 % by `ff_only`, which sees single bytes.
+    Reached     50 % by always giving one answer. In protocol `mini`, 79 % by `ff_only`, which sees single bytes, 82 %
+                by the Transformer, 88 % by `s4d`, 91 % by `mega`.
     From        IMDb's reviews, as Text. Reviews of at least 128 bytes, each distinct one once: of the training reviews
                 1,000 for validation, of the test reviews 4,000 for test. 100,000 / 1,000 / 4,000 pairs, half of each
                 class, drawn with replacement.
