@@ -79,7 +79,10 @@ def measure(
     whole = accuracies(plain, sample.values, sample.lengths)
     windows = [whole if k >= length else _window_accuracies(make, k, accuracies, sample) for k in sizes]
     changed = {
-        name: [accuracies(plain, *change(sample.values, sample.lengths, k)) for k in coarse]
+        name: [
+            whole if k == unchanged_at(name, length) else accuracies(plain, *change(sample.values, sample.lengths, k))
+            for k in coarse
+        ]
         for name, change in CHANGES.items()
     }
     found = []
@@ -92,6 +95,11 @@ def measure(
         of_seed |= {name: [at_k[place] for at_k in by_size] for name, by_size in changed.items()}
         found.append(of_seed | {"jacobian": summarise(*norms)})
     return found
+
+
+def unchanged_at(name: str, length: int) -> int:
+    """The size at which a change leaves the input as it is, so that its accuracy is known."""
+    return 1 if name == "within" else length
 
 
 def powers(base: int, length: int) -> list[int]:
