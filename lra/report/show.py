@@ -82,14 +82,16 @@ def record_text(record: Record) -> str:
 def _reach(found: dict[str, Any]) -> dict[str, Any]:
     """How far a model looks (docs/reach.md): accuracies in percent by size, ranges, and the Jacobian's distances."""
     text: dict[str, Any] = {}
-    for sizes, names in (("k", ["windows"]), ("coarse_k", ["within", "blocks", "first", "last", "random"])):
+    for sizes, names in (("k", ["windows"]), ("coarse_k", ["shifted", "within", "blocks", "first", "last", "random"])):
         for name in names:
             pairs = zip(_listed(found.get(sizes)), _listed(found.get(name)), strict=False)
             text[name] = ", ".join(f"{k}: {100 * v:.1f}" if isinstance(v, float) else f"{k}: –" for k, v in pairs)
     text |= {name: found.get(name) for name in ("range_50", "range_90")}
-    jacobian = found.get("jacobian")
-    distances = jacobian if isinstance(jacobian, dict) else {}
-    return text | {f"jacobian {name}": distances.get(name) for name in ("at_0", "r50", "r90", "mean", "ahead")}
+    for name, names in (("jacobian", ("at_0", "r50", "r90", "mean", "ahead")), ("jacobian_initial", ("at_0", "r50"))):
+        jacobian = found.get(name)
+        distances = jacobian if isinstance(jacobian, dict) else {}
+        text |= {f"{name} {part}": distances.get(part) for part in names}
+    return text
 
 
 def _listed(value: Any) -> list[Any]:

@@ -305,10 +305,12 @@ _EMPTY: dict[str, Any] = {}
 
 
 def _reach(found: dict[str, Any]) -> dict[str, Any]:
-    """How far a seed's model looks (docs/reach.md), in tokens; `at_0` is a share."""
-    jacobian = found.get("jacobian")
-    numbers = {**found, **(jacobian if isinstance(jacobian, dict) else {})}
-    return {f"reach.{name}": numbers.get(name) for name in ("range_50", "range_90", "at_0", "r50", "r90")}
+    """How far a seed's model looks (docs/reach.md), in tokens; `at_0` is a share, `r50_initial` before training."""
+    parts = (found.get(name) for name in ("jacobian", "jacobian_initial"))
+    after, before = (part if isinstance(part, dict) else _EMPTY for part in parts)
+    numbers = {**found, **after, "r50_initial": before.get("r50")}
+    names = ("range_50", "range_90", "at_0", "r50", "r90", "r50_initial")
+    return {f"reach.{name}": numbers.get(name) for name in names}
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -355,9 +355,11 @@ class Trainer:
         outcome, batch = self.outcome, max(1, part_of(self.budget) // self.outcome.devices)
         variables = self.best, replaced(self.program.other_state, self.best_moving)
         # Each process has the whole of them, and measures on a device of its own.
-        local = jax.tree.map(lambda x: x.addressable_data(0), variables)
         places = [s for s, result in enumerate(outcome.results) if result.status == "ok"]
-        seeds = [jax.tree.map(lambda x, s=s: x[s], local) for s in places]
+        seeds, initial = (
+            [jax.tree.map(lambda x, s=s: x.addressable_data(0)[s], both) for s in places]
+            for both in (variables, (self.program.params, self.program.other_state))
+        )
 
         def check() -> None:
             if reason := distributed.first_reason(self.hooks.stop()):
@@ -365,7 +367,7 @@ class Trainer:
             self.hooks.on_progress({"step": outcome.steps, "seconds_left": 0.0})
 
         try:
-            found = reach.measure(lambda both: self.program.model(*both), seeds, sample, batch, check)
+            found = reach.measure(lambda both: self.program.model(*both), seeds, initial, sample, batch, check)
             outcome.reach = [
                 {"seed": outcome.results[s].seed} | of_seed for s, of_seed in zip(places, found, strict=True)
             ]

@@ -3,7 +3,7 @@
 Five measures of a finished model, none of which trains anything; docs/reach.md says what each means and does not mean.
 
 - windows: the input is cut into windows that the layers cannot look out of (bag of windows: Brendel and Bethge 2019,
-  arXiv:1904.00760).
+  arXiv:1904.00760); in `shifted` the first is half as long, as a control.
 - within, blocks: tokens are shuffled within blocks, or whole blocks are (Khandelwal et al. 2018, arXiv:1805.04623;
   O'Connor and Andreas 2021, arXiv:2106.08367).
 - first, last, random: only a stretch of the tokens is left.
@@ -52,20 +52,26 @@ class Sample:
 
 
 def measure(
-    make: Make, seeds: Sequence[Tree], sample: Sample, batch: int, check: Callable[[], None] = lambda: None
+    make: Make,
+    seeds: Sequence[Tree],
+    initial: Sequence[Tree],
+    sample: Sample,
+    batch: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """All measures of one model, trained with several seeds.
 
     Args:
         make: makes the model of a seed's variables, which are arguments of what is compiled.
         seeds: each seed's parameters and other state.
+        initial: the same before training, of which only the Jacobian is measured.
         sample: the examples.
         batch: examples that are computed at once; it changes accuracies only where logits tie.
         check: is called between programs, and raises an exception to stop.
 
     Returns:
-        A record's field for each seed: `k`, and accuracies by each of these sizes; the Jacobian; and ranges. None
-        stands where the mixer does not take windows as short as this.
+        A record's field for each seed: `k`, and accuracies by each of these sizes; the Jacobian, also before
+        training; and ranges. None stands where the mixer does not take windows as short as this.
     """
     length = sample.values.shape[2]
     sizes, coarse = powers(2, length), powers(4, length)
@@ -77,7 +83,10 @@ def measure(
         return [_accuracy(run, variables, changed, batch) for variables in seeds]
 
     whole = accuracies(plain, sample.values, sample.lengths)
-    windows = [whole if k >= length else _window_accuracies(make, k, accuracies, sample) for k in sizes]
+    windows = [whole if k >= length else _window_accuracies(make, k, k, accuracies, sample) for k in sizes]
+    shifted = [
+        whole if k >= length else _window_accuracies(make, k, max(1, k // 2), accuracies, sample) for k in coarse
+    ]
     changed = {
         name: [
             whole if k == unchanged_at(name, length) else accuracies(plain, *change(sample.values, sample.lengths, k))
@@ -85,15 +94,17 @@ def measure(
         ]
         for name, change in CHANGES.items()
     }
+    norms = [summarise(*of_seed) for of_seed in jacobian(make, [*seeds, *initial], sample, batch, check)]
     found = []
-    for place, norms in enumerate(jacobian(make, seeds, sample, batch, check)):
+    for place in range(len(seeds)):
         of_seed: dict[str, Any] = {"examples": len(sample.labels), "majority": sample.majority, "k": sizes}
         of_seed["windows"] = [at_k[place] if at_k else None for at_k in windows]
         for q in (50, 90):
             of_seed[f"range_{q}"] = window_range(sizes, of_seed["windows"], sample.majority, q / 100)
         of_seed["coarse_k"] = coarse
+        of_seed["shifted"] = [at_k[place] if at_k else None for at_k in shifted]
         of_seed |= {name: [at_k[place] for at_k in by_size] for name, by_size in changed.items()}
-        found.append(of_seed | {"jacobian": summarise(*norms)})
+        found.append(of_seed | {"jacobian": norms[place], "jacobian_initial": norms[len(seeds) + place]})
     return found
 
 
@@ -117,13 +128,16 @@ def window_range(sizes: Sequence[int], accuracies: Sequence[float | None], major
 
 
 def _window_accuracies(
-    make: Make, size: int, accuracies: Callable[..., list[float | None]], sample: Sample
+    make: Make, size: int, first: int, accuracies: Callable[..., list[float | None]], sample: Sample
 ) -> list[float | None] | None:
-    """Accuracies with the tokens cut into windows; None for a mixer that cannot take sequences of this length."""
+    """Accuracies with the tokens cut into windows, of which the first has `first` tokens.
+
+    None for a mixer that cannot take sequences of this length.
+    """
 
     def logits(variables: Tree, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         model, (count, documents, length) = make(variables), tokens.shape
-        flat = model.encode_windows(tokens.reshape(-1, length), mask.reshape(-1, length), size)
+        flat = model.encode_windows(tokens.reshape(-1, length), mask.reshape(-1, length), size, first)
         return model.classify(flat.reshape(count, documents, -1))
 
     try:

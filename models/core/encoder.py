@@ -181,18 +181,31 @@ class Encoder(nnx.Module):
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
 
-    def encode_windows(self, tokens: jax.Array, mask: jax.Array, size: int) -> jax.Array:
+    def encode_windows(self, tokens: jax.Array, mask: jax.Array, size: int, first: int | None = None) -> jax.Array:
         """`encode` with each document cut into windows of `size` tokens that see nothing of each other.
 
         The windows are separate sequences, whose tokens keep their positions. All states of a document are pooled
         together; with CLS pooling each window has a CLS token, and these are averaged.
+
+        Args:
+            tokens: token ids [B, L].
+            mask: [B, L], of real tokens.
+            size: tokens of a window.
+            first: tokens of the first window, 1 to `size`; None: `size`.
         """
         batch, length = tokens.shape
-        count = -(-length // size)
-        rest = ((0, 0), (0, count * size - length))
-        cut_tokens, cut_mask = (jnp.pad(a, rest).reshape(batch * count, size) for a in (tokens, mask))
-        first = jnp.tile(size * jnp.arange(count), batch)
-        x, seen = self.states(self.embed(cut_tokens), cut_mask, first=first)
+        lead = size - (first or size)
+        count = -(-(lead + length) // size)
+        rest = ((0, 0), (0, count * size - length - lead))
+
+        def cut(array: jax.Array) -> jax.Array:
+            gap = jnp.zeros((batch, lead), array.dtype)
+            spread = jnp.concatenate([array[:, : size - lead], gap, array[:, size - lead :]], axis=1)
+            return jnp.pad(spread, rest).reshape(batch * count, size)
+
+        cut_tokens, cut_mask = cut(tokens), cut(mask)
+        starts = jnp.maximum(size * jnp.arange(count) - lead, 0)
+        x, seen = self.states(self.embed(cut_tokens), cut_mask, first=jnp.tile(starts, batch))
         x = jnp.where(seen[..., None], x, 0)  # a window of padding alone may give anything
         if self.pool == "cls":
             weight = cut_mask.any(1).reshape(batch, count, 1).astype(jnp.float32)

@@ -66,11 +66,11 @@ def real(norms, lengths):
 def test_a_model_of_single_tokens_looks_nowhere_and_every_cut_and_order_is_the_same():
     model, sample = model_of("ff_only"), random_sample()
     make, state = parts(model)
-    (found,) = measure(make, [state], sample, 8)
+    (found,) = measure(make, [state], [state], sample, 8)
     plain = found["windows"][-1]
     assert found["windows"] == [plain] * 5 and found["k"] == [1, 2, 4, 8, 16]
-    assert found["within"] == found["blocks"] == [plain] * 3 and found["coarse_k"] == [1, 4, 16]
-    assert found["jacobian"] == {"at_0": 1.0}
+    assert found["within"] == found["blocks"] == found["shifted"] == [plain] * 3 and found["coarse_k"] == [1, 4, 16]
+    assert found["jacobian"] == found["jacobian_initial"] == {"at_0": 1.0}
     norms, places, _ = norms_of(model, sample)
     assert (norms[offsets(norms, places) != 0] == 0).all() and (norms[offsets(norms, places) == 0] > 0).all()
 
@@ -161,14 +161,17 @@ def test_windows_see_only_themselves():
     model, sample = model_of("transformer", shape), random_sample(count=12)
     tokens, mask = tokens_of(SimpleNamespace(values=jnp.asarray(sample.values), lengths=jnp.asarray(sample.lengths)))
     tokens, mask = tokens[:, 0], np.asarray(mask[:, 0])
-    for size in (1, 3, 4, 16):
+    for size, first in ((1, 1), (3, 3), (4, 4), (16, 16), (3, 1), (4, 2), (16, 8)):
         total = np.zeros((12, SHAPE.dim))
-        for window in range(-(-16 // size)):
-            inside = mask & (np.arange(16) // size == window)
+        for window in range(-(-16 // size) + 1):
+            inside = mask & ((np.arange(16) + size - first) // size == window)
             states = np.asarray(model.states(model.embed(tokens), jnp.asarray(inside))[0])
             total += np.where(inside[..., None], states, 0).sum(1)
         expected = total / mask.sum(1, keepdims=True)
-        np.testing.assert_allclose(model.encode_windows(tokens, jnp.asarray(mask), size), expected, atol=2e-5)
+        cut = model.encode_windows(tokens, jnp.asarray(mask), size, first)
+        np.testing.assert_allclose(cut, expected, atol=2e-5)
+        if first == size:
+            np.testing.assert_array_equal(model.encode_windows(tokens, jnp.asarray(mask), size), cut)
     whole = model.encode_windows(tokens, jnp.asarray(mask), 16)
     np.testing.assert_array_equal(whole, model.encode(tokens, jnp.asarray(mask)))
 
@@ -264,10 +267,13 @@ def test_numbers_do_not_depend_on_the_batch_nor_on_other_seeds():
     model, sample = model_of("transformer", SHAPE, pair=True), random_sample(documents=2)
     make, state = parts(model)
     other = nnx.state(model_of("transformer", SHAPE, pair=True, seed=1))
-    (small,), (large, _) = measure(make, [state], sample, 3), measure(make, [state, other], sample, 40)
+    (small,) = measure(make, [state], [other], sample, 3)
+    large, _ = measure(make, [state, other], [other, state], sample, 40)
     assert small.keys() == large.keys()
     assert [small[name] for name in ("windows", *CHANGES)] == [large[name] for name in ("windows", *CHANGES)]
-    np.testing.assert_allclose(small["jacobian"]["share"], large["jacobian"]["share"], rtol=1e-4)
+    for name in ("jacobian", "jacobian_initial"):
+        np.testing.assert_allclose(small[name]["share"], large[name]["share"], rtol=1e-4)
+    assert small["jacobian"]["share"] != small["jacobian_initial"]["share"]
 
 
 class NoShortInput(nnx.Module):
@@ -282,7 +288,7 @@ class NoShortInput(nnx.Module):
 
 def test_a_mixer_of_a_fixed_length_has_no_windows_but_all_else():
     make, state = parts(model_of("tests.train.test_reach:NoShortInput"))
-    (found,) = measure(make, [state], random_sample(), 8)
+    (found,) = measure(make, [state], [state], random_sample(), 8)
     assert found["windows"][:-1] == [None] * 4 and found["windows"][-1] is not None
     assert None not in found["within"] and found["jacobian"]["r90"] > 5
 
