@@ -87,10 +87,10 @@ def _reach(found: dict[str, Any]) -> dict[str, Any]:
             pairs = zip(_listed(found.get(sizes)), _listed(found.get(name)), strict=False)
             text[name] = ", ".join(f"{k}: {100 * v:.1f}" if isinstance(v, float) else f"{k}: –" for k, v in pairs)
     text |= {name: found.get(name) for name in ("range_50", "range_90")}
-    for name, names in (("jacobian", ("at_0", "r50", "r90", "mean", "ahead")), ("jacobian_initial", ("at_0", "r50"))):
+    for name, shown in {"jacobian": "at_0 r50 r90 mean ahead", "jacobian_initial": "at_0 r50"}.items():
         jacobian = found.get(name)
         distances = jacobian if isinstance(jacobian, dict) else {}
-        text |= {f"{name} {part}": distances.get(part) for part in names}
+        text |= {f"{name} {part}": distances.get(part) for part in shown.split()}
     return text
 
 
