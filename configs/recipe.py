@@ -122,6 +122,21 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What the model is not given, in training as in every evaluation; sizes in tokens, 0: nothing is changed.
+
+    It is set like the task's settings, as `data.window` (docs/reach.md).
+    """
+
+    window: int = added(0)
+    """The layers see windows of this size and nothing beyond (`models.core.encoder.Encoder.encode_windows`)."""
+    within: int = added(0)
+    """The order of tokens within each block of this size is random (`lra.train.shuffles`)."""
+    blocks: int = added(0)
+    """The order of the blocks of this size is random."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides a cell's result except the task's arrays, the model and the seed."""
 
@@ -133,9 +148,12 @@ class Recipe:
     """Settings of the task (its `rules`); None: the task's defaults."""
     mixer: tuple[tuple[str, Any], ...] = ()
     """Options of the mixer that differ from its defaults, sorted by name."""
+    ablation: Ablation = Ablation()
 
 
-SECTIONS: dict[str, Any] = {"encoder": Encoder, "optimizer": Optimizer, "schedule": Schedule, "train": Train}
+SECTIONS: dict[str, Any] = {
+    "encoder": Encoder, "optimizer": Optimizer, "schedule": Schedule, "train": Train, "ablation": Ablation,
+}  # fmt: skip
 """The sections of a recipe that are the same for all tasks and mixers, by name."""
 
 
@@ -173,11 +191,11 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         path, equals, text = setting.partition("=")
         if not equals:
             raise RecipeError(f"--set takes section.field=value, not '{setting}'")
-        fields = dict(_fields(recipe))
+        fields = {path: (section, hint) for path, section, hint in _fields(recipe)}
         if path not in fields:
             raise RecipeError(suggest("setting", path, fields))
-        section, _, name = path.partition(".")
-        value = parse_value(text, fields[path], path)
+        (section, hint), name = fields[path], path.partition(".")[2]
+        value = parse_value(text, hint, path)
         recipe = dataclasses.replace(
             recipe, **{section: dataclasses.replace(getattr(recipe, section), **{name: value})}
         )
@@ -185,12 +203,18 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return recipe
 
 
-def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
+def _fields(recipe: Recipe) -> Iterable[tuple[str, str, Any]]:
+    """What can be set: its path on the command line, its section, and its type."""
     for section in dataclasses.fields(recipe):
         part = getattr(recipe, section.name)
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             for name, hint in typing.get_type_hints(type(part)).items():
-                yield f"{section.name}.{name}", hint
+                yield f"{shown_section(section.name)}.{name}", section.name, hint
+
+
+def shown_section(name: str) -> str:
+    """A section as users write and read it: what an ablation takes away, it takes from the data."""
+    return "data" if name == "ablation" else name
 
 
 def parse_value(text: str, hint: Any, path: str) -> Any:
@@ -246,6 +270,10 @@ def validate_recipe(recipe: Recipe) -> None:
     ):  # fmt: skip
         if examples < 0:
             raise RecipeError(f"{name} must be at least 1, or 0 for all, not {examples}")
+    a = recipe.ablation
+    for name, size in (("data.window", a.window), ("data.within", a.within), ("data.blocks", a.blocks)):
+        if size < 0:
+            raise RecipeError(f"{name} must be at least 1 token, or 0 for no change, not {size}")
     for name, rate in (("encoder.dropout", e.dropout), ("encoder.attention_dropout", e.attention_dropout)):
         if not 0 <= rate < 1:
             raise RecipeError(f"{name} must be at least 0 and less than 1, not {rate}")
@@ -284,12 +312,13 @@ def identity(recipe: Mapping[str, Any]) -> dict[str, Any]:
     Fields made by `added` count only where they differ from their defaults, so that adding one leaves the keys of
     cells, and the recipes of older records, as they are.
     """
-    return {
+    counted = {
         name: {field: value for field, value in part.items() if _ADDED.get(f"{name}.{field}", _ADDED) != value}
         if isinstance(part, Mapping)
         else part
         for name, part in recipe.items()
     }
+    return {name: part for name, part in counted.items() if part or name != "ablation"}
 
 
 _ADDED = {

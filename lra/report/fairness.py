@@ -16,7 +16,7 @@ import json
 from typing import Any
 
 from configs import PROTOCOLS
-from configs.recipe import Encoder, Optimizer, Recipe, Schedule, Train
+from configs.recipe import SECTIONS, Encoder, Recipe, shown_section
 from lra.results.records import Record
 from tasks import TASKS
 
@@ -102,17 +102,16 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for section, values in recipe.items():
         pairs = values.items() if isinstance(values, dict) else (tuple(pair) for pair in values or ())
-        flat |= {f"{section}.{name}": value for name, value in pairs}
+        flat |= {f"{shown_section(section)}.{name}": value for name, value in pairs}
     return flat
 
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """The defaults of a recipe's sections, by 'section.field'; without the data, which each task defines."""
-    kinds = {"encoder": Encoder, "optimizer": Optimizer, "schedule": Schedule, "train": Train}
     return {
-        f"{section}.{field.name}": field.default
-        for section, kind in kinds.items()
+        f"{shown_section(section)}.{field.name}": field.default
+        for section, kind in SECTIONS.items()
         for field in dataclasses.fields(kind)
         if field.default is not dataclasses.MISSING
     }

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from configs.recipe import Recipe
+from configs.recipe import Ablation, Recipe
 from lra.grid.spec import TrainOptions
 from lra.train import distributed, reach
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated, sample_split
 from lra.train.optimizer import count_parameters
+from lra.train.shuffles import ablated
 from lra.train.step import Program, State, chunk_length, evaluation_batch, part_of, program_bytes, replaced
 from tasks.task import Dataset
 
@@ -133,7 +134,7 @@ class Trainer:
         hooks: Hooks,
     ):
         self.recipe, self.hooks, self.budget = recipe, hooks, recipe.train
-        dataset = sample_evaluated(dataset, recipe.train)
+        dataset = ablated(sample_evaluated(dataset, recipe.train), recipe.ablation)
         devices = distributed.devices(options.devices)
         self.counts = {name: len(split.labels) for name, split in dataset.splits.items()}
         documents = dataset.splits["train"].index.shape[1]
@@ -147,7 +148,8 @@ class Trainer:
             if streamed
             else DeviceData(dataset, self.program.sharding)
         )
-        self.sample = _sample_on_host(dataset) if options.reach else None
+        whole = recipe.ablation == Ablation()  # else the cell is itself a measurement of this kind
+        self.sample = _sample_on_host(dataset) if options.reach and whole else None
         self.state = self.program.init()
         self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
         """Parameters and moving variables of each seed's best validation."""

@@ -10,7 +10,7 @@ Five measures of a finished model, none of which trains anything; docs/reach.md 
 - jacobian: how much a state depends on the tokens at each distance (effective receptive field: Luo et al. 2016,
   arXiv:1701.04128).
 
-All is drawn by `data.mix_bits` from fixed seeds, so the numbers depend on the model, the data and the sample alone.
+All is drawn from fixed seeds (`shuffles.draw_bits`), so the numbers depend on the model, the data and the sample alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lra.train.data import Batch, mix_bits, tokens_of
+from lra.train.data import Batch, tokens_of
+from lra.train.shuffles import CHANGES, draw_bits
 
 Tree = Any
 EXAMPLES = 500
 """Examples of the test split on which accuracies are measured."""
-SEED = 0x4EAC4
 DOCUMENTS, PLACES, SIGNS = 16, 16, 4
 """Of the Jacobian: documents, states of each, and random directions of each state."""
 MIN_GAIN = 0.05
@@ -159,68 +159,6 @@ def _accuracy(run: Callable[..., jax.Array], variables: Tree, sample: Sample, ba
     return correct / count
 
 
-Change = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-
-
-def shuffled_within(values: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of each block of `size` in a random order; a document's last block may be shorter."""
-    place = np.arange(values.shape[-1])
-    keys = (place // size).astype(np.uint64) << np.uint64(32) | _bits(values.shape, 1).astype(np.uint64)
-    return _reordered(values, lengths, keys), lengths
-
-
-def shuffled_blocks(values: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks of `size` tokens in a random order, each as it is."""
-    place = np.arange(values.shape[-1])
-    blocks = _bits((*values.shape[:-1], -(-values.shape[-1] // size)), 2)[..., place // size]
-    # Two blocks with the same 32 bits would be mixed up; the number of the block, in the lower bits, keeps them apart.
-    keys = blocks.astype(np.uint64) << np.uint64(32) | place.astype(np.uint64)
-    return _reordered(values, lengths, keys), lengths
-
-
-def _reordered(values: np.ndarray, lengths: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Each document's real tokens in the order of their keys."""
-    real = np.arange(values.shape[-1]) < lengths[..., None]
-    order = np.argsort(np.where(real, keys, np.iinfo(np.uint64).max), axis=-1, kind="stable")
-    return np.take_along_axis(values, order, axis=-1)
-
-
-def first_tokens(values: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `size` tokens."""
-    return values, np.minimum(lengths, size)
-
-
-def last_tokens(values: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last `size` tokens, moved to the front."""
-    return _moved(values, lengths, size, np.maximum(lengths - size, 0))
-
-
-def random_tokens(values: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A random stretch of `size` tokens, moved to the front."""
-    return _moved(values, lengths, size, _bits(lengths.shape, 3) % np.maximum(lengths - size + 1, 1))
-
-
-def _moved(values: np.ndarray, lengths: np.ndarray, size: int, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    place = np.arange(values.shape[-1]) + starts[..., None].astype(np.int64)
-    return np.take_along_axis(values, place % values.shape[-1], axis=-1), np.minimum(lengths, size)
-
-
-CHANGES: dict[str, Change] = {
-    "within": shuffled_within,
-    "blocks": shuffled_blocks,
-    "first": first_tokens,
-    "last": last_tokens,
-    "random": random_tokens,
-}
-"""The measures that change the input, by their names in a record."""
-
-
-def _bits(shape: tuple[int, ...], stream: int) -> np.ndarray:
-    """Random uint32, of which each stream has others. An example's do not depend on how many there are."""
-    key = mix_bits(np.array([SEED + stream], np.uint32))
-    return mix_bits(np.arange(np.prod(shape), dtype=np.uint32) ^ key).reshape(shape)
-
-
 Norms = tuple[np.ndarray, np.ndarray, np.ndarray]
 """√J [N, I, L], positions i [N, I], and lengths [N]."""
 
@@ -234,9 +172,9 @@ def jacobian(
     The first `DOCUMENTS` examples' first documents are taken, and `PLACES` random positions i of each.
     """
     values, lengths = sample.values[:DOCUMENTS, :1], sample.lengths[:DOCUMENTS, :1]
-    places = (_bits((len(lengths), PLACES), 4) % np.maximum(lengths, 1).astype(np.uint32)).astype(np.int32)
+    places = (draw_bits((len(lengths), PLACES), 4) % np.maximum(lengths, 1).astype(np.uint32)).astype(np.int32)
     width = jax.eval_shape(lambda variables: make(variables).embed(jnp.zeros((1, 1), jnp.int32)), seeds[0]).shape[-1]
-    signs = 1.0 - 2.0 * (_bits((len(lengths), PLACES * SIGNS, width), 5) & np.uint32(1))
+    signs = 1.0 - 2.0 * (draw_bits((len(lengths), PLACES * SIGNS, width), 5) & np.uint32(1))
 
     @jax.jit
     def norms(variables: Tree, batch: Batch, places: jax.Array, signs: jax.Array) -> jax.Array:

@@ -173,8 +173,11 @@ class Program:
 
         axis = None if self.mesh is None else "batch"
 
+        window = self.recipe.ablation.window
+        sequences = self.documents * (-(-batch.values.shape[-1] // window) if window else 1)
+
         def loss(params: Tree, batch: Batch, part: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-            first = (device * parts + part) * (size * self.documents)
+            first = (device * parts + part) * (size * sequences)
             logits, statistics = self.forward(params, other_state, batch, BatchRngs(key, first, axis))
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
             return losses.mean(), ((logits.argmax(-1) == batch.labels).mean(), statistics)

@@ -75,7 +75,8 @@ def build(
         positions=e.positions, pair_head=e.pair_head, pair=pair, rate=e.dropout, init=e.init, input=e.input,
         pixels=(e.input_mean, e.input_std) if picture else None, norm=e.norm, norm_momentum=e.norm_momentum,
         prenorm=e.prenorm, final_norm=e.final_norm, block=e.block, head=e.head, tied_dropout=e.tied_dropout,
-        reversible=e.reversible, remat=recipe.train.remat, rngs=nnx.Rngs(seed),
+        reversible=e.reversible, remat=recipe.train.remat, window=recipe.ablation.window,
+        rngs=nnx.Rngs(seed),
     )  # fmt: skip
 
 

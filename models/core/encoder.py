@@ -53,6 +53,8 @@ class Encoder(nnx.Module):
         reversible: blocks keep no activations for the backward pass (models/core/reversible.py).
         remat: blocks keep only their input and are recomputed in the backward pass (models/core/remat.py): the
             same numbers in less memory, for one more forward pass.
+        window: tokens of the windows that every document is cut into (`encode_windows`), for which the mixers are
+            built; 0: documents stay whole.
         **frame: fields of `models.core.blocks.Frame`.
 
     Raises:
@@ -81,6 +83,7 @@ class Encoder(nnx.Module):
         head: Literal["mlp", "linear", "gelu_mlp"] = "mlp",
         reversible: bool = False,
         remat: bool = False,
+        window: int = 0,
         rngs: nnx.Rngs,
         **frame: Any,
     ):
@@ -89,7 +92,9 @@ class Encoder(nnx.Module):
         self.frame = Frame(dim, mlp, rate, **frame)
         self.pool, self.reversible, self.remat = pool, reversible, remat
         self.vocab, self.pixels = vocab, pixels
+        self.window = window if window < length else 0
         self.seen = seen = length + (pool == "cls")
+        mixed = (self.window or length) + (pool == "cls")
         embedding = nnx.initializers.normal(embedding_std(init, dim))
         linear_input = input == "linear"
         self.embedding = None if linear_input else nnx.Embed(vocab, dim, embedding_init=embedding, rngs=rngs)
@@ -99,7 +104,7 @@ class Encoder(nnx.Module):
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (seen, dim))) if learned else None
         self.sinusoidal = positions == "sinusoidal"
         self.blocks = nnx.List(
-            [self.frame.make_block(make_mixer(layer, dim, seen, rngs), rngs) for layer in range(layers)]
+            [self.frame.make_block(make_mixer(layer, dim, mixed, rngs), rngs) for layer in range(layers)]
         )
         if reversible:
             check_reversible(self.frame, self.blocks)
@@ -136,6 +141,8 @@ class Encoder(nnx.Module):
 
     def encode(self, tokens: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Encodes token ids [B, L] (0 is padding) under mask [B, L] into one vector per document, [B, D]."""
+        if self.window:
+            return self.encode_windows(tokens, mask, self.window, rngs=rngs)
         return self._pooled(*self.states(self.embed(tokens), mask, rngs))
 
     def states(
@@ -181,7 +188,9 @@ class Encoder(nnx.Module):
         total = jnp.einsum("bl,bld->bd", weight, x, preferred_element_type=jnp.float32)
         return (total / jnp.maximum(weight.sum(1, keepdims=True), 1)).astype(x.dtype)
 
-    def encode_windows(self, tokens: jax.Array, mask: jax.Array, size: int, first: int | None = None) -> jax.Array:
+    def encode_windows(
+        self, tokens: jax.Array, mask: jax.Array, size: int, first: int | None = None, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
         """`encode` with each document cut into windows of `size` tokens that see nothing of each other.
 
         The windows are separate sequences, whose tokens keep their positions. All states of a document are pooled
@@ -192,6 +201,7 @@ class Encoder(nnx.Module):
             mask: [B, L], of real tokens.
             size: tokens of a window.
             first: tokens of the first window, 1 to `size`; None: `size`.
+            rngs: for dropout; None: none.
         """
         batch, length = tokens.shape
         lead = size - (first or size)
@@ -205,7 +215,7 @@ class Encoder(nnx.Module):
 
         cut_tokens, cut_mask = cut(tokens), cut(mask)
         starts = jnp.maximum(size * jnp.arange(count) - lead, 0)
-        x, seen = self.states(self.embed(cut_tokens), cut_mask, first=jnp.tile(starts, batch))
+        x, seen = self.states(self.embed(cut_tokens), cut_mask, rngs, jnp.tile(starts, batch))
         x = jnp.where(seen[..., None], x, 0)  # a window of padding alone may give anything
         if self.pool == "cls":
             weight = cut_mask.any(1).reshape(batch, count, 1).astype(jnp.float32)

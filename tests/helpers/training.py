@@ -52,7 +52,7 @@ def encoder(model="transformer", seed=0, shape=RECIPE.encoder):
 
 def train(recipe=RECIPE, seeds=(0,), model="fnet", **options) -> TrainResult:
     hooks = {name: options.pop(name) for name in ("checkpoints", "stop", "on_progress") if name in options}
-    models = [encoder(model, seed, recipe.encoder) for seed in seeds]
+    models = [build(model, recipe, vocab=5, classes=4, pair=False, length=8, seed=seed) for seed in seeds]
     return fit(models, first_token_splits(), recipe, seeds, TrainOptions(**options), Hooks(**hooks))
 
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from configs import PROTOCOLS
+from configs.recipe import SECTIONS
 from lra.report import fairness, leaderboard, tables
 from lra.train.worker import build
 from tasks import TASKS
@@ -145,4 +146,13 @@ def test_what_is_not_known_here_is_free_for_all():
 
 def test_the_recipe_s_sections_are_those_the_rule_knows():
     names = {field.name for field in dataclasses.fields(PROTOCOLS["lra"].recipe("text", "fnet"))}
-    assert names == {"encoder", "optimizer", "schedule", "train", "data", "mixer"}
+    assert names == {*SECTIONS, "data", "mixer"}
+
+
+def test_an_ablation_is_a_change_of_the_data_that_older_records_do_not_have():
+    older = record()
+    assert "ablation" not in older["recipe"] or not any(older["recipe"]["ablation"].values())
+    assert not any("window" in change for change in fairness.recipe_changes(older))
+    cut = older | {"recipe": older["recipe"] | {"ablation": {"window": 8, "within": 0, "blocks": 0}}}
+    assert "data.window=8" in fairness.recipe_changes(cut)
+    assert not any(name in " ".join(fairness.recipe_changes(cut)) for name in ("within", "blocks"))

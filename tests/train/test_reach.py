@@ -12,7 +12,8 @@ from flax import nnx
 
 from lra.train import reach
 from lra.train.data import tokens_of
-from lra.train.reach import CHANGES, Sample, jacobian, measure, summarise, window_range
+from lra.train.reach import Sample, jacobian, measure, summarise, window_range
+from lra.train.shuffles import CHANGES
 from lra.train.worker import build
 from models import MIXERS
 from models.state_space.s4d import S4D
