@@ -34,6 +34,10 @@ STEPS = {
 }
 """Training steps by task: two to five minutes of two cores for most models."""
 
+ORDERED_PAIRS = {"ordered_pair_1": 256, "ordered_pair_4": 256, "ordered_pair_16": 256, "ordered_pair_64": 256}
+"""Lengths of the tasks that measure range (`tasks.ordered_pair`); they run where they are named."""
+PAIR_STEPS = 3_000
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -116,7 +120,7 @@ can be left out. Tables mark them and do not rank them."""
 def recipe(task: str, model: str) -> Recipe:
     """The recipe of a task and a model: its family's, or `default`."""
     tuned = _TUNED[_FAMILY_OF.get(model, "default")]
-    steps, pictures = STEPS[task], task in ("image_mini", "pathfinder_mini")
+    steps, pictures = STEPS.get(task, PAIR_STEPS), task in ("image_mini", "pathfinder_mini")
     encoder = Encoder(
         dim=64, heads=4, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", dropout=0.0,
         attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",
@@ -140,4 +144,6 @@ MINI = Protocol(
     "the mini arena: five small tasks, minutes a cell on two cores, each family of models tuned alike",
     tuple(STEPS),
     recipe,
+    variants=tuple(ORDERED_PAIRS),
+    lengths={task: (length,) for task, length in ORDERED_PAIRS.items()},
 )

@@ -10,6 +10,7 @@ from tasks.mini.listops import LISTOPS_MINI
 from tasks.mini.pathfinder import PATHFINDER_MINI
 from tasks.mini.retrieval import RETRIEVAL_MINI
 from tasks.mini.text import TEXT_MINI
+from tasks.ordered_pair import ORDERED_PAIRS
 from tasks.pathfinder.task import PATHFINDER_SHORT, PATHFINDERS
 from tasks.retrieval import RETRIEVAL
 from tasks.task import DataError, Dataset, Task
@@ -18,7 +19,8 @@ from tasks.text import TEXT
 _MINI = (LISTOPS_MINI, TEXT_MINI, RETRIEVAL_MINI, IMAGE_MINI, PATHFINDER_MINI)
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS, PATHFINDER_SHORT, *_MINI)
+    task.name: task
+    for task in (LISTOPS, LISTOPS_SHORT, TEXT, RETRIEVAL, IMAGE, *PATHFINDERS, PATHFINDER_SHORT, *_MINI, *ORDERED_PAIRS)
 }
 
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")

@@ -182,6 +182,9 @@ class Task:
     """Symbols of the values, for display; empty for bytes and pixels."""
     stands_for: str = ""
     """The task of the paper that this one is a small version of, whose published scores it is calibrated with."""
+    distance: int = 0
+    """Tokens that a model has to look across, at least; 0 where that is not known. Such a task measures range, and
+    counts in no average (`lra.report.distance`)."""
 
     def compare_counts(self, counts: Mapping[str, int]) -> str:
         """A note on numbers of examples that are not the published ones; '' if they are, or none are published."""

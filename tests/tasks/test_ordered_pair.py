@@ -1,0 +1,117 @@
+"""Ordered pairs: what windows give away, by exact enumeration, and that the generator draws what it says."""
+
+import itertools
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks import TASKS
+from tasks.ordered_pair import DISTANCES, FILLERS, RING, draw_examples
+from tasks.task import DataError
+from tests.helpers import archives
+
+
+def windows(first, second, a, b, size):
+    """The marked symbols of each window with their place in it: fillers tell nothing, and the order is not kept."""
+    found = defaultdict(list)
+    for place, symbol in ((first, a), (second, b)):
+        found[place // size].append((place % size, symbol))
+    return tuple(sorted(map(tuple, found.values())))
+
+
+def best_accuracy(length, distance, ring, size):
+    """Of whoever knows the distribution of the bag of windows under each class."""
+    counts = Counter()
+    places = range(length - 2 * distance)
+    for first, apart, a, label in itertools.product(places, range(distance, 2 * distance), range(ring), (0, 1)):
+        counts[windows(first, first + apart, a, (a + 2 * label - 1) % ring, size), label] += 1
+    bags = {bag for bag, _ in counts}
+    return sum(max(counts[bag, 0], counts[bag, 1]) for bag in bags) / counts.total()
+
+
+@pytest.mark.parametrize(("length", "distance", "ring"), [(8, 1, 8), (16, 4, 8), (32, 8, 5), (48, 4, 3)])
+def test_windows_up_to_the_distance_give_nothing_away_and_of_twice_the_distance_all(length, distance, ring):
+    for size in (2**e for e in range(length.bit_length())):
+        accuracy = best_accuracy(length, distance, ring, size)
+        if size <= distance:
+            assert accuracy == 0.5
+        elif size >= 2 * distance:
+            assert accuracy == 1.0
+        else:
+            assert 0.5 < accuracy < 1
+
+
+def drawn(count=40_000, length=64, distance=8, seed=0):
+    values, labels = draw_examples(np.random.default_rng(seed), count, length, distance)
+    marked = values >= FILLERS
+    assert (marked.sum(1) == 2).all() and values.max() < FILLERS + RING and set(labels) == {0, 1}
+    rows, places = np.nonzero(marked)
+    first, second = places.reshape(-1, 2).T
+    symbols = (values[rows, places] - FILLERS).reshape(-1, 2)
+    return values, labels, first, second - first, symbols
+
+
+def test_the_class_is_the_order():
+    _, labels, _, _, symbols = drawn()
+    np.testing.assert_array_equal(
+        (symbols[:, 1].astype(int) - symbols[:, 0]) % RING, np.where(labels == 1, 1, RING - 1)
+    )
+
+
+def test_all_that_is_drawn_is_uniform_and_independent():
+    values, labels, first, apart, symbols = drawn()
+    for array, size, start in ((first, 48, 0), (apart, 8, 8), (symbols[:, 0], RING, 0), (labels, 2, 0)):
+        counts = np.bincount(array - start, minlength=size)
+        assert len(counts) == size and stats.chisquare(counts).pvalue > 1e-3
+    fillers = np.bincount(values[values < FILLERS], minlength=FILLERS)
+    assert stats.chisquare(fillers).pvalue > 1e-3
+    for a, b in itertools.combinations((first, apart, symbols[:, 0], labels), 2):
+        table = np.zeros((a.max() + 1, b.max() + 1))
+        np.add.at(table, (a, b), 1)
+        table = table[table.any(1)][:, table.any(0)]
+        assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_each_distance_is_a_task_that_says_so(distance):
+    task = TASKS[f"ordered_pair_{distance}"]
+    assert task.distance == task.rules.distance == distance and task.length >= 4 * distance
+    arrays = task.build(
+        archives.request(task, "generate", rules=replace(task.rules, train=9000, validation=50, test=90))
+    )
+    assert {name: len(split.labels) for name, split in arrays.splits.items()} == {
+        "train": 9000, "validation": 50, "test": 90,
+    }  # fmt: skip
+    assert (arrays.lengths == 1024).all() and arrays.values.shape == (9140, 1024)
+    marked = arrays.values >= FILLERS
+    assert (marked.sum(1) == 2).all()
+    apart = np.diff(np.nonzero(marked)[1].reshape(-1, 2), axis=1)
+    assert apart.min() == distance and apart.max() == 2 * distance - 1
+
+
+def test_data_depend_on_the_seed_alone_and_splits_share_nothing():
+    task = TASKS["ordered_pair_4"]
+    rules = replace(task.rules, train=6000, validation=100, test=100)
+    a, b, c = (task.build(archives.request(task, "generate", 64, seed, rules=rules)).values for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any() and len(np.unique(a, axis=0)) == len(a)
+    more = task.build(archives.request(task, "generate", 64, rules=replace(rules, test=300))).values
+    np.testing.assert_array_equal(more[: len(a)], a)
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "message"),
+    [
+        ({"distance": 3}, 64, "must be a power of two, not 3"),
+        ({"distance": 32}, 64, "need a length of at least 128 tokens"),
+        ({"distance": 16}, 72, "a multiple of 16, not 72"),
+        ({"test": 0}, 64, "at least one example"),
+    ],
+)
+def test_settings_under_which_windows_would_tell_are_refused(settings, length, message):
+    task = TASKS["ordered_pair_4"]
+    with pytest.raises(DataError, match=message):
+        task.build(archives.request(task, "generate", length, rules=replace(task.rules, **settings)))
