@@ -10,11 +10,11 @@ where it means nothing); a line among them is a `Series` of several points witho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lra.report.styles import Style
+from lra.report.styles import FAMILY_NAMES, Style, family_of
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,22 @@ class Figure:
     charts: tuple[Chart, ...]
     notes: tuple[str, ...] = field(default=())
     """Sentences under the charts."""
+
+
+MAX_LINES = 12
+"""Lines in one chart of `split_by_family`."""
+
+
+def split_by_family(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> list[Chart]:
+    """One chart of lines, or one a family on the same axes where there are too many to tell apart.
+
+    The axes' spans should cover all lines.
+    """
+    if len(series) <= MAX_LINES:
+        return [Chart(name, x, y, tuple(series))]
+    families = sorted({family_of(line.name) for line in series})
+    parts = ((family, tuple(line for line in series if family_of(line.name) == family)) for family in families)
+    return [Chart(f"{name}, {FAMILY_NAMES[family]}", x, y, part, name) for family, part in parts]
 
 
 def to_file_name(words: Iterable[Any]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import efficiency, fairness, headline
-from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, short, to_file_name
+from lra.report import efficiency, fairness, headline, looks
+from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, short, split_by_family, to_file_name
 from lra.report.headline import MEMORY_METHODS
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Row, Score
@@ -23,8 +23,6 @@ from lra.results.records import Record
 SPEED = Axis("training steps per second", log=True)
 MAX_LINE_POINTS = 40
 """Points of a line in a figure of many models, which has no room for more."""
-MAX_LINES = 12
-"""Learning curves in one chart."""
 _GROUP_BY = ["task", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes", "searched"]
 _WORDS = {"oom": "out of memory", "timeout": "out of time", "failed": "failed"}
 
@@ -40,7 +38,8 @@ def of_leaderboard(board: Leaderboard, benchmarks: Sequence[Record]) -> list[Fig
     table = headline.choose(board, benchmarks)
     first = overview(table, styles) if table else None
     trained = over_length(trained_over_length(board), styles, "training")
-    return [*([first] if first else []), *accuracy_speed(board, styles), *curves(board, styles), *trained]
+    windows = looks.figures(board, styles)
+    return [*([first] if first else []), *accuracy_speed(board, styles), *windows, *curves(board, styles), *trained]
 
 
 def overview(table: headline.Headline, styles: Styles) -> Figure | None:
@@ -187,11 +186,7 @@ def _curve_charts(name: str, series: Sequence[Series]) -> list[Chart]:
     if not values:
         return []
     x, y = Axis("step", span=(min(steps), max(steps))), Axis("validation accuracy (%)", span=(min(values), max(values)))
-    if len(series) <= MAX_LINES:
-        return [Chart(name, x, y, tuple(series))]
-    families = sorted({family_of(line.name) for line in series})
-    parts = ((family, tuple(line for line in series if family_of(line.name) == family)) for family in families)
-    return [Chart(f"{name}, {FAMILY_NAMES[family]}", x, y, part, name) for family, part in parts]
+    return split_by_family(name, x, y, series)
 
 
 def _mean_curve(row: Row, score: Score, styles: Styles) -> Series | None:

@@ -13,7 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lra.report import averages, fairness
+from lra.report import averages, distance, fairness
+from lra.report.distance import Distance
 from lra.report.leaderboard import Leaderboard, find_leader
 from lra.report.rows import Column, Row, Score, one_a_model
 from lra.report.stats import Estimate
@@ -42,6 +43,8 @@ class Entry:
     """Training steps per second."""
     memory: float | None = None
     """Bytes."""
+    distance: Distance | None = None
+    """The largest distance that it solves."""
     best: set[str] = field(default_factory=set)
     """Columns, and '' for the average, in which it is ahead of every other entry by more than the errors explain."""
 
@@ -101,9 +104,12 @@ def _preference(table: Headline) -> tuple[bool, int, int, int]:
 
 def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     kept = one_a_model(rows)
-    columns, rare = _columns(kept, list(board.columns))
+    names = [name for name in board.columns if any(row.estimate(name) for row in kept)]
+    columns, rare = _columns(kept, [n for n in names if not distance.asked(board.columns[n].task)] or names)
     rules = averages.rules_for(columns)
-    entries = [Entry(row, _value(row, columns, rules[:1])) for row in kept]
+    entries = [
+        Entry(row, _value(row, columns, rules[:1]), distance=distance.of_row(row, board.columns)) for row in kept
+    ]
     ranked = [entry for entry in entries if entry.row.kind == fairness.APPLES] or entries
     for entry in ranked:
         if entry.value is not None:
@@ -115,7 +121,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
         if leader is not None and not _diverged(leader.row, [name] if name else columns):
             leader.best.add(name)
     entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
-    notes = _notes(kept, len(ranked), rare)
+    notes = _notes(kept, len(ranked), rare) + distance.note(entry.distance for entry in entries)
     none = Measure("", ())
     return Headline(protocol, columns, rules[0].name if rules else "", entries, none, none, "", notes)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import efficiency, figures, headline, layout, published, selection, styles, tables
+from lra.report import efficiency, figures, headline, layout, looks, published, selection, styles, tables
 from lra.report.charts import Figure
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Column, Group, Row, Score
@@ -131,16 +131,17 @@ def page_data(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dict[st
 def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dict[str, Any]:
     """The first table, and the figures of all models."""
     table = headline.choose(leaderboard, benchmarks)
-    looks = figures.styles_of(leaderboard, benchmarks)
-    overview = figures.overview(table, looks) if table else None
+    style = figures.styles_of(leaderboard, benchmarks)
+    overview = figures.overview(table, style) if table else None
     measured = efficiency.to_frame(benchmarks) if benchmarks else pd.DataFrame()
-    lengths = figures.over_length(measured, looks)
-    lengths += figures.over_length(figures.trained_over_length(leaderboard), looks, "training")
+    lengths = figures.over_length(measured, style)
+    lengths += figures.over_length(figures.trained_over_length(leaderboard), style, "training")
     return {
         "first": _first_table(table, leaderboard.rows) if table else None,
-        "speed": [*([_discs(overview)] if overview else []), *_each_task(figures.accuracy_speed(leaderboard, looks))],
+        "speed": [*([_discs(overview)] if overview else []), *_each_task(figures.accuracy_speed(leaderboard, style))],
         "length": [_lines(figure) for figure in lengths if len(figure.charts[0].x.ticks) > 1],
-        "curves": [_lines(figure) for figure in _by_row(figures.curves(leaderboard, looks))],
+        "windows": [_lines(figure) for figure in _by_row(looks.figures(leaderboard, style))],
+        "curves": [_lines(figure) for figure in _by_row(figures.curves(leaderboard, style))],
     }
 
 
@@ -153,6 +154,8 @@ def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any
          "scores": {name: source[id(score)] for name, score in entry.row.scores.items()},
          "rank": entry.rank, "family": styles.family_of(entry.row.model), "value": _estimate(entry.value),
          "speed": _digits(entry.speed), "memory": _digits(entry.memory), "best": sorted(entry.best),
+         "distance": entry.distance and
+         {"text": entry.distance.text, "solved": entry.distance.solved, "told": entry.distance.told},
          "mark": headline.mark(entry, table)}
         for entry in table.entries
     ]  # fmt: skip
@@ -228,9 +231,10 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any]:
 def _score(row: Row, score: Score, leaderboard: Leaderboard, name: str) -> dict[str, Any]:
     theirs = published.published_for(row, leaderboard.columns[name])
     beside = None if theirs is None else {"value": theirs.value, "name": theirs.name, "source": theirs.source}
+    look = looks.of_score(score)
     return _estimate(score.estimate) | {
         "best": score.best, "lost": score.failures, "steps": _digits(score.steps_per_second),
-        "published": beside,
+        "published": beside, "seen": look.text if look else "",
     }  # fmt: skip
 
 

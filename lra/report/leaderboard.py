@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from configs.recipe import identity
-from lra.report import averages, fairness, mixer_code, selection
+from lra.report import averages, distance, fairness, mixer_code, selection
 from lra.report.rows import Column, Group, Row, Score, column_key, has_score, make_columns
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate, difference, estimate
@@ -184,7 +184,8 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
         present = [name for name in columns if any(name in row.scores for row in members)]
         # Columns in which no cell has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]
-        rules = averages.rules_for(scored)
+        # Nor do tasks that measure range count in any.
+        rules = averages.rules_for([name for name in scored if not distance.asked(name.partition("@")[0])] or scored)
         for row in members:
             failed = {name: score.failed for name, score in row.scores.items()}
             estimates = {name: score.estimate for name, score in row.scores.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import fairness, headline, markdown, published, selection
+from lra.report import fairness, headline, looks, markdown, published, selection
 from lra.report.charts import bytes_text, short
 from lra.report.headline import MEMORY_METHODS, Entry, Headline
 from lra.report.leaderboard import Leaderboard
@@ -37,6 +37,8 @@ class TableCell:
 
     text: str
     best: bool = False
+    seen: str = ""
+    """How far the model looks, behind the score."""
 
 
 def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
@@ -58,7 +60,8 @@ def to_frame(leaderboard: Leaderboard) -> pd.DataFrame:
 
 _IDENTITY = ("rank", "model", "protocol", "comparison", "why", "overrides", "variant", "accelerator", "parameters")
 _SUFFIXES = (
-    "", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " published", " − published", " notes",
+    "", " low", " high", " ± seeds", " n", " status", " best", " steps/s", " r50", " r90", " published",
+    " − published", " notes",
 )  # fmt: skip
 
 
@@ -75,6 +78,8 @@ def _csv_line(row: Row, group: Group, leaderboard: Leaderboard) -> dict[str, obj
         line[f"{name} n"] = len(score.values)
         line[f"{name} status"] = failures_text(score)
         line[f"{name} steps/s"] = score.steps_per_second
+        if look := looks.of_score(score):
+            line |= {f"{name} r50": look.r50, f"{name} r90": look.r90}
         notes = published.data_notes(leaderboard.columns[name])
         if notes:
             line[f"{name} notes"] = "; ".join(notes)
@@ -162,13 +167,25 @@ def headline_notes(table: Headline) -> list[str]:
     if table.method:
         over = ", ".join(table.memory.columns)
         notes.append(f"Memory: {MEMORY_METHODS[table.method]} on {table.accelerator}, the largest over {over}.")
+    if any(looks.of_score(score) for entry in table.entries for score in entry.row.scores.values()):
+        notes.append(looks.NOTE)
     return [*notes, *table.notes]
 
 
 def headline_table(table: Headline) -> tuple[list[str], list[list[TableCell]]]:
     """Header and lines of the first table: one row a model, a column a task."""
     average = ["average (%)"] if table.average else []
-    header = ["#", "model", "family", *(f"{name} (%)" for name in table.columns), *average, "steps/s", "memory"]
+    distances = ["distance"] if any(entry.distance for entry in table.entries) else []
+    header = [
+        "#",
+        "model",
+        "family",
+        *(f"{name} (%)" for name in table.columns),
+        *average,
+        *distances,
+        "steps/s",
+        "memory",
+    ]
     return header, [_headline_line(entry, table) for entry in table.entries]
 
 
@@ -183,8 +200,12 @@ def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
         score = row.scores.get(name)
         failed = score is not None and score.estimate is None
         text = ", ".join(score.failures) if score and failed else estimate_text(row.estimate(name))
-        line.append(TableCell(text, name in entry.best))
+        look = looks.of_score(score)
+        seen = f" · {look.text}" if look and look.text else ""
+        line.append(TableCell(text, name in entry.best, seen))
     line += [TableCell(estimate_text(entry.value), "" in entry.best)] if table.average else []
+    if any(entry.distance for entry in table.entries):
+        line.append(TableCell(entry.distance.text if entry.distance else "–"))
     return [*line, TableCell("–" if entry.speed is None else short(entry.speed)), TableCell(bytes_text(entry.memory))]
 
 
@@ -235,7 +256,7 @@ def _reasons_list(group: Group) -> list[str]:
 
 
 def _bold(cell: TableCell) -> str:
-    return f"**{cell.text}**" if cell.best else cell.text
+    return (f"**{cell.text}**" if cell.best else cell.text) + cell.seen
 
 
 def _data_table(leaderboard: Leaderboard) -> str:

@@ -47,6 +47,7 @@ def record(
         "accelerator": "CPU",
     }  # fmt: skip
     cell |= {name: changes.pop(name) for name in list(changes) if name in cell}
+    settings = changes["recipe"] if "recipe" in changes else recipe(task, cell["mixer"])
     made: dict[str, Any] = {
         "schema": records.SCHEMA,
         "status": status,
@@ -54,9 +55,9 @@ def record(
         "key": f"{cell}-{status}-{score}-{changes}",
         "created": "2026-01-01T00:00:00+00:00",
         "cell": cell,
-        "recipe": recipe(task, cell["mixer"]),
+        "recipe": settings,
         "overrides": [],
-        "code": made_by("", cell["mixer"], task),
+        "code": {"fingerprint": "", "versions": code_versions(cell["mixer"], settings.get("encoder", {}))},
         "data": {
             "source": "generated (seed 0)", "fingerprint": f"{task}-{length}", "task_version": "1", "notes": [],
             "counts": {"train": 96_000, "validation": 2_000, "test": 2_000}, "majority": {"test": 0.2},

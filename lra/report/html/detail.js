@@ -123,6 +123,7 @@ buildFirst();
 buildFilters();
 renderTables();
 buildFigures("length", data.length, "No model was run or measured at more than one length yet.", lines);
+buildFigures("windows", data.windows, "How far a model looks was not measured in these records.", lines);
 buildFigures("curves", data.curves, "No learning curve was recorded.", lines);
 buildPublished();
 buildNotes();

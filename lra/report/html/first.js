@@ -9,6 +9,7 @@ function buildFirst() {
       [name, { ...data.rows[from].scores[name], accelerator: data.rows[from].accelerator }]));
   }
   const methods = { device_peak_bytes: "peak", compiled_bytes: "compiled" };
+  const far = table.rows.some((entry) => entry.distance);
   const columns = [
     { key: "rank", text: "#", value: (entry) => entry.rank },
     { key: "model", text: "Model", value: (entry) => entry.row.model },
@@ -16,6 +17,7 @@ function buildFirst() {
     ...table.columns.map((name) => ({ key: name, text: name.split("@")[0], small: `@${name.split("@").slice(1).join("@")}, %`, down: true,
       value: (entry) => entry.row.scores[name]?.mean })),
     ...(table.average ? [{ key: "average", text: "Average", small: "%", down: true, value: (entry) => entry.value.mean }] : []),
+    ...(far ? [{ key: "distance", text: "Distance", small: "tokens", down: true, value: (entry) => entry.distance?.solved }] : []),
     { key: "speed", text: "Speed", small: table.speed ? `steps/s, ${table.speed}` : "steps/s", down: true,
       value: (entry) => entry.speed },
     { key: "memory", text: "Memory", small: methods[table.memory], value: (entry) => entry.memory },
@@ -24,7 +26,7 @@ function buildFirst() {
   const heads = columns.map((column) => make("th", { scope: "col", "aria-sort": "none" }, make("button", {
     type: "button", "data-key": column.key, onclick: () => sortBy(column),
   }, column.text), column.small ? make("small", {}, column.small) : null));
-  const rows = table.rows.map((entry) => [entry, firstRow(entry, table)]);
+  const rows = table.rows.map((entry) => [entry, firstRow(entry, table, far)]);
   const sortBy = (column) => {
     order.down = order.key === column.key ? !order.down : Boolean(column.down);
     order.key = column.key;
@@ -38,7 +40,7 @@ function buildFirst() {
     ...table.notes.map((note) => make("p", { class: "note" }, note)));
 }
 
-function firstRow(entry, table) {
+function firstRow(entry, table, far) {
   const row = entry.row;
   const open = () => openDetail(row, table.columns.filter((name) => row.scores[name]));
   const name = make("button", { type: "button", "aria-haspopup": "dialog", title: row.accelerator },
@@ -49,6 +51,7 @@ function firstRow(entry, table) {
     make("td", { class: "kin" }, make("i"), make("span", {}, data.looks.families[entry.family])),
     ...table.columns.map((column) => firstScore(row.scores[column], entry.best.includes(column))),
     ...(table.average ? [firstScore(entry.value, entry.best.includes(""))] : []),
+    ...(far ? [make("td", { class: "number", title: entry.distance?.told }, entry.distance?.text ?? "–")] : []),
     make("td", { class: "number", title: table.accelerator }, short(entry.speed)),
     make("td", { class: "number", title: table.accelerator }, bytes(entry.memory)),
   ];
@@ -63,5 +66,6 @@ function firstScore(score, best) {
   const error = score.low === null ? null : make("span", { class: "error" }, ` ± ${fixed((score.high - score.low) / 2)}`);
   const seeds = `${score.seeds} seed${score.seeds === 1 ? "" : "s"}`;
   const title = score.accelerator ? `${seeds}, ${score.accelerator}` : seeds;
-  return make("td", { class: best ? "number best" : "number", title }, make("span", { class: "mean" }, fixed(score.mean)), error);
+  const seen = score.seen ? make("small", { title: "tokens within which half / nine tenths of what a state depends on lies" }, score.seen) : null;
+  return make("td", { class: best ? "number best" : "number", title }, make("span", { class: "mean" }, fixed(score.mean)), error, seen);
 }

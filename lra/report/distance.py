@@ -1,0 +1,95 @@
+"""The largest distance that a model solves, of the tasks that ask for one (`tasks.ordered_pair`)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lra.report.rows import Column, Row, Score
+from lra.results import load
+from tasks import TASKS
+
+SOLVED = 90.0
+"""Accuracy (%) from which a seed counts as solved; guessing gives 50."""
+SEEDS = 3
+"""Seeds that a distance should have been run with."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Up to which distance all seeds of a model solved the task."""
+
+    solved: int
+    """Tokens; 0 where none was solved."""
+    run: tuple[int, ...]
+    """The distances that were run, ascending."""
+    seeds: int
+    """The least number of seeds of these."""
+    steps: float | None
+    """Median over seeds of the step of the first validation that was above `SOLVED`, at the largest distance solved."""
+
+    @property
+    def text(self) -> str:
+        """'16', with ~ where fewer than `SEEDS` seeds were run; '< 1' where none was solved."""
+        largest = str(self.solved) if self.solved else f"< {self.run[0]}"
+        return largest if self.seeds >= SEEDS else f"~ {largest}"
+
+    @property
+    def told(self) -> str:
+        """The same in words."""
+        steps = f", first after {self.steps:,.0f} steps" if self.steps is not None else ""
+        run = ", ".join(map(str, self.run))
+        return f"{self.seeds} seed{'s' * (self.seeds != 1)}, of distances {run}{steps}"
+
+
+def asked(task: str) -> int:
+    """The distance that a task asks for; 0 where it is none of these, or unknown."""
+    return TASKS[task].distance if task in TASKS else 0
+
+
+def of_row(row: Row, columns: Mapping[str, Column]) -> Distance | None:
+    """A row's largest distance; None where no such task was run. Of several lengths, the one with most distances."""
+    by_length: dict[int, dict[int, Score]] = {}
+    for name, score in row.scores.items():
+        distance = asked(columns[name].task)
+        if distance and score.values:
+            by_length.setdefault(columns[name].length, {})[distance] = score
+    if not by_length:
+        return None
+    scores = max(sorted(by_length.items()), key=lambda item: len(item[1]))[1]
+    solved = [distance for distance, score in scores.items() if _is_solved(score)]
+    largest = max(solved, default=0)
+    steps = _first_steps(scores[largest]) if largest else []
+    return Distance(
+        largest, tuple(sorted(scores)), min(len(score.values) for score in scores.values()),
+        statistics.median(steps) if steps else None,
+    )  # fmt: skip
+
+
+def _is_solved(score: Score) -> bool:
+    """Whether every seed solved it; one that failed did not."""
+    return not score.failures and all(value >= SOLVED for value in score.values.values())
+
+
+def _first_steps(score: Score) -> list[float]:
+    """For each seed, the step of the first validation that solved it."""
+    results = [result for record in score.records for result in load.seed_results(record)]
+    firsts = (
+        next((step for step, value in load.curve_points(r, "validation_accuracy") if 100 * value >= SOLVED), math.inf)
+        for r in results
+    )
+    return [step for step in firsts if step < math.inf]
+
+
+def note(found: Iterable[Distance | None]) -> list[str]:
+    """The footnote of a column of distances, where there is one."""
+    some = [distance for distance in found if distance is not None]
+    if not some:
+        return []
+    few = " ~: fewer than three seeds." if any(distance.seeds < SEEDS for distance in some) else ""
+    return [
+        "Distance: the largest d of the tasks ordered_pair_d, whose two symbols are d to 2d − 1 tokens apart, that "
+        f"all seeds solve ({SOLVED:g} %).{few}"
+    ]
