@@ -57,6 +57,7 @@ def define_run(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files.", flag_values=values)
     flags.DEFINE_string("wandb", None, "Weights & Biases project to log to.", flag_values=values)
     flags.DEFINE_bool("reach", True, "Measure how far each trained model looks, after its test.", flag_values=values)
+    flags.DEFINE_bool("pairs", False, "Measure which pairs of tokens it joins, too.", flag_values=values)
     flags.DEFINE_bool("profile", False, "Write a JAX trace of one chunk of steps per cell.", flag_values=values)
 
 
@@ -70,6 +71,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
         checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
         stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile, reach=values.reach,
+        pairs=values.pairs and values.reach,
         fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb, busy=values.busy,
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []

@@ -50,6 +50,8 @@ class RunOptions:
     profile: bool = False
     reach: bool = False
     """Measure how far each trained model looks (`lra.train.reach`)."""
+    pairs: bool = False
+    """Measure which pairs of tokens it joins, too (`lra.train.pairs`)."""
     fresh: bool = False
     """Train from the first step: checkpoints are deleted."""
     repeat: bool = False
@@ -85,6 +87,8 @@ class TrainOptions:
     """Folder for a JAX trace of the second chunk of steps."""
     reach: bool = False
     """Measure how far the trained model looks."""
+    pairs: bool = False
+    """Measure which pairs of tokens it joins, too."""
     fresh: bool = False
     """Delete existing checkpoints first."""
     tensorboard: str | None = None

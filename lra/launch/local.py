@@ -153,6 +153,7 @@ def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec
             max_minutes=options.max_minutes,
             profile=str(results / "profiles" / cell.name) if options.profile else None,
             reach=options.reach,
+            pairs=options.pairs,
             fresh=options.fresh,
             tensorboard=str(results / "tensorboard" / cell.name) if options.tensorboard else None,
             wandb=(options.wandb, cell.name, str(results)) if options.wandb else None,

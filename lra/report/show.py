@@ -91,6 +91,11 @@ def _reach(found: dict[str, Any]) -> dict[str, Any]:
         jacobian = found.get(name)
         distances = jacobian if isinstance(jacobian, dict) else {}
         text |= {f"{name} {part}": distances.get(part) for part in shown.split()}
+    joined = found.get("pairs")
+    if isinstance(joined, dict):
+        for distance, value in zip(_listed(joined.get("d")), _listed(joined.get("interaction")), strict=False):
+            text[f"pairs {distance} apart"] = f"{value:.3g}" if isinstance(value, float) else "–"
+        text["one token alone"] = joined.get("alone")
     return text
 
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from flax import nnx
 
 from configs.recipe import Ablation, Recipe
 from lra.grid.spec import TrainOptions
-from lra.train import distributed, reach
+from lra.train import distributed, pairs, reach
 from lra.train.checkpoint import Checkpoints
 from lra.train.data import DeviceData, StreamedData, fits, sample_evaluated, sample_split
 from lra.train.optimizer import count_parameters
@@ -150,6 +151,7 @@ class Trainer:
         )
         whole = recipe.ablation == Ablation()  # else the cell is itself a measurement of this kind
         self.sample = _sample_on_host(dataset) if options.reach and whole else None
+        self.pairs = options.pairs
         self.state = self.program.init()
         self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
         """Parameters and moving variables of each seed's best validation."""
@@ -370,6 +372,10 @@ class Trainer:
 
         try:
             found = reach.measure(lambda both: self.program.model(*both), seeds, initial, sample, batch, check)
+            if self.pairs:
+                exact = partial(self.program.model, dtype=jnp.float32)
+                joined = pairs.measure(lambda both: exact(both[0], both[1]), seeds, sample, batch, check)
+                found = [of_seed | {"pairs": of_pairs} for of_seed, of_pairs in zip(found, joined, strict=True)]
             outcome.reach = [
                 {"seed": outcome.results[s].seed} | of_seed for s, of_seed in zip(places, found, strict=True)
             ]

@@ -139,9 +139,12 @@ class Program:
         size = rows.shape[-1] // self.mesh.size
         return jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("batch") * size, size, axis=-1)
 
-    def model(self, params: Tree, other_state: Tree) -> Any:
-        """The model of one seed in evaluation mode, with parameters cast to the compute type (`groups.cast`)."""
-        model = nnx.merge(self.graph, groups.cast(params, self.dtype), _fresh(other_state))
+    def model(self, params: Tree, other_state: Tree, dtype: Any = None) -> Any:
+        """The model of one seed in evaluation mode, with parameters cast to the compute type (`groups.cast`).
+
+        `dtype` is another compute type than the recipe's.
+        """
+        model = nnx.merge(self.graph, groups.cast(params, dtype or self.dtype), _fresh(other_state))
         model.eval()
         return model
 

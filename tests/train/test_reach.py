@@ -14,40 +14,10 @@ from lra.train import reach
 from lra.train.data import tokens_of
 from lra.train.reach import Sample, jacobian, measure, summarise, window_range
 from lra.train.shuffles import CHANGES
-from lra.train.worker import build
 from models import MIXERS
 from models.state_space.s4d import S4D
-from tests.helpers.training import RECIPE, first_token_splits, session, train
-
-SHAPE = RECIPE.encoder
-POINTWISE = dataclasses.replace(SHAPE, positions="none", pool="mean")
-
-
-def model_of(mixer, shape=POINTWISE, length=16, seed=0, pair=False, **options):
-    recipe = dataclasses.replace(RECIPE, encoder=shape, mixer=tuple(options.items()))
-    model = build(mixer, recipe, vocab=9, classes=4, pair=pair, length=length, seed=seed)
-    model.eval()
-    return model
-
-
-def parts(model):
-    """What `measure` takes: how to make the model, and its variables."""
-    graph, state = nnx.split(model)
-
-    def make(state):
-        made = nnx.merge(graph, state)
-        made.eval()
-        return made
-
-    return make, state
-
-
-def random_sample(count=40, length=16, documents=1, seed=0):
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, length + 1, (count, documents)).astype(np.int32)
-    lengths[0] = length
-    values = rng.integers(0, 8, (count, documents, length)).astype(np.uint8)
-    return Sample(values, lengths, rng.integers(0, 4, count).astype(np.int32))
+from tests.helpers.looking import POINTWISE, SHAPE, model_of, parts, random_sample
+from tests.helpers.training import first_token_splits, session, train
 
 
 def norms_of(model, sample, batch=8):
