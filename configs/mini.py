@@ -34,8 +34,11 @@ STEPS = {
 }
 """Training steps by task: two to five minutes of two cores for most models."""
 
-ORDERED_PAIRS = {"ordered_pair_1": 256, "ordered_pair_4": 256, "ordered_pair_16": 256, "ordered_pair_64": 256}
-"""Lengths of the tasks that measure range (`tasks.ordered_pair`); they run where they are named."""
+ORDERED_PAIRS = {
+    "ordered_pair_1": 64, "ordered_pair_4": 64, "ordered_pair_16": 64, "ordered_pair_64": 256, "ordered_pair_256": 1024,
+}  # fmt: skip
+"""Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, and at least 64. They run
+where they are named."""
 PAIR_STEPS = 3_000
 
 

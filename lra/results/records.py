@@ -33,6 +33,7 @@ _FIELDS: dict[str, set[str]] = {
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
         "warnings", "sharing", "attention_kernels", "code", "evaluated", "reach",
+        "reach_seconds",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {

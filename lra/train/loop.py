@@ -86,6 +86,8 @@ class TrainResult:
     """How far the model looks (`lra.train.reach`), with the seed's number, for each that has not diverged."""
     reach_error: str = ""
     """Why that could not be measured."""
+    reach_seconds: float = 0.0
+    """Time that it took, with compilation."""
 
 
 @dataclass(frozen=True)
@@ -370,6 +372,7 @@ class Trainer:
                 raise _StoppedError(reason)
             self.hooks.on_progress({"step": outcome.steps, "seconds_left": 0.0})
 
+        started = time.perf_counter()
         try:
             found = reach.measure(lambda both: self.program.model(*both), seeds, initial, sample, batch, check)
             if self.pairs:
@@ -383,6 +386,7 @@ class Trainer:
             outcome.status, outcome.error = "interrupted", str(stop)
         except Exception as error:  # a mixer of a user's, or memory
             outcome.reach_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        outcome.reach_seconds = time.perf_counter() - started
 
     def _save(self, wait: bool = False) -> None:
         if self.hooks.checkpoints is None:

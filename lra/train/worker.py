@@ -278,6 +278,7 @@ def report(outcome: TrainResult, precision: str, per_step: dict[str, int]) -> di
         "resumed": outcome.resumed,
         "memory": device.memory(outcome.compiled_bytes),
         "reach": outcome.reach,
+        "reach_seconds": outcome.reach_seconds,
     }
 
 
