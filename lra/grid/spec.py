@@ -89,6 +89,8 @@ class TrainOptions:
     """Measure how far the trained model looks."""
     pairs: bool = False
     """Measure which pairs of tokens it joins, too."""
+    row: int = 0
+    """Tokens of a picture's row; 0 for text."""
     fresh: bool = False
     """Delete existing checkpoints first."""
     tensorboard: str | None = None

@@ -152,7 +152,7 @@ class Trainer:
             else DeviceData(dataset, self.program.sharding)
         )
         whole = recipe.ablation == Ablation()  # else the cell is itself a measurement of this kind
-        self.sample = _sample_on_host(dataset) if options.reach and whole else None
+        self.sample = _sample_on_host(dataset, options.row) if options.reach and whole else None
         self.pairs = options.pairs
         self.state = self.program.init()
         self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
@@ -431,12 +431,13 @@ class _StoppedError(Exception):
     """The reason to stop, which came while something was measured."""
 
 
-def _sample_on_host(dataset: Dataset) -> reach.Sample:
+def _sample_on_host(dataset: Dataset, row: int) -> reach.Sample:
     """The examples of the test split on which `lra.train.reach` measures."""
     split = dataset.splits["test"]
     split = sample_split(split, min(reach.EXAMPLES, len(split.labels)))
     rows = np.asarray(split.index)
-    return reach.Sample(np.asarray(dataset.values[rows]), np.asarray(dataset.lengths)[rows], np.asarray(split.labels))
+    lengths, labels = np.asarray(dataset.lengths)[rows], np.asarray(split.labels)
+    return reach.Sample(np.asarray(dataset.values[rows]), lengths, labels, row)
 
 
 @jax.jit

@@ -15,6 +15,7 @@ All is drawn from fixed seeds (`shuffles.draw_bits`), so the numbers depend on t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ class Sample:
     values: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
+    row: int = 0
+    """Tokens of a picture's row, which is one of the sizes of blocks; 0 for text."""
 
     @property
     def majority(self) -> float:
@@ -74,12 +77,12 @@ def measure(
         training; and ranges. None stands where the mixer does not take windows as short as this.
     """
     length = sample.values.shape[2]
-    sizes, coarse = powers(2, length), powers(4, length)
+    sizes, coarse = powers(2, length), sorted({*powers(4, length), min(sample.row or length, length)})
     plain = jax.jit(lambda variables, tokens, mask: make(variables)(tokens, mask))
 
     def accuracies(run: Callable[..., jax.Array], values: np.ndarray, lengths: np.ndarray) -> list[float | None]:
         check()
-        changed = Sample(values, lengths, sample.labels)
+        changed = dataclasses.replace(sample, values=values, lengths=lengths)
         return [_accuracy(run, variables, changed, batch) for variables in seeds]
 
     whole = accuracies(plain, sample.values, sample.lengths)

@@ -156,8 +156,9 @@ def bench(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
 
 def train(spec: WorkerSpec, recipe: Recipe, tell: Listener) -> dict[str, Any]:
     """Trains and tests on the task's data; returns the fields that the record gains."""
-    dataset, cell, options = open_entry(Path(spec.entry or "")), spec.record["cell"], spec.train
+    dataset, cell = open_entry(Path(spec.entry or "")), spec.record["cell"]
     task, length, seeds = TASKS[cell["task"]], dataset.values.shape[1], cell["seeds"]
+    options = dataclasses.replace(spec.train, row=task.shape[-1] if task.shape else 0)
     sizes = dataset.vocab, dataset.classes, task.pair, length
     models = [build(cell["mixer"], recipe, *sizes, seed, bool(task.shape)) for seed in seeds]
     progress = Progress(spec, tell)

@@ -234,6 +234,14 @@ def test_mass_by_distance_is_a_mean_over_pairs():
     assert found["ahead"] == pytest.approx((2 + 1) / (2 + 1 + 1 + 2 + 2 + 2))
 
 
+def test_a_picture_s_row_is_one_of_the_sizes_of_blocks():
+    make, state = parts(model_of("ff_only"))
+    (found,) = measure(make, [state], [state], dataclasses.replace(random_sample(), row=8), 8)
+    assert found["coarse_k"] == [1, 4, 8, 16] and len(found["blocks"]) == len(found["shifted"]) == 4
+    (same,) = measure(make, [state], [state], dataclasses.replace(random_sample(), row=4), 8)
+    assert same["coarse_k"] == [1, 4, 16]
+
+
 def test_numbers_do_not_depend_on_the_batch_nor_on_other_seeds():
     model, sample = model_of("transformer", SHAPE, pair=True), random_sample(documents=2)
     make, state = parts(model)
