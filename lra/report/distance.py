@@ -32,16 +32,21 @@ class Distance:
 
     @property
     def text(self) -> str:
-        """'16', with ~ where fewer than `SEEDS` seeds were run; '< 1' where none was solved."""
+        """'16', with the number of seeds where it is below `SEEDS`; '< 1' where none was solved."""
         largest = str(self.solved) if self.solved else f"< {self.run[0]}"
-        return largest if self.seeds >= SEEDS else f"~ {largest}"
+        return largest if self.seeds >= SEEDS else f"{largest} ({counted_seeds(self.seeds)})"
 
     @property
     def told(self) -> str:
         """The same in words."""
         steps = f", first after {self.steps:,.0f} steps" if self.steps is not None else ""
         run = ", ".join(map(str, self.run))
-        return f"{self.seeds} seed{'s' * (self.seeds != 1)}, of distances {run}{steps}"
+        return f"{counted_seeds(self.seeds)}, of distances {run}{steps}"
+
+
+def counted_seeds(count: int) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def asked(task: str) -> int:
@@ -88,8 +93,7 @@ def note(found: Iterable[Distance | None]) -> list[str]:
     some = [distance for distance in found if distance is not None]
     if not some:
         return []
-    few = " ~: fewer than three seeds." if any(distance.seeds < SEEDS for distance in some) else ""
     return [
         "Distance: the largest d of the tasks ordered_pair_d, whose two symbols are d to 2d − 1 tokens apart, that "
-        f"all seeds solve ({SOLVED:g} %).{few}"
+        f"all seeds solve ({SOLVED:g} %); of three, where no other number is given."
     ]

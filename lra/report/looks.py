@@ -95,9 +95,7 @@ def figures(board: Leaderboard, styles: Styles) -> list[Figure]:
     for protocol in sorted({row.protocol for row in board.rows}):
         rows = [row for row in board.rows if row.protocol == protocol]
         charts: list[Chart] = []
-        notes = [
-            "The share of the accuracy above the most frequent class that is left when the layers see windows alone."
-        ]
+        notes = ["Accuracy of the trained model when its layers see windows alone, on a sample of the test split."]
         for name, column in board.columns.items():
             looks = [(row, look) for row in rows if (look := of_score(row.scores.get(name))) is not None]
             lines = [_line(row, look, styles) for row, look in looks if len(look.windows) > 1]

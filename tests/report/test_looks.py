@@ -136,7 +136,7 @@ def test_the_largest_distance_that_all_seeds_solve():
 
 
 def test_fewer_seeds_and_nothing_solved_are_told():
-    assert distance_of(*pairs("fnet", {1: 0.95, 4: 0.95}, (0,))).text == "~ 4"
+    assert distance_of(*pairs("fnet", {1: 0.95, 4: 0.95}, (0,))).text == "4 (1 seed)"
     assert distance_of(*pairs("fnet", {4: 0.6, 16: 0.5})).text == "< 4"
     assert distance_of(record()) is None
 
