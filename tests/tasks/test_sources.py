@@ -271,6 +271,8 @@ def test_every_task_says_what_it_is():
         assert dataclasses.is_dataclass(task.rules)
         if name.endswith("_mini"):
             module, words = f"mini.{name.removesuffix('_mini')}", ("What", "Shrunk", "Demands", "From", "Licence")
+        elif task.distance:
+            module, words = "ordered_pair", ("What", "Demands", "Beware", "From", "Licence")
         else:
             words = ("What", "From", "Decided", "Licence")
             module = "listops" if "listops" in name else "pathfinder.task" if name.startswith("path") else name
