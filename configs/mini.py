@@ -39,7 +39,7 @@ ORDERED_PAIRS = {
 }  # fmt: skip
 """Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, and at least 64. They run
 where they are named."""
-PAIR_STEPS = 3_000
+_ALL_STEPS = STEPS | dict.fromkeys(ORDERED_PAIRS, 3_000)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ can be left out. Tables mark them and do not rank them."""
 def recipe(task: str, model: str) -> Recipe:
     """The recipe of a task and a model: its family's, or `default`."""
     tuned = _TUNED[_FAMILY_OF.get(model, "default")]
-    steps, pictures = STEPS.get(task, PAIR_STEPS), task in ("image_mini", "pathfinder_mini")
+    steps, pictures = _ALL_STEPS[task], task in ("image_mini", "pathfinder_mini")
     encoder = Encoder(
         dim=64, heads=4, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", dropout=0.0,
         attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",

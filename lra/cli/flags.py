@@ -71,7 +71,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
         checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
         stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile, reach=values.reach,
-        pairs=values.pairs and values.reach,
+        pairs=values.pairs,
         fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb, busy=values.busy,
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []

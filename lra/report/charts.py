@@ -104,6 +104,11 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def bytes_text(value: float | None) -> str:
     """'1.5 GB' or '12 MB'; a dash for none."""
     if not value:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lra.report.charts import counted
 from lra.report.rows import Column, Row, Score
 from lra.results import load
 from tasks import TASKS
@@ -34,24 +35,25 @@ class Distance:
     def text(self) -> str:
         """'16', with the number of seeds where it is below `SEEDS`; '< 1' where none was solved."""
         largest = str(self.solved) if self.solved else f"< {self.run[0]}"
-        return largest if self.seeds >= SEEDS else f"{largest} ({counted_seeds(self.seeds)})"
+        return largest if self.seeds >= SEEDS else f"{largest} ({counted(self.seeds, 'seed')})"
 
     @property
     def told(self) -> str:
         """The same in words."""
         steps = f", first after {self.steps:,.0f} steps" if self.steps is not None else ""
         run = ", ".join(map(str, self.run))
-        return f"{counted_seeds(self.seeds)}, of distances {run}{steps}"
-
-
-def counted_seeds(count: int) -> str:
-    """'1 seed', '3 seeds'."""
-    return f"{count} seed{'s' * (count != 1)}"
+        return f"{counted(self.seeds, 'seed')}, of distances {run}{steps}"
 
 
 def asked(task: str) -> int:
     """The distance that a task asks for; 0 where it is none of these, or unknown."""
     return TASKS[task].distance if task in TASKS else 0
+
+
+def averaged(columns: Iterable[str]) -> list[str]:
+    """The columns, by name, that averages are over: those that ask for no distance, or all if there are no others."""
+    names = list(columns)
+    return [name for name in names if not asked(name.partition("@")[0])] or names
 
 
 def of_row(row: Row, columns: Mapping[str, Column]) -> Distance | None:

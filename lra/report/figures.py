@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lra.report import efficiency, fairness, headline, looks
-from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, short, split_by_family, to_file_name
+from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, counted, short, split_by_family, to_file_name
 from lra.report.headline import MEMORY_METHODS
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Row, Score
@@ -106,7 +106,7 @@ def _area_note(method: str, most: float) -> str:
 def accuracy_text(estimate: Estimate) -> str:
     """'56.59 ± 0.61 % (1 seed)'."""
     margin = "" if estimate.margin is None else f" ± {estimate.margin:.2f}"
-    return f"{estimate.mean:.2f}{margin} % ({estimate.count} seed{'s' * (estimate.count != 1)})"
+    return f"{estimate.mean:.2f}{margin} % ({counted(estimate.count, 'seed')})"
 
 
 def _disc(row: Row, styles: Styles, x: float, y: float, memory: tuple[float, float], told: Iterable[str]) -> Series:
@@ -180,7 +180,6 @@ def curves(board: Leaderboard, styles: Styles) -> list[Figure]:
 
 
 def _curve_charts(name: str, series: Sequence[Series]) -> list[Chart]:
-    """One chart, or one a family on the same axes where there are too many lines to tell apart."""
     values = [value for line in series for value in (*line.y, *(end for pair in line.band for end in pair))]
     steps = [step for line in series for step in line.x]
     if not values:
@@ -206,7 +205,7 @@ def _mean_curve(row: Row, score: Score, styles: Styles) -> Series | None:
     means = tuple(sum(part) / len(part) for part in values)
     place = max(range(len(steps)), key=lambda i: means[i])
     told = tuple(filter(None, [
-        f"best {means[place]:.2f} % at step {steps[place]:,.0f}, mean of {len(by_seed)} seed{'s' * (len(by_seed) > 1)}",
+        f"best {means[place]:.2f} % at step {steps[place]:,.0f}, mean of {counted(len(by_seed), 'seed')}",
         row.overrides, row.variant,
     ]))  # fmt: skip
     x = tuple(map(float, steps))

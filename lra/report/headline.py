@@ -77,6 +77,11 @@ class Headline:
     """The one that speed and memory are of; empty where neither is known."""
 
     @property
+    def has_distances(self) -> bool:
+        """Whether any entry was asked for a distance."""
+        return any(entry.distance for entry in self.entries)
+
+    @property
     def value_name(self) -> str:
         """What the entries are ranked by."""
         return self.average or (self.columns[0] if self.columns else "")
@@ -104,8 +109,8 @@ def _preference(table: Headline) -> tuple[bool, int, int, int]:
 
 def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     kept = one_a_model(rows)
-    names = [name for name in board.columns if any(row.estimate(name) for row in kept)]
-    columns, rare = _columns(kept, [n for n in names if not distance.asked(board.columns[n].task)] or names)
+    scored = [name for name in board.columns if any(row.estimate(name) for row in kept)]
+    columns, rare = _columns(kept, distance.averaged(scored))
     rules = averages.rules_for(columns)
     entries = [
         Entry(row, _value(row, columns, rules[:1]), distance=distance.of_row(row, board.columns)) for row in kept
@@ -144,9 +149,8 @@ def _columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[str], list
     A task that only a few models ran would cost all others their average.
     """
     counts = {name: sum(row.estimate(name) is not None for row in rows) for name in names}
-    scored = [name for name in names if counts[name]]
     most = max(counts.values())
-    return [n for n in scored if 2 * counts[n] >= most], [n for n in scored if 2 * counts[n] < most]
+    return [n for n in names if 2 * counts[n] >= most], [n for n in names if 2 * counts[n] < most]
 
 
 def _notes(rows: Sequence[Row], ranked: int, rare: Sequence[str]) -> list[str]:

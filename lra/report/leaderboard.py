@@ -185,7 +185,7 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
         # Columns in which no cell has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]
         # Nor do tasks that measure range count in any.
-        rules = averages.rules_for([name for name in scored if not distance.asked(name.partition("@")[0])] or scored)
+        rules = averages.rules_for(distance.averaged(scored))
         for row in members:
             failed = {name: score.failed for name, score in row.scores.items()}
             estimates = {name: score.estimate for name, score in row.scores.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lra.report.charts import Axis, Chart, Figure, Series, split_by_family, to_file_name
+from lra.report.charts import Axis, Chart, Figure, Series, counted, split_by_family, to_file_name
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Row, Score
 from lra.report.styles import Styles
@@ -66,8 +66,7 @@ def of_score(score: Score | None) -> Look | None:
     sizes = sorted(set.intersection(*(set(windows) for windows, _ in measured)))
     majority = 100 * statistics.median(seed["majority"] for _, seed in measured)
     by_size = {size: 100 * statistics.median(windows[size] for windows, _ in measured) for size in sizes}
-    jacobians = [part if isinstance(part := seed.get("jacobian"), dict) else {} for _, seed in measured]
-    r50, r90 = (_median(part.get(name) for part in jacobians) for name in ("r50", "r90"))
+    r50, r90 = (_median(seed["jacobian"].get(name) for _, seed in measured) for name in ("r50", "r90"))
     return Look(by_size, majority, r50, r90)
 
 
@@ -132,14 +131,13 @@ def _told(name: str, length: int, looks: Sequence[Look]) -> list[str]:
     kept = [look.kept for look in looks if look.kept]
     parts = []
     for share in SHARES:
-        size = max((k for shares in kept for k in shares if k <= max(1.0, share * length)), default=None)
-        values = [shares[size] for shares in kept if size in shares] if size is not None else []
-        if values:
-            tokens = f"{size} token{'s' * (size != 1)}"
+        size = max((k for shares in kept for k in shares if k <= max(1.0, share * length)), default=0)
+        if values := [shares[size] for shares in kept if size in shares]:
+            tokens = counted(size, "token")
             parts.append(f"of {100 * share:g} % of the length ({tokens}) keep {statistics.median(values):.0f} %")
     if not parts:
         return []
-    models = f"{len(kept)} model{'s' * (len(kept) != 1)}"
+    models = counted(len(kept), "model")
     return [
         f"{name}: windows {', '.join(parts)} of what is above the most frequent class, in the median over {models}."
     ]

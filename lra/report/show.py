@@ -88,11 +88,8 @@ def _reach(found: dict[str, Any]) -> dict[str, Any]:
             text[name] = ", ".join(f"{k}: {100 * v:.1f}" if isinstance(v, float) else f"{k}: –" for k, v in pairs)
     text |= {name: found.get(name) for name in ("range_50", "range_90")}
     for name, shown in {"jacobian": "at_0 r50 r90 mean ahead", "jacobian_initial": "at_0 r50"}.items():
-        jacobian = found.get(name)
-        distances = jacobian if isinstance(jacobian, dict) else {}
-        text |= {f"{name} {part}": distances.get(part) for part in shown.split()}
-    joined = found.get("pairs")
-    if isinstance(joined, dict):
+        text |= {f"{name} {part}": found[name].get(part) for part in shown.split()}
+    if joined := found["pairs"]:
         for distance, value in zip(_listed(joined.get("d")), _listed(joined.get("interaction")), strict=False):
             text[f"pairs {distance} apart"] = f"{value:.3g}" if isinstance(value, float) else "–"
         text["one token alone"] = joined.get("alone")

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lra.report import fairness, headline, looks, markdown, published, selection
-from lra.report.charts import bytes_text, short
+from lra.report.charts import bytes_text, counted, short
 from lra.report.headline import MEMORY_METHODS, Entry, Headline
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Group, Row, Score
@@ -119,7 +119,7 @@ def score_text(score: Score | None) -> str:
         return ", ".join(score.failures)
     count = score.estimate.count
     failures = f", {failures_text(score)}" if score.failures else ""
-    return f"{estimate_text(score.estimate)} ({count} seed{'s' if count > 1 else ''}{failures})"
+    return f"{estimate_text(score.estimate)} ({counted(count, 'seed')}{failures})"
 
 
 def group_table(group: Group) -> tuple[list[str], list[list[TableCell]]]:
@@ -174,22 +174,14 @@ def headline_notes(table: Headline) -> list[str]:
 
 def headline_table(table: Headline) -> tuple[list[str], list[list[TableCell]]]:
     """Header and lines of the first table: one row a model, a column a task."""
-    average = ["average (%)"] if table.average else []
-    distances = ["distance"] if any(entry.distance for entry in table.entries) else []
-    header = [
-        "#",
-        "model",
-        "family",
-        *(f"{name} (%)" for name in table.columns),
-        *average,
-        *distances,
-        "steps/s",
-        "memory",
-    ]
-    return header, [_headline_line(entry, table) for entry in table.entries]
+    average, has_distances = ["average (%)"] if table.average else [], table.has_distances
+    distance = ["distance"] if has_distances else []
+    scores = [f"{name} (%)" for name in table.columns]
+    header = ["#", "model", "family", *scores, *average, *distance, "steps/s", "memory"]
+    return header, [_headline_line(entry, table, has_distances) for entry in table.entries]
 
 
-def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
+def _headline_line(entry: Entry, table: Headline, has_distances: bool) -> list[TableCell]:
     row = entry.row
     line = [
         TableCell("–" if entry.rank is None else str(entry.rank)),
@@ -204,7 +196,7 @@ def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
         seen = f" · {look.text}" if look and look.text else ""
         line.append(TableCell(text, name in entry.best, seen))
     line += [TableCell(estimate_text(entry.value), "" in entry.best)] if table.average else []
-    if any(entry.distance for entry in table.entries):
+    if has_distances:
         line.append(TableCell(entry.distance.text if entry.distance else "–"))
     return [*line, TableCell("–" if entry.speed is None else short(entry.speed)), TableCell(bytes_text(entry.memory))]
 
@@ -327,9 +319,7 @@ _EMPTY: dict[str, Any] = {}
 
 def _reach(found: dict[str, Any]) -> dict[str, Any]:
     """How far a seed's model looks (docs/reach.md), in tokens; `at_0` is a share, `r50_initial` before training."""
-    parts = (found.get(name) for name in ("jacobian", "jacobian_initial"))
-    after, before = (part if isinstance(part, dict) else _EMPTY for part in parts)
-    numbers = {**found, **after, "r50_initial": before.get("r50")}
+    numbers = {**found, **found["jacobian"], "r50_initial": found["jacobian_initial"].get("r50")}
     names = ("range_50", "range_90", "at_0", "r50", "r90", "r50_initial")
     return {f"reach.{name}": numbers.get(name) for name in names}
 

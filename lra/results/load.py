@@ -90,10 +90,21 @@ def seed_results(record: records.Record) -> list[dict[str, Any]]:
 
 
 def reach(record: records.Record) -> list[dict[str, Any]]:
-    """How far the model of each seed looks (docs/reach.md); empty where that was not measured."""
+    """How far the model of each seed looks (docs/reach.md); empty where that was not measured.
+
+    Each entry has all `_PARTS`; one that was not measured, or is damaged, is empty.
+    """
     found = record.get("reach")
     entries = found if isinstance(found, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("seed"), int)]
+    return [
+        entry | {name: part if isinstance(part := entry.get(name), dict) else {} for name in _PARTS}
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("seed"), int)
+    ]
+
+
+_PARTS = ("jacobian", "jacobian_initial", "pairs")
+"""The dictionaries in an entry of a record's `reach`."""
 
 
 def solo_speed(record: records.Record) -> float | None:

@@ -86,9 +86,9 @@ def measure(
         return [_accuracy(run, variables, changed, batch) for variables in seeds]
 
     whole = accuracies(plain, sample.values, sample.lengths)
-    windows = [whole if k >= length else _window_accuracies(make, k, k, accuracies, sample) for k in sizes]
+    windows = {k: whole if k == length else _window_accuracies(make, k, k, accuracies, sample) for k in sizes}
     shifted = [
-        whole if k >= length else _window_accuracies(make, k, max(1, k // 2), accuracies, sample) for k in coarse
+        windows[k] if k in (1, length) else _window_accuracies(make, k, k // 2, accuracies, sample) for k in coarse
     ]
     changed = {
         name: [
@@ -101,7 +101,7 @@ def measure(
     found = []
     for place in range(len(seeds)):
         of_seed: dict[str, Any] = {"examples": len(sample.labels), "majority": sample.majority, "k": sizes}
-        of_seed["windows"] = [at_k[place] if at_k else None for at_k in windows]
+        of_seed["windows"] = [at_k[place] if at_k else None for at_k in windows.values()]
         for q in (50, 90):
             of_seed[f"range_{q}"] = window_range(sizes, of_seed["windows"], sample.majority, q / 100)
         of_seed["coarse_k"] = coarse
