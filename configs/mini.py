@@ -39,7 +39,7 @@ ORDERED_PAIRS = {
 }  # fmt: skip
 """Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, and at least 64. They run
 where they are named."""
-_ALL_STEPS = STEPS | dict.fromkeys(ORDERED_PAIRS, 3_000)
+PAIR_STEPS = 3_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ can be left out. Tables mark them and do not rank them."""
 def recipe(task: str, model: str) -> Recipe:
     """The recipe of a task and a model: its family's, or `default`."""
     tuned = _TUNED[_FAMILY_OF.get(model, "default")]
-    steps, pictures = _ALL_STEPS[task], task in ("image_mini", "pathfinder_mini")
+    steps = PAIR_STEPS if task in ORDERED_PAIRS else STEPS[task]
+    pictures = task in ("image_mini", "pathfinder_mini")
     encoder = Encoder(
         dim=64, heads=4, layers=2, qkv=64, mlp=128, pool="mean", positions="learned", dropout=0.0,
         attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",
