@@ -1,0 +1,146 @@
+"""The suite's speed beside plain PyTorch's: the same models, weights, batch and optimizer; writes docs/peers.md.
+
+    pip install '.[peers]'
+    python -m tests.benchmarks.peers --out=docs/peers.md
+    python -m tests.benchmarks.peers --models=fnet --lengths=512,4096 --rounds=3 --modes=eager
+
+Each side is a process of its own that keeps one model, and the two take turns. A ratio is of the medians of one round,
+and the median over rounds is given: above 1, the suite is the faster. Before anything is timed both sides have to
+give the same logits, as they start and after two training steps. Float32, AdamW, no dropout (PyTorch has no fused
+attention with it on a CPU); the suite's training step is the one that `run` compiles, with its metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from tests.benchmarks.peer import Case, Failed, Process
+
+MODELS = ("transformer", "fnet", "linear_transformer", "performer", "local", "lru")
+LENGTHS = (512, 1_024, 2_048, 4_096, 8_192)
+TEXT = 1_000
+PHASES = {"train": "training step", "infer": "inference"}
+TOLERANCE = 2e-3
+"""Largest difference between the two sides' logits, relative to the largest logit."""
+
+Times = dict[str, list[tuple[float, float]]]
+"""Phase → the suite's and PyTorch's median seconds, round by round."""
+
+
+def small(model: str, length: int) -> Case:
+    return Case(model, dim=64, heads=2, layers=2, mlp=128, batch=2, length=length)
+
+
+def text(model: str) -> Case:
+    """The shape of the benchmark's Text task."""
+    return Case(model, dim=256, heads=4, layers=4, mlp=1024, batch=2, length=TEXT)
+
+
+def difference(ours: Process, theirs: Process) -> float:
+    """The largest difference of logits, relative to the largest logit."""
+    a, b = (np.array(side.ask("logits")) for side in (ours, theirs))
+    return float(np.abs(a - b).max() / np.abs(a).max())
+
+
+def contest(ours: Process, theirs: Process, case: Case, mode: str, rounds: int, seconds: float) -> Times:
+    """Times one case on both sides in turn.
+
+    Raises:
+        Failed: a side cannot run it, or the two do not compute the same.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for side in (ours, theirs):
+            side.ask("make", case=case.__dict__, file=str(Path(folder, "arrays.npz")), mode=mode)
+    apart = difference(ours, theirs)
+    for _ in range(2):
+        for side in (ours, theirs):
+            side.ask("step")
+    apart = max(apart, difference(ours, theirs))
+    if not apart <= TOLERANCE:
+        raise Failed(f"logits differ by {apart:.1g}")
+    found: Times = {}
+    for phase in PHASES:
+        for side in (ours, theirs):
+            side.ask("time", phase=phase, seconds=0)
+        found[phase] = []
+        for number in range(rounds):
+            order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+            took = {side: median(side.ask("time", phase=phase, seconds=seconds)) for side in order}
+            found[phase].append((took[ours], took[theirs]))
+    return found
+
+
+def row(label: str, times: Times) -> str:
+    cells = [label]
+    for phase in PHASES:
+        pairs = times[phase]
+        a, b = (1e3 * median(pair[i] for pair in pairs) for i in (0, 1))
+        cells += [f"{a:.3g}", f"{b:.3g}", f"**{median(y / x for x, y in pairs):.2f}**"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def host() -> str:
+    """The processor's name and the number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {name}"
+
+
+def cases(models: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, Case]]:
+    labelled = [(f"{model} | small | {length:,}", small(model, length)) for model in models for length in lengths]
+    return labelled + [(f"{model} | Text | {TEXT:,}", text(model)) for model in models]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of the small shape")
+    parser.add_argument("--modes", default="eager,compile", help="of PyTorch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each round")
+    parser.add_argument("--torch_python", default=sys.executable, help="the interpreter that has PyTorch")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    ours = Process("peer_suite")
+    lengths = [int(length) for length in args.lengths.split(",")]
+    sections, abouts = [], [ours.ask("about")]
+    for mode in args.modes.split(","):
+        lines = [
+            "| model | shape | length | ours, training step | PyTorch | ratio | ours, inference | PyTorch | ratio |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for label, case in cases(args.models.split(","), lengths):
+            theirs = Process("peer_torch", args.torch_python)  # a new one each time: compiled models pile up
+            try:
+                if len(abouts) == 1:
+                    abouts.append(theirs.ask("about"))
+                lines.append(row(label, contest(ours, theirs, case, mode, args.rounds, args.seconds)))
+            except Failed as failure:
+                lines.append(f"| {label} | {failure} | | | | | |")
+            finally:
+                theirs.close()
+            print(lines[-1], flush=True)
+        sections += [f"## PyTorch {mode}", "", *lines, ""]
+    ours.close()
+    if args.out:
+        head = [
+            f"Milliseconds, medians of {args.rounds} rounds; *ratio* is PyTorch's time ÷ ours. "
+            f"{host()}; {abouts[0]}; {abouts[1]}; {datetime.date.today()}.",
+            "",
+        ]
+        args.out.write_text("\n".join([*head, *sections]))
+
+
+if __name__ == "__main__":
+    main()
