@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.block_attention import from_blocks, mask_to_blocks, seed_blocks, to_blocks
-from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds, dropout_mask, is_single_tile
+from models.core.flash_attention import (
+    Fixed,
+    attend_tiles,
+    cpu_rows,
+    draw_dropout_seeds,
+    dropout_mask,
+    is_single_tile,
+)
 from models.core.fused_attention import applies as fused_applies
 from models.core.fused_attention import attend_fused
 from models.core.layers import MASKED, MultiHead
@@ -207,7 +214,7 @@ def capability() -> float:
 
 
 def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
-    """Chooses the rows of a tile: on a CPU all, or few enough for its caches; on accelerators up to 256 MB of scores.
+    """Chooses the rows of a tile: on a CPU all, or by `cpu_rows`; on accelerators up to 256 MB of scores.
 
     Args:
         backend: JAX's name of the platform.
@@ -218,7 +225,5 @@ def tile_rows(backend: str, problems: int, length: int, keys: int) -> int:
     if is_single_tile(backend, problems * length * keys):
         return length
     if backend == "cpu":
-        rows = min(128, max(32, 2**20 // keys))
-    else:
-        rows = min(1024, max(64, 2**26 // (problems * keys) // 64 * 64))
-    return min(rows, length)
+        return cpu_rows(length, keys)
+    return min(length, 1024, max(64, 2**26 // (problems * keys) // 64 * 64))

@@ -55,6 +55,17 @@ def is_single_tile(backend: str, scores: int) -> bool:
     return backend == "cpu" and scores <= 2**20
 
 
+def cpu_rows(queries: int, keys: int) -> int:
+    """Chooses the queries of a tile for a CPU: at most 352, and 8 MB of scores, and as even as multiples of 8 allow.
+
+    So few rows are padding, where a fixed size would pad 513 queries to 640. Measured on 2 cores from 257 to 8,193
+    queries: from 352 on the products are as fast as they get, and longer tiles leave the caches.
+    """
+    most = min(352, max(32, 2**21 // keys))
+    even = -(-queries // -(-queries // most))
+    return min(queries, -(-even // 8) * 8)
+
+
 def plan_tiles(backend: str, problems: int, blocks: int, tile: int) -> tuple[int, int]:
     """Chooses how much to compute at once: about 1 MB of scores on a CPU, 256 MB on accelerators.
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jax import lax
 
 from models.core.block_attention import pad_length
-from models.core.flash_attention import dropout_mask, is_single_tile, plan_tiles
+from models.core.flash_attention import cpu_rows, dropout_mask, is_single_tile, plan_tiles
 from models.core.layers import MASKED
 from models.core.positions import sinusoidal
 
@@ -78,8 +78,7 @@ def plan(backend: str, problems: int, length: int) -> tuple[int, int]:
     """
     if is_single_tile(backend, problems * length**2):
         return problems, length
-    rows = min(128, max(32, 2**20 // length)) if backend == "cpu" else min(1024, max(64, 2**26 // length))
-    rows = min(rows, length)
+    rows = cpu_rows(length, length) if backend == "cpu" else min(length, 1024, max(64, 2**26 // length))
     return plan_tiles(backend, problems, 1, rows * length)[0], rows
 
 

@@ -144,9 +144,7 @@ class LRU(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         u = x * mask[..., None]
         decay = torch.exp(torch.complex(-self.log_decay.exp(), self.log_phase.exp()))
-        driven = torch.view_as_complex(
-            torch.stack([u @ self.into[..., i].T * self.log_gain.exp() for i in (0, 1)], -1)
-        )
+        driven = torch.view_as_complex(torch.stack([u @ self.into[..., i].T * self.log_gain.exp() for i in (0, 1)], -1))
         y = u * self.skip
         for out, flip in zip(self.out, (False, True), strict=True):
             h = scan(decay, driven.flip(1)).flip(1) if flip else scan(decay, driven)

@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peer import Case, Failed, Process
+from lra.launch.process import environment
+from lra.results.provenance import ROOT
+from tests.benchmarks.peer import Case
 
 MODELS = ("transformer", "fnet", "linear_transformer", "performer", "local", "lru")
 LENGTHS = (512, 1_024, 2_048, 4_096, 8_192)
@@ -34,6 +39,40 @@ TOLERANCE = 2e-3
 
 Times = dict[str, list[tuple[float, float]]]
 """Phase → the suite's and PyTorch's median seconds, round by round."""
+
+
+class Failed(Exception):
+    """A side could not do what it was asked for."""
+
+
+class Process:
+    """A side in a process of its own, in the environment of the suite's workers."""
+
+    def __init__(self, module: str, python: str = sys.executable):
+        self.process = subprocess.Popen(
+            [python, "-m", f"tests.benchmarks.{module}"], cwd=ROOT, env=environment("cpu"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def ask(self, do: str, **more: Any) -> Any:
+        """Sends a request and waits for its answer; raises `Failed` if there is none."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            print(json.dumps({"do": do, **more}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            pass
+        line = self.process.stdout.readline()
+        if not line:
+            raise Failed(f"the process ended with status {self.process.wait()}")
+        told = json.loads(line)
+        if "error" in told:
+            raise Failed(told["error"])
+        return told["answer"]
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def small(model: str, length: int) -> Case:

@@ -131,6 +131,15 @@ def test_a_gpu_s_programs_are_repeatable_unless_the_user_says_otherwise(monkeypa
     assert process.environment("auto")["XLA_FLAGS"] == f"{switch}=false"
 
 
+def test_large_arrays_lie_in_huge_pages_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert process.environment("cpu")["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert process.environment("cpu")["GLIBC_TUNABLES"] == "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert process.environment("cpu")["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+
+
 def test_a_copy_without_its_repository_says_its_commit_or_nothing(monkeypatch):
     monkeypatch.delenv("LRA_COMMIT", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
