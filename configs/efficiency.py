@@ -3,7 +3,8 @@
 - `efficiency_quick`: 2 layers, width 64, 256 to 2,048 bytes of text, batch 2; under 5 minutes on a laptop's 2 cores.
 - `efficiency`: table 2 of the Long Range Arena paper (arXiv:2011.04006): byte-level text at 1K to 4K, batch 32, with
   the Text recipe. It has the table's models and both Transformers: the paper's materialises all L×L weights.
-- `fnet`: FNet's comparison (arXiv:2105.03824, section 4): the Text recipe at 512 to 16,384 tokens, batch 32.
+- `fnet`: FNet's comparison (arXiv:2105.03824, section 4): the Text recipe at 512 to 16,384 tokens, batch 32. As in the
+  paper, a length counts the CLS token, here and in `fnet_bert`: Fourier transforms are of 4,096 positions, not 4,097.
 - `fnet_bert`: FNet's comparison with BERT: an encoder of BERT-base size at 512 tokens, batch 64, both passes.
   It embeds bytes and ends in a classifier, so the cost of BERT's vocabulary is not included.
 
@@ -54,10 +55,10 @@ EFFICIENCY = Protocol(
 FNET = Protocol(
     "fnet", "bench: FNet's speed table, text at 512 to 16,384, batch 32", ("text",), _lra,
     default_models=("transformer", "transformer_naive", "fnet", "fnet_hybrid", "performer"),
-    lengths={"text": (512, 1_024, 2_048, 4_096, 8_192, 16_384)},
+    lengths={"text": (512, 1_024, 2_048, 4_096, 8_192, 16_384)}, counts_cls=True,
 )  # fmt: skip
 FNET_BERT = Protocol(
     "fnet_bert", "bench: an encoder of BERT-base size at 512 tokens, batch 64", ("text",), _bert,
     default_models=("transformer", "transformer_naive", "fnet", "fnet_hybrid"),
-    lengths={"text": (512,)},
+    lengths={"text": (512,)}, counts_cls=True,
 )  # fmt: skip

@@ -175,6 +175,8 @@ class Protocol:
     seeds: tuple[int, ...] = (0,)
     lengths: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """Sequence lengths by task, where they differ from the task's default."""
+    counts_cls: bool = False
+    """Whether lengths count the CLS token, so that documents are a token shorter where a recipe pools by CLS."""
     own_recipes: bool = False
     """Whether models differ in width, depth and schedule, so that no result is *apples to apples*."""
     remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)

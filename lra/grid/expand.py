@@ -97,7 +97,7 @@ def make_plans(
         protocol: supplies the recipes, and the defaults of the next four arguments where they are empty.
         tasks: names, or 'all'.
         models: items of a list of models (see `parse_models`).
-        lengths: sequence lengths in tokens.
+        lengths: sequence lengths in tokens; some protocols count the CLS token (`Protocol.counts_cls`).
         seeds: training seeds.
         settings: 'section.field=value' overrides of every recipe.
 
@@ -125,9 +125,14 @@ def make_plans(
                 raise UsageError(f"{name}, {model}: {error}") from None
             versions = code_versions(model.name, dataclasses.asdict(recipe.encoder))
             code = Code(tuple(versions.items()), foreign=model.name not in MIXERS)
+            cls = protocol.counts_cls and recipe.encoder.pool == "cls"
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
+                if length <= cls:
+                    raise UsageError(
+                        f"lengths of protocol {protocol.name} count the CLS token: they must be at least 2"
+                    )
                 for seed in dict.fromkeys(seeds or protocol.seeds):
-                    plans.append(Plan(name, model, length, protocol.name, (seed,), recipe, tuple(settings), code))
+                    plans.append(Plan(name, model, length - cls, protocol.name, (seed,), recipe, tuple(settings), code))
     return plans
 
 

@@ -14,6 +14,7 @@ COLUMNS = {
     "model": "cell.model",
     "task": "cell.task",
     "length": "cell.length",
+    "positions": "recipe.encoder.pool",
     "batch": "recipe.train.batch",
     "precision": "recipe.train.precision",
     "protocol": "cell.protocol",
@@ -47,7 +48,8 @@ COLUMNS = {
     "commit": "commit",
     "created": "created",
 }
-"""Columns of efficiency.csv, and the path of each in a record."""
+"""Columns of efficiency.csv, and the path of each in a record. 'positions' are those that mixers see: the length, and
+one more where the recipe pools by a CLS token."""
 SETTING = (
     "task", "length", "batch", "precision", "protocol", "overrides", "accelerator", "devices", "memory limit bytes",
 )  # fmt: skip
@@ -95,7 +97,8 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
         baseline = frame[(frame["model"] == BASELINE) & frame[speed].notna()].groupby(setting)[speed].median()
         frame[column] = frame[speed] / setting.map(baseline).astype(float)
     integers = {
-        name: "Int64" for name in ("length", "batch", "devices", "max batch", "memory limit bytes", "parameters")
+        name: "Int64"
+        for name in ("length", "positions", "batch", "devices", "max batch", "memory limit bytes", "parameters")
     }
     frame = frame.astype(integers | {name: "Int64" for name in frame if str(name).endswith(" bytes")})
     by = ["task", "protocol", "accelerator", "length", "model", "batch", "created"]
@@ -107,6 +110,9 @@ def _read(record: Record, column: str) -> Any:
     value = _lookup(record, COLUMNS[column])
     if column == "overrides":
         return value or []
+    if column == "positions":
+        length = _read(record, "length")
+        return None if length is None else length + (value == "cls")
     if column in _TEXT_COLUMNS:
         return None if value is None else str(value)
     return value if isinstance(value, _NUMBERS) and abs(value) < _LARGEST else None
@@ -123,8 +129,9 @@ def to_markdown(frame: pd.DataFrame) -> str:
     """The table for people: columns that vary and have values."""
     if frame.empty:
         return "No measurements yet.\n"
-    names = ["task", "length", "model", "protocol", "accelerator", "batch", "status"]
-    shown = frame[[n for n in names if n in ("length", "model", "status") or frame[n].nunique() > 1]].astype(str)
+    names = ["task", "length", "positions", "model", "protocol", "accelerator", "batch", "status"]
+    always = ("length", "positions", "model", "status")
+    shown = frame[[n for n in names if n in always or frame[n].nunique() > 1]].astype(str)
     if frame["max batch"].notna().any():
         shown["largest batch"] = ["–" if pd.isna(n) else f"{n:,}" for n in frame["max batch"]]
     columns = {

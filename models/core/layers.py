@@ -185,7 +185,8 @@ class Projections(nnx.Module):
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Projects x [B, L, D] to queries, keys and values, [B, L, H, K] each."""
-        q, k, v = (split_heads(project(x), self.heads) for project in (self.query, self.key, self.value))
+        kernel = jnp.concatenate([p.kernel[...] for p in (self.query, self.key, self.value)], axis=1)
+        q, k, v = (split_heads(y, self.heads) for y in jnp.split(x @ kernel, 3, axis=-1))
         return (rotate(q), rotate(k), v) if self.rotary else (q, k, v)
 
     def join(self, y: jax.Array) -> jax.Array:

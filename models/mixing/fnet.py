@@ -6,7 +6,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from models.core import rader
 
 Method = Literal["auto", "fft", "matmul"]
 
@@ -15,12 +18,25 @@ def fourier_fft(x: jax.Array) -> jax.Array:
     """Computes Re(F_L x F_D) of real x [..., L, D] by fast Fourier transforms, in float32.
 
     The hidden dimension uses the real transform, so only ⌊D/2⌋ + 1 columns are transformed along L; the remaining
-    ones follow from the symmetry Y[l, D − d] = conj(Y[−l, d]) of a real signal's spectrum.
+    ones follow from the symmetry Y[l, D − d] = conj(Y[−l, d]) of a real signal's spectrum. On a CPU, lengths with a
+    large prime factor, which a CLS token makes of round ones, go by Rader's algorithm (`models.core.rader`).
     """
-    dim = x.shape[-1]
+    length, dim = x.shape[-2:]
+    plan = rader.plan(length) if jax.default_backend() == "cpu" else None
+    if plan is not None:
+        return _fourier_rader(x, plan)
     half = jnp.fft.fft(jnp.fft.rfft(x.astype(jnp.float32), axis=-1), axis=-2).real
     mirrored = jnp.roll(jnp.flip(half[..., 1 : (dim + 1) // 2], axis=(-2, -1)), 1, axis=-2)
     return jnp.concatenate([half, mirrored], axis=-1).astype(x.dtype)
+
+
+def _fourier_rader(x: jax.Array, plan: rader.Plan) -> jax.Array:
+    """`fourier_fft` for lengths that have a plan."""
+    length, dim = x.shape[-2:]
+    rows = jnp.fft.rfft(x.astype(jnp.float32)[..., plan.order, :], axis=-1)
+    half = rader.real_of_transform(rows.swapaxes(-1, -2), plan).swapaxes(-1, -2)
+    mirrored = jnp.flip(half[..., 1 : (dim + 1) // 2], axis=-1)[..., plan.place[-np.arange(length)], :]
+    return jnp.concatenate([half[..., plan.place, :], mirrored], axis=-1).astype(x.dtype)
 
 
 def fourier_matmul(x: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ attention with it on a CPU); the suite's training step is the one that `run` com
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -57,10 +58,8 @@ class Process:
     def ask(self, do: str, **more: Any) -> Any:
         """Sends a request and waits for its answer; raises `Failed` if there is none."""
         assert self.process.stdin and self.process.stdout
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its end is told below
             print(json.dumps({"do": do, **more}), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
         line = self.process.stdout.readline()
         if not line:
             raise Failed(f"the process ended with status {self.process.wait()}")

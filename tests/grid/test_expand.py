@@ -32,6 +32,18 @@ def test_seeds_and_lengths_make_cells():
     assert len(made) == 12 and len(set(made)) == 12
 
 
+def test_lengths_of_fnet_s_tables_count_the_cls_token():
+    def tokens(protocol, lengths=(), settings=()):
+        plans = expand.make_plans(PROTOCOLS[protocol], ["text"], ["fnet"], lengths, [0], settings)
+        return [plan.length for plan in plans]
+
+    assert tokens("fnet") == [511, 1_023, 2_047, 4_095, 8_191, 16_383] and tokens("fnet_bert") == [511]
+    assert tokens("fnet", [4_096]) == [4_095] and tokens("efficiency", [4_096]) == [4_096]
+    assert tokens("fnet", [4_096], ["encoder.pool=mean"]) == [4_096]
+    with pytest.raises(UsageError, match="must be at least 2"):
+        tokens("fnet", [1])
+
+
 @pytest.mark.parametrize(
     ("task", "model", "expected"),
     [

@@ -84,6 +84,14 @@ def test_every_figure_of_a_record_is_in_its_row(tmp_path):
     assert lost["status"] == "timeout" and lost["error"] == "it went wrong" and math.isnan(lost["training steps/s"])
 
 
+def test_positions_are_what_mixers_see(tmp_path):
+    by_mean, by_cls = measurement("fnet"), measurement("transformer")
+    by_mean["recipe"]["encoder"], by_cls["recipe"]["encoder"] = {"pool": "mean"}, {"pool": "cls"}
+    text, _, frame = written(tmp_path, [by_mean, by_cls])
+    assert dict(zip(frame["model"], frame["positions"] - frame["length"], strict=True)) == {"fnet": 0, "transformer": 1}
+    assert "positions" in text.splitlines()[0]
+
+
 def test_the_table_shows_what_there_is(tmp_path):
     text, problems, _ = written(tmp_path, [measurement("transformer", speed=2.0), measurement("fnet", status="oom")])
     header, _, first, second = text.splitlines()
