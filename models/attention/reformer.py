@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, prod
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,9 @@ class Reformer(nnx.Module):
         if rngs is not None:
             rotations = jax.random.normal(rngs.dropout(), self.shape)
         buckets = hash_buckets(q, rotations, self.halves)
-        y = lsh_attention(q, v, mask, buckets, self.chunk, self.rate, rngs, self.scaled)
+        y = lsh_attention(
+            q, v, mask, buckets, prod(2 * half for half in self.halves), self.chunk, self.rate, rngs, self.scaled
+        )
         return self.out(merge_heads(y))
 
 
@@ -102,16 +104,52 @@ def hash_buckets(q: jax.Array, rotations: jax.Array, halves: tuple[int, ...]) ->
     return buckets
 
 
+def sort_buckets(buckets: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Sorts positions by (bucket, position): buckets int32 [..., L], below `count` → which position is at each place,
+    and the place of each position, int32 [..., L].
+
+    Bucket and position sort as one number, in a third of the time of a stable sort of pairs on a CPU.
+    """
+    length = buckets.shape[-1]
+    at = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), buckets.shape)
+    if count * length < 2**31:
+        order = jnp.sort(buckets * length + at, axis=-1, stable=False) % length
+    else:
+        order = jnp.argsort(buckets, axis=-1, stable=True)
+    flat = order.reshape(-1, length)
+    rows = jnp.arange(flat.shape[0])[:, None]
+    place = jnp.zeros_like(flat).at[rows, flat].set(at.reshape(flat.shape), unique_indices=True)
+    return order, place.reshape(order.shape)
+
+
+def _take(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[g, index[g, l]] from x [G, L, ...]."""
+    index = index.reshape(*index.shape, *(1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, index, axis=1, mode="promise_in_bounds")
+
+
 @jax.custom_vjp
-def permute(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Gathers x[g, order[g, l]] from x [G, L, ...]; `inverse` undoes `order`, so that the gradient gathers too."""
-    del inverse
-    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+def by_rounds(x: jax.Array, order: jax.Array, place: jax.Array) -> jax.Array:
+    """Sorts x [G, L, ...] by each of the orders [G, R, L]: [G, R, L, ...]; `place` undoes `order`."""
+    del place
+    return _take(x, order.reshape(order.shape[0], -1)).reshape(*order.shape, *x.shape[2:])
 
 
-permute.defvjp(
-    lambda x, order, inverse: (permute(x, order, inverse), (order, inverse)),
-    lambda orders, g: (permute(g, orders[1], orders[0]), None, None),
+@jax.custom_vjp
+def unsort(x: jax.Array, order: jax.Array, place: jax.Array) -> jax.Array:
+    """Undoes the orders [G, R, L] of x [G, R, L, ...]."""
+    del order
+    return _take(x.reshape(-1, *x.shape[2:]), place.reshape(-1, place.shape[2])).reshape(x.shape)
+
+
+# Gradients gather too, by the inverse, where JAX's own would scatter.
+by_rounds.defvjp(
+    lambda x, order, place: (by_rounds(x, order, place), (order, place)),
+    lambda orders, g: (unsort(g, *orders).sum(1, dtype=jnp.float32).astype(g.dtype), None, None),
+)
+unsort.defvjp(
+    lambda x, order, place: (unsort(x, order, place), (order, place)),
+    lambda orders, g: (unsort(g, *orders[::-1]), None, None),
 )
 
 
@@ -120,6 +158,7 @@ def lsh_attention(
     v: jax.Array,
     mask: jax.Array,
     buckets: jax.Array,
+    count: int,
     chunk: int,
     rate: float = 0.0,
     rngs: nnx.Rngs | None = None,
@@ -127,41 +166,39 @@ def lsh_attention(
 ) -> jax.Array:
     """Attention within neighbouring chunks: q, v [B, L, H, K], mask [B, L], buckets [B, L, H, R] → [B, L, H, K].
 
-    The logits are q·k with k = q / ‖q‖, and q·k / √K if `scaled`.
+    Buckets are below `count`. The logits are q·k with k = q / ‖q‖, and q·k / √K if `scaled`.
     """
     (batch, length, heads, width), rounds = q.shape, buckets.shape[-1]
     norm = jnp.sqrt(jnp.sum(jnp.square(q.astype(jnp.float32)), -1, keepdims=True) + 1e-12)
     # `attend_tiles` divides by √K.
     k = (q.astype(jnp.float32) * ((1 if scaled else width**0.5) / norm)).astype(q.dtype)
-    buckets = jnp.where(mask[..., None, None], buckets, jnp.iinfo(jnp.int32).max)
-    buckets = pad_length(buckets, chunk)
+    # Padding comes after all buckets.
+    buckets = pad_length(jnp.where(mask[..., None, None], buckets, count), chunk)
     padded = buckets.shape[1]
-    buckets = buckets.at[:, length:].set(jnp.iinfo(jnp.int32).max)
-    buckets = buckets.transpose(0, 2, 3, 1).reshape(-1, padded)  # [B·H·R, L]
-    order = jnp.argsort(buckets, axis=1, stable=True)
-    place = jnp.argsort(order, axis=1)
+    buckets = buckets.at[:, length:].set(count)
+    order, place = sort_buckets(buckets.transpose(0, 2, 3, 1).reshape(-1, rounds, padded), count + 1)  # [B·H, R, L]
 
-    def by_round(x: jax.Array) -> jax.Array:
-        """Sorts [B·H·R, L, ...] by bucket and cuts it into chunks [B·H·R, N, chunk, ...]."""
-        x = permute(x, order, place)
-        return x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
+    def cut(x: jax.Array) -> jax.Array:
+        """[B·H, R, L, ...] → chunks [B·H·R, N, chunk, ...]."""
+        return x.reshape(-1, padded // chunk, chunk, *x.shape[3:])
 
     # Inputs of `score_mod`: a position, and its chunks in the earlier rounds (elsewhere values that never match).
-    chunks = jnp.repeat((place // chunk).reshape(-1, rounds, padded).swapaxes(1, 2), rounds, axis=0)
-    before = jnp.arange(rounds)[None, None, :] < jnp.tile(jnp.arange(rounds), batch * heads)[:, None, None]
-    position = jnp.broadcast_to(jnp.arange(padded)[:, None], (*chunks.shape[:2], 1))
-    mod_inputs = [by_round(jnp.concatenate([position, jnp.where(before, chunks, never)], -1)) for never in (-4, -8)]
+    chunks = [by_rounds(place[:, r] // chunk, order, place) for r in range(rounds - 1)]  # each [B·H, R, L]
+    now = jnp.arange(rounds)[None, :, None]
+    mod_inputs = [
+        [cut(order), *(cut(jnp.where(r < now, chunks[r], never)) for r in range(rounds - 1))] for never in (-4, -8)
+    ]
 
-    def score_mod(i: jax.Array, j: jax.Array) -> jax.Array:
-        (i, *i_chunks), (j, *j_chunks) = (x[..., None] for x in i.T), (x[None] for x in j.T)
-        score = jnp.where(i == j, -1e5, 0.0)
-        for a, b in zip(i_chunks[:-1], j_chunks[:-1], strict=True):
+    def score_mod(i: list[jax.Array], j: list[jax.Array]) -> jax.Array:
+        (i_at, *i_chunks), (j_at, *j_chunks) = [x[:, None] for x in i], [x[None] for x in j]
+        score = jnp.where(i_at == j_at, -1e5, 0.0)
+        for a, b in zip(i_chunks, j_chunks, strict=True):
             score = jnp.where(jnp.abs(a - b) <= 1, MASKED, score)
         return score
 
     flat = [to_blocks(x, chunk).reshape(batch * heads, padded, width) for x in (q, k, v)]
     flat.append(jnp.repeat(pad_length(mask, chunk), heads, axis=0))
-    q, k, v, real = (by_round(jnp.repeat(x, rounds, axis=0)) for x in flat)
+    q, k, v, real = (cut(by_rounds(x, order, place)) for x in flat)
     near = np.arange(padded // chunk)[:, None] + np.arange(-1, 2)
     kv_blocks = jnp.asarray(np.where((near >= 0) & (near < len(near)), near, -1))
     drawn = draw_dropout_seeds(*2 * ((batch, heads * rounds, *q.shape[1:3]),), rate, rngs)
@@ -170,7 +207,6 @@ def lsh_attention(
         q, k, v, Fixed(real, kv_blocks, dropout_seeds, (mod_inputs[0], mod_inputs[1])), rate, score_mod
     )
 
-    o, lse = (permute(x.reshape(-1, padded, *x.shape[3:]), place, order) for x in (o, lse))
-    o, lse = (x.reshape(-1, rounds, padded, *x.shape[2:]) for x in (o, lse))
+    o, lse = (unsort(x.reshape(-1, rounds, padded, *x.shape[3:]), order, place) for x in (o, lse))
     o = jnp.einsum("grl,grlk->glk", jax.nn.softmax(lse, axis=1).astype(o.dtype), o)
     return from_blocks(o[:, :, None], heads, length)

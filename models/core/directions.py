@@ -44,7 +44,8 @@ def reverse(x: jax.Array, mask: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _permute(x: jax.Array, order: jax.Array) -> jax.Array:
     """x[b, order[b, l]], for orders that are their own inverse."""
-    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+    order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, order, axis=1, mode="promise_in_bounds")
 
 
 def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:

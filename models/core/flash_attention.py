@@ -25,8 +25,10 @@ from jax import lax
 
 from models.core.layers import MASKED, first_document, lowbias32, random_bits
 
-ScoreMod = Callable[[jax.Array, jax.Array], jax.Array]
-"""(query inputs [b, ...], key inputs [J, ...]) → term added to the scores, float32 [b, J]: 0, MASKED or a bias."""
+ScoreMod = Callable[[Any, Any], jax.Array]
+"""(query inputs [b], key inputs [J]) → term added to the scores, float32 [b, J]: 0, MASKED or a bias.
+
+Inputs are arrays or trees of arrays: one with a last axis for several numbers could not be read in vectors."""
 
 
 class Static(NamedTuple):
@@ -44,7 +46,7 @@ class Fixed(NamedTuple):
     mask: jax.Array  # bool [G, M, c]: keys that may be attended to
     kv_blocks: jax.Array | None = None  # int32 [N, S] or [G, N, S]: key blocks of each query block; -1: none
     dropout_seeds: tuple[jax.Array, jax.Array] | None = None  # uint32 [G, N, b] and [G, M, c]
-    mod_inputs: tuple[jax.Array, jax.Array] | None = None  # int32 [G, N, b, ...] and [G, M, c, ...]
+    mod_inputs: tuple[Any, Any] | None = None  # trees of int32 [G, N, b] and [G, M, c]
 
 
 def is_single_tile(backend: str, scores: int) -> bool:
@@ -179,7 +181,7 @@ def _tiles(static: Static, fixed: Fixed, *rows: jax.Array) -> tuple[Any, int]:
 
     kv_blocks = None if fixed.kv_blocks is None else cut(fixed.kv_blocks, -1)
     dropout_seeds = None if fixed.dropout_seeds is None else cut(fixed.dropout_seeds[0])
-    mod_inputs = None if fixed.mod_inputs is None else cut(fixed.mod_inputs[0])
+    mod_inputs = None if fixed.mod_inputs is None else jax.tree.map(cut, fixed.mod_inputs[0])
     return (tuple(cut(x) for x in rows), kv_blocks, dropout_seeds, mod_inputs), blocks
 
 
@@ -191,7 +193,7 @@ def _take(x: jax.Array, kv_blocks: jax.Array | None) -> jax.Array:
 
 
 def _scores(
-    static: Static, q: jax.Array, kj: jax.Array, fixed: Fixed, kv_blocks: jax.Array | None, mod_inputs: jax.Array | None
+    static: Static, q: jax.Array, kj: jax.Array, fixed: Fixed, kv_blocks: jax.Array | None, mod_inputs: Any
 ) -> jax.Array:
     """Scores float32 [step, b, J], MASKED where a key may not be seen."""
     s = jnp.einsum("tbk,tjk->tbj", q, kj, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
@@ -199,7 +201,8 @@ def _scores(
     if kv_blocks is not None:
         seen &= jnp.repeat(kv_blocks >= 0, fixed.mask.shape[1], axis=1)
     if static.score_mod is not None and fixed.mod_inputs is not None and mod_inputs is not None:
-        s = s + jax.vmap(static.score_mod)(mod_inputs, _take(fixed.mod_inputs[1], kv_blocks))
+        of_keys = jax.tree.map(lambda x: _take(x, kv_blocks), fixed.mod_inputs[1])
+        s = s + jax.vmap(static.score_mod)(mod_inputs, of_keys)
     return jnp.where(seen[:, None, :], s, MASKED)
 
 

@@ -65,8 +65,8 @@ def test_equals_the_union_of_rounds_in_bfloat16():
     q, v = (normal(2, 41, 2, 8, seed=seed).astype(jnp.bfloat16) for seed in (0, 1))
     mask = np.arange(41) < np.array([[41], [22]])
     buckets = np.random.default_rng(0).integers(0, 6, (2, 41, 2, 3))
-    attention = jit(lsh_attention, static_argnums=4)
-    actual = np.asarray(attention(q, v, mask, jnp.asarray(buckets, jnp.int32), 4), np.float32)
+    attention = jit(lsh_attention, static_argnums=(4, 5))
+    actual = np.asarray(attention(q, v, mask, jnp.asarray(buckets, jnp.int32), 6, 4), np.float32)
     expected = jit(permissively(shared))(q.astype(jnp.float32), v, union(buckets, mask, 4))
     np.testing.assert_allclose(np.where(mask[..., None, None], actual - np.asarray(expected), 0), 0, atol=2e-2)
 
