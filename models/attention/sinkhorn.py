@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.block_attention import pad_length
+from models.core.block_attention import from_blocks, pad_length, to_blocks
+from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds
 from models.core.initial import Linear, head_kernels
 from models.core.layers import MASKED, MultiHead, at_least, batch_bits, split_heads
-from models.core.layers import dropout as drop
 
 
 class Sinkhorn(MultiHead):
@@ -61,30 +61,28 @@ class Sinkhorn(MultiHead):
         self.sort_bias = nnx.Param(jnp.zeros((heads, blocks)))
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        q, k, v = (to_blocks(y, self.block) for y in self.project(x))
-        real = to_blocks(mask, self.block)
-        pooled = to_blocks(x * mask[..., None].astype(x.dtype), self.block).sum(2)
+        # [B, H, N, b, K]: with heads first, all products are of matrices that lie in one piece.
+        q, k, v = (
+            to_blocks(y, self.block).reshape(len(x), self.heads, -1, self.block, y.shape[3]) for y in self.project(x)
+        )
+        real = pad_length(mask, self.block).reshape(len(x), -1, self.block)
+        pooled = pad_length(x * mask[..., None].astype(x.dtype), self.block)
+        pooled = pooled.reshape(*real.shape, -1).sum(2)
         hidden = split_heads(jax.nn.relu(self.pooled(pooled)), self.heads)
-        blocks = q.shape[1]
+        blocks = q.shape[2]
         logits = jnp.einsum("bnhk,hkm->bhnm", hidden, self.sort[..., :blocks].astype(hidden.dtype))
         logits = jax.nn.relu(logits.astype(jnp.float32) + self.sort_bias[None, :, None, :blocks].astype(jnp.float32))
         if rngs is not None and self.noise:
             logits += gumbel(rngs, logits.shape)
         order = normalise(logits / self.temperature, real.any(2), self.iterations)
         o = sorted_attention(q, k, v, real, order, self.rate, rngs)
-        return self.join(o.reshape(x.shape[0], -1, *o.shape[3:])[:, : x.shape[1]])
+        return self.join(from_blocks(o, self.heads, x.shape[1]))
 
 
 def gumbel(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
     """Draws standard Gumbel noise float32 of `shape`, whose first axis is the documents of a batch."""
     uniform = ((batch_bits(rngs, shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
     return -jnp.log(-jnp.log(uniform))
-
-
-def to_blocks(x: jax.Array, block: int) -> jax.Array:
-    """Cuts [B, L, ...] into blocks [B, N, block, ...], padded with zeros."""
-    x = pad_length(x, block)
-    return x.reshape(x.shape[0], -1, block, *x.shape[2:])
 
 
 def normalise(logits: jax.Array, real: jax.Array, iterations: int) -> jax.Array:
@@ -114,14 +112,14 @@ def sorted_attention(
     """Attention of each block to itself and to its sorted block.
 
     Args:
-        q, k, v: [B, N, b, H, K].
+        q, k, v: [B, H, N, b, K].
         real: bool [B, N, b].
         order: float32 [B, H, N, N], the weights of all blocks in each sorted block.
         rate: dropout of the attention weights, applied when `rngs` is given.
         rngs: random keys; None in evaluation.
 
     Returns:
-        [B, N, b, H, K].
+        [B·H, N, b, K].
     """
     total = order.sum(-1, keepdims=True)
     sums = jnp.einsum("bhnm,bmj->bhnj", order, real.astype(jnp.float32))
@@ -129,16 +127,26 @@ def sorted_attention(
     share = jnp.where(there, sums, 1) / jnp.where(there, total, 1)  # of R's weight on real positions; 1 without padding
     order = order.astype(k.dtype)
     k_far, v_far = (
-        jnp.einsum("bhnm,bmjhk->bnjhk", order, x * real[..., None, None].astype(x.dtype))
-        / share.transpose(0, 2, 3, 1)[..., None].astype(x.dtype)
+        (order @ (x * real[:, None, ..., None].astype(x.dtype)).reshape(*x.shape[:3], -1)).reshape(x.shape)
+        / share[..., None].astype(x.dtype)
         for x in (k, v)
     )
-    far = jnp.where(there, jnp.log(share), MASKED)  # [B, H, N, b]
-    own = jnp.where(real, 0.0, MASKED)[:, None]
-    keys, values = jnp.concatenate([k_far, k], 2), jnp.concatenate([v_far, v], 2)
-    bias = jnp.concatenate([far, jnp.broadcast_to(own, far.shape)], -1)[..., None, :]
+    keys, values = jnp.concatenate([k_far, k], 3), jnp.concatenate([v_far, v], 3)
+    # The logarithm of the share is added to scores as one more feature of the keys, which a query's 1 meets.
+    # `attend_tiles` divides by √(K + 1).
+    width = q.shape[-1]
+    bias = jnp.concatenate([jnp.log(share), jnp.zeros_like(share)], -1)[..., None] * (width + 1) ** 0.5
+    keys = jnp.concatenate([keys, bias.astype(k.dtype)], -1)
+    q = jnp.concatenate([q * (1 + 1 / width) ** 0.5, jnp.ones_like(q[..., :1])], -1)
+    seen = jnp.concatenate([there, jnp.broadcast_to(real[:, None], there.shape)], -1)
 
-    scores = jnp.einsum("bnihk,bnjhk->bhnij", q, keys, preferred_element_type=jnp.float32)
-    scores = scores * q.shape[-1] ** -0.5 + bias
-    p = jax.nn.softmax(scores) * (bias > MASKED / 2).any(-1, keepdims=True).astype(jnp.float32)
-    return jnp.einsum("bhnij,bnjhk->bnihk", drop(p.astype(v.dtype), rate, rngs), values)
+    drawn = draw_dropout_seeds(q.shape[:4], keys.shape[:4], rate, rngs)
+    seeds = None if drawn is None else (flat(drawn[0]), flat(drawn[1]))
+    q, keys, values, seen = map(flat, (q, keys, values, seen))
+    own = jnp.arange(q.shape[1])[:, None]  # each block of queries has keys of its own
+    return attend_tiles(q, keys, values, Fixed(seen, own, seeds), rate)[0]
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """[B, H, ...] → [B·H, ...]."""
+    return x.reshape(-1, *x.shape[2:])

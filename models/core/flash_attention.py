@@ -130,7 +130,8 @@ def attend_tiles(
 
     Args:
         q: [G, N, b, K].
-        k: [G, M, c, K]; v likewise.
+        k: [G, M, c, K].
+        v: likewise, of any width.
         fixed: which keys each query sees, and the inputs of dropout and `score_mod`.
         rate: dropout of the weights, applied where `fixed` holds seeds.
         score_mod: what is added to the scores.
@@ -271,8 +272,8 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
             return (add(sums[0], kv_blocks, dk), add(sums[1], kv_blocks, dv)), dq
 
         xs, blocks = _tiles(static, fixed, q, g, lse, inner)
-        zero = jnp.zeros(k.swapaxes(1, 2).shape, jnp.float32)
-        (dk, dv), dq = lax.scan(tile, (zero, zero), xs)
+        zeros = [jnp.zeros(x.swapaxes(1, 2).shape, jnp.float32) for x in (k, v)]
+        (dk, dv), dq = lax.scan(tile, tuple(zeros), xs)
         dk, dv = dk.swapaxes(1, 2).astype(k.dtype), dv.swapaxes(1, 2).astype(v.dtype)
         return dq.reshape(-1, *q.shape[1:])[:blocks], dk, dv
 

@@ -73,7 +73,8 @@ def test_a_permutation_brings_exactly_that_block():
     q, k, v = jax.random.normal(jax.random.key(1), (3, 1, 3, 4, 1, 8))
     real = jnp.arange(12).reshape(1, 3, 4) < 10
     order = jnp.eye(3)[jnp.array([2, 0, 1])][None, None]
-    actual = jit(sorted_attention)(q, k, v, real, order)
+    by_head = (x.transpose(0, 3, 1, 2, 4) for x in (q, k, v))
+    actual = jit(sorted_attention)(*by_head, real, order).transpose(1, 2, 0, 3)[None]
     for block, other in enumerate([2, 0, 1]):
         keys, values = (jnp.concatenate([y[:, block], y[:, other]], 1) for y in (k, v))
         seen = jnp.concatenate([real[:, block], real[:, other]], 1)
