@@ -131,7 +131,18 @@ def cumulative(log_decay: jax.Array) -> Sums:
     The coarse parts are multiples of 2⁻¹⁰, of which float32 holds all up to 2¹⁴ = 128 · 128.
     """
     coarse = lax.stop_gradient(jnp.round(log_decay * 1024) / 1024)
-    return Sums(jnp.cumsum(coarse, -2), jnp.cumsum(log_decay - coarse, -2))
+    return Sums(_running_sum(coarse), _running_sum(log_decay - coarse))
+
+
+def _running_sum(x: jax.Array) -> jax.Array:
+    """Sums of x [..., c, D] over the positions up to each; on a CPU as a product with a triangle of ones.
+
+    There a cumulative sum is taken in two levels, and joined again, element by element, in each exponential.
+    """
+    if jax.default_backend() != "cpu":
+        return jnp.cumsum(x, -2)
+    ones = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), x.dtype))
+    return jnp.einsum("ij,...jd->...id", ones, x, precision="highest")
 
 
 def exp_between(later: Sums, earlier: Sums, allowed: np.ndarray | None = None) -> jax.Array:
