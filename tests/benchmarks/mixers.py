@@ -6,8 +6,8 @@
 One mixer alone, forward and backward (gradients to its input and all parameters), float32, width 64, 4 heads,
 batch 1, no dropout unless --dropout. Time is the best of some rounds through all models and lengths, so that
 all meet the same machine. Memory is the compiler's account of one step: arguments, outputs and temporaries,
-less what is shared. With --check the exit status says whether every mixer that promises a cost proportional
-to L keeps to it (LIMIT) and is faster than `transformer` from 4,096 on.
+less what is shared. Operations are counted as in records. With --check the exit status says whether every mixer
+that promises a cost proportional to L keeps to it (LIMIT) and is faster than `transformer` from 4,096 on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lra.launch.process import environment
+from lra.train import flops
 from models import MIXERS
 from models.core.factory import mixer_factory
 
@@ -67,8 +69,8 @@ def options_of(spec: str) -> tuple[str, dict[str, Any]]:
     return name, found
 
 
-def compile_step(spec: str, length: int, dropout: float) -> tuple[Any, int, Any]:
-    """(compiled step, its bytes, a function that makes its arguments)."""
+def compile_step(spec: str, length: int, dropout: float) -> tuple[Any, int, float, Any]:
+    """(compiled step, its bytes, its operations, a function that makes its arguments)."""
     name, options = options_of(spec)
     make = mixer_factory(name, options, heads=HEADS, dropout=dropout, layers=1)
 
@@ -83,7 +85,9 @@ def compile_step(spec: str, length: int, dropout: float) -> tuple[Any, int, Any]
         return (nnx.merge(graph, params, rest)(x, mask, rngs) ** 2).sum()
 
     x, key = jnp.zeros((1, length, DIM)), jax.random.key(1)
-    compiled = jax.jit(jax.value_and_grad(loss, (0, 1), allow_int=True)).lower(params, x, rest, key).compile()
+    step = jax.value_and_grad(loss, (0, 1), allow_int=True)
+    operations = flops.count(step, params, x, rest, key)
+    compiled = jax.jit(step).lower(params, x, rest, key).compile()
     m = compiled.memory_analysis()
     size = m.temp_size_in_bytes + m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
 
@@ -91,14 +95,14 @@ def compile_step(spec: str, length: int, dropout: float) -> tuple[Any, int, Any]
         _, params, rest = parts()
         return params, jax.random.normal(jax.random.key(0), x.shape), rest, key
 
-    return compiled, size, arguments
+    return compiled, size, operations, arguments
 
 
 class Cell:
     """One model at one length: compiled when made, timed by `run`."""
 
     def __init__(self, spec: str, length: int, dropout: float):
-        self.step, self.bytes, self.make_arguments = compile_step(spec, length, dropout)
+        self.step, self.bytes, self.operations, self.make_arguments = compile_step(spec, length, dropout)
         self.best = math.inf
         self.arguments: Any = None
 
@@ -121,9 +125,15 @@ class Cell:
 
 Results = dict[str, dict[int, tuple[float | None, int]]]
 """model → length → (seconds or None where it was not run, bytes)."""
+Operations = dict[str, float]
+"""model → floating-point operations of a step at `RATED`."""
+RATED = 4096
+"""The length at which rates are told."""
 
 
-def measure(specs: list[str], lengths: list[int], dropout: float, most_bytes: int, rounds: int) -> Results:
+def measure(
+    specs: list[str], lengths: list[int], dropout: float, most_bytes: int, rounds: int
+) -> tuple[Results, Operations]:
     """All cells in turn, `rounds` times over (twice those that take long); the best of each."""
     cells = {}
     for spec in specs:
@@ -135,10 +145,30 @@ def measure(specs: list[str], lengths: list[int], dropout: float, most_bytes: in
             if cell.bytes <= most_bytes and (n < 2 or cell.best < 2):
                 cell.run(0.1)
         print(f"round {n + 1} of {rounds}", file=sys.stderr, flush=True)
-    return {
+    results: Results = {
         spec: {n: (c.best if c.best < math.inf else None, c.bytes) for n in lengths for c in [cells[spec, n]]}
         for spec in specs
     }
+    return results, {spec: cells[spec, RATED].operations for spec in specs if RATED in lengths}
+
+
+def machine_rates() -> tuple[float, float]:
+    """What this machine reaches in the same kind of program: operations a second of large float32 products, and
+    exponentials a second of an array that fits its caches."""
+    x, y = jnp.ones((1024, 1024)), jnp.ones((344, 4096))
+    product = jax.jit(lambda a: a @ a).lower(x).compile()
+    # Several, each of the last one's result: an array is read and written once for each.
+    powers = jax.jit(lambda a: jax.lax.fori_loop(0, 16, lambda _, a: jnp.exp(a * 0.5 - 1), a)).lower(y).compile()
+
+    def best(run: Any, value: jax.Array) -> float:
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            jax.block_until_ready(run(value))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return 2 * 1024**3 / best(product, x), 16 * y.size / best(powers, y)
 
 
 def growth(values: dict[int, float]) -> tuple[float, float]:
@@ -176,7 +206,7 @@ def broken(results: Results) -> list[str]:
     return said
 
 
-def report(results: Results, dropout: float) -> str:
+def report(results: Results, operations: Operations, dropout: float) -> str:
     """The Markdown page."""
     lengths = list(next(iter(results.values())))
     heads = "".join(f" {n:,} |" for n in lengths)
@@ -220,7 +250,30 @@ def report(results: Results, dropout: float) -> str:
     for spec, by_length in results.items():
         cells = [f"{size / 2**20:,.1f}" for _, size in by_length.values()]
         page.append(row(spec, [*cells, ratio(found[spec][2]), ratio(found[spec][3])]))
-    return "\n".join(page) + "\n"
+    return "\n".join([*page, *rates(results, operations)]) + "\n"
+
+
+def rates(results: Results, operations: Operations) -> list[str]:
+    """The table of operations a second at `RATED`, the slowest first."""
+    timed = [(n / took, spec, n, took) for spec, n in operations.items() if (took := results[spec][RATED][0])]
+    if not timed:
+        return []
+    products, exponentials = machine_rates()
+    lines = [
+        "",
+        f"## Operations a second at {RATED:,}",
+        "",
+        "Operations of the program as written, elementwise ones too, counted as in records. The same machine reaches "
+        f"{products / 1e9:,.0f} GFLOP/s in large products and {exponentials / 1e9:.1f} × 10⁹ exponentials a second; "
+        "a mixer that is mostly elementwise, such as a scan, cannot come near the first.",
+        "",
+        "| model | GFLOP | ms | GFLOP/s | share of products' rate |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    return lines + [
+        f"| {spec} | {n / 1e9:.3g} | {took * 1e3:.3g} | {rate / 1e9:.0f} | {100 * rate / products:.0f} % |"
+        for rate, spec, n, took in sorted(timed)
+    ]
 
 
 def keep_freed_memory() -> None:
@@ -241,6 +294,8 @@ def keep_freed_memory() -> None:
 
 
 def main() -> int:
+    if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts: in the environment of the suite's workers
+        os.execve(sys.executable, [sys.executable, "-m", "tests.benchmarks.mixers", *sys.argv[1:]], environment("auto"))
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", action="append", help="name[:option=value,…]; repeatable; all when left out")
@@ -253,8 +308,8 @@ def main() -> int:
     args = parser.parse_args()
     lengths = sorted(int(n) for n in args.lengths.split(","))
     specs = args.models or list(MIXERS)
-    results = measure(specs, lengths, args.dropout, int(args.memory * 2**30), args.rounds)
-    page = report(results, args.dropout)
+    results, operations = measure(specs, lengths, args.dropout, int(args.memory * 2**30), args.rounds)
+    page = report(results, operations, args.dropout)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(page)

