@@ -55,6 +55,8 @@ PROMISE = dict.fromkeys(LINEAR, "L") | {
 LIMIT = 2.3
 """Allowed growth of time and memory when L doubles, from 4,096 on, where the promise is L."""
 DIM, HEADS = 64, 4
+KEPT = "\n## Before and after"
+"""From here on, a page that is written anew stays as it was."""
 
 
 def options_of(spec: str) -> tuple[str, dict[str, Any]]:
@@ -312,7 +314,9 @@ def main() -> int:
     page = report(results, operations, args.dropout)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(page)
+        before = args.out.read_text() if args.out.exists() else ""
+        _, kept, rest = before.partition(KEPT)
+        args.out.write_text(page + kept + rest)
     else:
         print(page)
     for line in broken(results):

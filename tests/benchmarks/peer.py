@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,13 +63,16 @@ def timed(run: Callable[[], Any], seconds: float) -> list[float]:
     return found
 
 
-def serve(make: Callable[[Case, Path, str], Side], about: str) -> None:
+def serve(
+    make: Callable[[Case, Path, str], Side], about: str, others: Mapping[str, Callable[..., Any]] | None = None
+) -> None:
     """Answers requests until the input ends.
 
     Args:
         make: (case, file, mode) → the side's model. The suite's writes its initial parameters and the batch to the
             file, and the other reads them.
         about: the side's name and version.
+        others: further requests, by name.
     """
     side: Any = None
     reply = sys.stdout
@@ -91,7 +94,7 @@ def serve(make: Callable[[Case, Path, str], Side], about: str) -> None:
                 case "time":
                     answer = side.time(asked["phase"], asked["seconds"])
                 case other:
-                    raise ValueError(f"unknown request {other!r}")
+                    answer = (others or {})[other](*asked["given"])
             told = {"answer": answer}
         except Exception as error:  # told to the other process, which goes on with the next case
             told = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}

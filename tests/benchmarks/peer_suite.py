@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from configs.recipe import Encoder as Shape
 from configs.recipe import Optimizer, Recipe, Schedule, Train
 from lra.train.benchmark import prepare, random_splits
 from lra.train.data import Batch, tokens_of
+from models.attention.transformer import tile_rows
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
 from models.core.layers import Constant
@@ -83,5 +85,30 @@ class Suite:
         return timed(self.step if phase == "train" else self.infer, seconds)
 
 
+def rates(rows: int, keys: int, width: int, repeats: int = 32) -> tuple[float, float]:
+    """What this machine reaches in products of a tile of attention, and in exponentials of it: a second, both.
+
+    Args:
+        rows: queries of the tile.
+        keys: its keys.
+        width: of a head.
+        repeats: tiles in a row, in one program.
+    """
+    q, k, s = jnp.ones((rows, width)), jnp.ones((keys, width)), jnp.ones((rows, keys))
+
+    def products(_: int, q: jax.Array) -> jax.Array:
+        return (q @ k.T) @ k * 1e-6 + q
+
+    def powers(_: int, s: jax.Array) -> jax.Array:
+        return jnp.exp(s * 0.5 - 1)
+
+    found = []
+    for body, value, count in ((products, q, 4 * rows * keys * width), (powers, s, rows * keys)):
+        run = jax.jit(functools.partial(jax.lax.fori_loop, 0, repeats, body)).lower(value).compile()
+        times = timed(functools.partial(lambda run, value: jax.block_until_ready(run(value)), run, value), 1.0)
+        found.append(repeats * count / min(times))
+    return found[0], found[1]
+
+
 if __name__ == "__main__":
-    serve(Suite, f"jax {jax.__version__}")
+    serve(Suite, f"jax {jax.__version__}", {"rates": rates, "tile": tile_rows})

@@ -140,20 +140,44 @@ def cases(models: Sequence[str], lengths: Sequence[int]) -> list[tuple[str, Case
     return labelled + [(f"{model} | Text | {TEXT:,}", text(model)) for model in models]
 
 
+def bounds(ours: Process, case: Case, took: float) -> list[str]:
+    """What attention's own arithmetic needs of a training step, by what the machine reaches in the same tiles."""
+    positions, width = case.length + 1, case.dim // case.heads
+    problems = case.batch * case.heads
+    rows = ours.ask("tile", given=("cpu", problems, positions, positions))
+    products, exponentials = ours.ask("rates", given=(rows, positions, width))
+    scores = case.layers * problems * positions**2
+    # Forwards two products and the exponentials; backwards five, and the exponentials again.
+    work = 14 * scores * width, 2 * scores
+    needed = work[0] / products, work[1] / exponentials
+    return [
+        "## What bounds attention",
+        "",
+        f"A training step of `{case.model}` at {case.length:,} tokens, small shape: {work[0] / 1e9:.0f} GFLOP in the "
+        f"products of attention, and {work[1] / 1e6:.0f} million exponentials. In tiles of {rows} × {positions:,} "
+        f"scores this machine reaches {products / 1e9:.0f} GFLOP/s and {exponentials / 1e9:.1f} × 10⁹ exponentials a "
+        f"second, so they need {1e3 * needed[0]:.0f} + {1e3 * needed[1]:.0f} ms of the {1e3 * took:.0f} measured.",
+        "",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of the small shape")
     parser.add_argument("--modes", default="eager,compile", help="of PyTorch")
+    parser.add_argument("--compile_lengths", default="512,2048", help="of the small shape with torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each round")
     parser.add_argument("--torch_python", default=sys.executable, help="the interpreter that has PyTorch")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     ours = Process("peer_suite")
-    lengths = [int(length) for length in args.lengths.split(",")]
     sections, abouts = [], [ours.ask("about")]
+    bound: list[str] = []
     for mode in args.modes.split(","):
+        chosen = args.compile_lengths if mode == "compile" else args.lengths
+        lengths = [int(length) for length in chosen.split(",")]
         lines = [
             "| model | shape | length | ours, training step | PyTorch | ratio | ours, inference | PyTorch | ratio |",
             "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -163,7 +187,10 @@ def main() -> None:
             try:
                 if len(abouts) == 1:
                     abouts.append(theirs.ask("about"))
-                lines.append(row(label, contest(ours, theirs, case, mode, args.rounds, args.seconds)))
+                times = contest(ours, theirs, case, mode, args.rounds, args.seconds)
+                lines.append(row(label, times))
+                if case == small("transformer", 4096) and not bound:
+                    bound = bounds(ours, case, median(a for a, _ in times["train"]))
             except Failed as failure:
                 lines.append(f"| {label} | {failure} | | | | | |")
             finally:
@@ -173,11 +200,22 @@ def main() -> None:
     ours.close()
     if args.out:
         head = [
+            "# Beside PyTorch",
+            "",
+            "The same models in the suite and in plain PyTorch, from the same weights, on the same batch, with the "
+            "same optimizer (`tests/benchmarks/peers.py` and `peer_torch.py` say how). Lengths are tokens; a CLS token "
+            "comes before them. *small*: 2 layers, 64 wide, 2 heads, batch 2. *Text*: 4 layers, 256 wide, 4 heads, "
+            "batch 2. `performer` keeps its first directions on both sides. Both sides run in the environment that the "
+            "suite gives its workers, so that large arrays lie in huge pages on both.",
+            "",
+            "Written by `python -m tests.benchmarks.peers --out=docs/peers.md`. PyTorch is no dependency of the suite: "
+            "`pip install '.[peers]'` brings it.",
+            "",
             f"Milliseconds, medians of {args.rounds} rounds; *ratio* is PyTorch's time ÷ ours. "
             f"{host()}; {abouts[0]}; {abouts[1]}; {datetime.date.today()}.",
             "",
         ]
-        args.out.write_text("\n".join([*head, *sections]))
+        args.out.write_text("\n".join([*head, *sections, *bound]).rstrip() + "\n")
 
 
 if __name__ == "__main__":
