@@ -24,7 +24,7 @@ class Sinkhorn(MultiHead):
 
     Each head sorts separately. While training, Gumbel noise is added to the logits before the division
     (section 3.2.1), unless `noise` is off. Time L·block + (L/block)²·(block·K + iterations), memory
-    L·block + iterations·(L/block)². W_B has L/block columns per head, so parameters grow with L: with
+    L + iterations·(L/block)². W_B has L/block columns per head, so parameters grow with L: with
     W_P 8 % more than the Transformer in the Text shape.
 
     Padding: empty blocks are left out of the sort; where R mixes real and padded positions, k̃ and ṽ hold the

@@ -4,11 +4,12 @@
     python -m tests.benchmarks.peers --out=docs/peers.md
     python -m tests.benchmarks.peers --models=fnet --lengths=512,4096 --rounds=3 --modes=eager
 
-Each side is a process of its own that keeps one model, and the two take turns. Times are of the fastest step of a turn:
-on a shared machine others slow the rest down, and the side whose arrays fill the caches the most. Given are medians over
-the rounds, of the ratio too, with its range: above 1, the suite is the faster. Before anything is timed both sides have to
-give the same logits, as they start and after two training steps. Float32, AdamW, no dropout (PyTorch has no fused
-attention with it on a CPU); the suite's training step is the one that `run` compiles, with its metrics.
+Each side is a process of its own that keeps one model, and the two take turns. Times are of the fastest step of a
+turn: on a shared machine others slow the rest down, and most of all the side whose arrays fill the caches. Given are
+medians over the rounds, of the ratio too, with its range: above 1, the suite is the faster. Before anything is timed
+both sides have to give the same logits, as they start and after two training steps. Float32, AdamW, no dropout
+(PyTorch has no fused attention with it on a CPU); the suite's training step is the one that `run` compiles, with its
+metrics.
 """
 
 from __future__ import annotations
@@ -215,8 +216,8 @@ def main() -> None:
             "Written by `python -m tests.benchmarks.peers --out=docs/peers.md`. PyTorch is no dependency of the suite: "
             "`pip install '.[peers]'` brings it.",
             "",
-            f"Milliseconds of the fastest step of a turn, medians of {args.rounds} rounds; *ratio* is PyTorch's time ÷ ours, "
-            "with its range over the rounds. "
+            f"Milliseconds of the fastest step of a turn, medians of {args.rounds} rounds; *ratio* is PyTorch's time ÷ "
+            "ours, with its range over the rounds. "
             f"{host()}; {abouts[0]}; {abouts[1]}; {datetime.date.today()}.",
             "",
         ]

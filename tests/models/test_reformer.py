@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.attention.reformer import half_sizes, hash_buckets, lsh_attention
+from models.attention.reformer import half_sizes, hash_buckets, lsh_attention, sort_buckets
 from models.core.layers import merge_heads, split_heads
 from tests.helpers.mixing import (
     assert_equals,
@@ -80,6 +80,15 @@ def test_one_chunk_is_full_attention_with_shared_queries_and_keys(scaled):
 
     mixer, (x, mask) = build("reformer", 21, 16, chunk=50, scaled=scaled), inputs(21, 16, (21, 17))
     assert_equals(mixer, full, x, mask, rounded=None, at_padding=True)
+
+
+@pytest.mark.parametrize("count", [6, 2**30])
+def test_sorting_is_stable_and_can_be_undone(count):
+    """The second count leaves no room for a position beside the bucket."""
+    buckets = np.random.default_rng(0).integers(0, 6, (2, 3, 40)).astype(np.int32)
+    order, place = map(np.asarray, jit(sort_buckets, static_argnums=1)(jnp.asarray(buckets), count))
+    np.testing.assert_array_equal(order, np.argsort(buckets, axis=-1, kind="stable"))
+    np.testing.assert_array_equal(np.take_along_axis(order, place, -1), np.broadcast_to(np.arange(40), order.shape))
 
 
 def test_a_position_alone_sees_itself():
