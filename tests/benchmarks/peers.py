@@ -71,9 +71,12 @@ class Process:
         return told["answer"]
 
     def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
+        """Ends the process and waits for it."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def small(model: str, length: int) -> Case:

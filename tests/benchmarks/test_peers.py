@@ -51,6 +51,7 @@ def test_a_process_tells_what_it_cannot_do():
     side.process.kill()
     with pytest.raises(peers.Failed, match="ended with status -9"):
         side.ask("about")
+    side.close()
 
 
 def test_a_row_gives_the_ratio_of_each_round():
