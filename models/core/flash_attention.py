@@ -272,8 +272,8 @@ def _backward(static: Static, saved: Any, cotangents: tuple[jax.Array, jax.Array
             return (add(sums[0], kv_blocks, dk), add(sums[1], kv_blocks, dv)), dq
 
         xs, blocks = _tiles(static, fixed, q, g, lse, inner)
-        zeros = [jnp.zeros(x.swapaxes(1, 2).shape, jnp.float32) for x in (k, v)]
-        (dk, dv), dq = lax.scan(tile, tuple(zeros), xs)
+        dk, dv = (jnp.zeros(x.swapaxes(1, 2).shape, jnp.float32) for x in (k, v))
+        (dk, dv), dq = lax.scan(tile, (dk, dv), xs)
         dk, dv = dk.swapaxes(1, 2).astype(k.dtype), dv.swapaxes(1, 2).astype(v.dtype)
         return dq.reshape(-1, *q.shape[1:])[:blocks], dk, dv
 
