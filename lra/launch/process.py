@@ -214,7 +214,7 @@ _HUGE_PAGES = "glibc.malloc.hugetlb"
 """glibc's setting by which a CPU's large arrays lie in huge pages, where the kernel lets programs ask for them.
 
 A program's temporaries are allocated anew by every call, and small pages cost a fault for each 4 KB: on 2 cores
-training steps of `fnet` took 1.4 to 1.8 times as long (docs/peers.md).
+training steps of `fnet` took 1.4 to 1.6 times as long (docs/measuring.md).
 """
 
 

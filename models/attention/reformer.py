@@ -12,7 +12,7 @@ from flax import nnx
 from models.core.block_attention import from_blocks, pad_length, to_blocks
 from models.core.flash_attention import Fixed, attend_tiles, draw_dropout_seeds
 from models.core.initial import Linear
-from models.core.layers import MASKED, Constant, at_least, merge_heads, split_heads
+from models.core.layers import MASKED, Constant, at_least, merge_heads, split_heads, take_positions
 
 
 class Reformer(nnx.Module):
@@ -122,24 +122,18 @@ def sort_buckets(buckets: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return order, place.reshape(order.shape)
 
 
-def _take(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x[g, index[g, l]] from x [G, L, ...]."""
-    index = index.reshape(*index.shape, *(1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=1, mode="promise_in_bounds")
-
-
 @jax.custom_vjp
 def by_rounds(x: jax.Array, order: jax.Array, place: jax.Array) -> jax.Array:
     """Sorts x [G, L, ...] by each of the orders [G, R, L]: [G, R, L, ...]; `place` undoes `order`."""
     del place
-    return _take(x, order.reshape(order.shape[0], -1)).reshape(*order.shape, *x.shape[2:])
+    return take_positions(x, order.reshape(order.shape[0], -1)).reshape(*order.shape, *x.shape[2:])
 
 
 @jax.custom_vjp
 def unsort(x: jax.Array, order: jax.Array, place: jax.Array) -> jax.Array:
     """Undoes the orders [G, R, L] of x [G, R, L, ...]."""
     del order
-    return _take(x.reshape(-1, *x.shape[2:]), place.reshape(-1, place.shape[2])).reshape(x.shape)
+    return take_positions(x.reshape(-1, *x.shape[2:]), place.reshape(-1, place.shape[2])).reshape(x.shape)
 
 
 # Gradients gather too, by the inverse, where JAX's own would scatter.

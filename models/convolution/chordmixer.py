@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.initial import Linear
-from models.core.layers import at_least, dropout
+from models.core.layers import at_least, dropout, take_positions
 
 
 class ChordMixer(nnx.Module):
@@ -70,7 +70,7 @@ def rotate(x: jax.Array, length: jax.Array, shift: int) -> jax.Array:
     at = jnp.arange(x.shape[1])[None]
     real = length[:, None]
     order = jnp.where(at < real, (at + shift) % jnp.maximum(real, 1), at)
-    return jnp.take_along_axis(x, order[..., None], axis=1)
+    return take_positions(x, order)
 
 
 def _rotate_forward(x: jax.Array, length: jax.Array, shift: int) -> tuple[jax.Array, jax.Array]:

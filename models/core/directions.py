@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from models.core.layers import take_positions
+
 Causal = Callable[[jax.Array, jax.Array], jax.Array]
 """x [B, L, D], mask [B, L] → [B, L, any], of which a position knows only itself and what is before it."""
 
@@ -44,8 +46,7 @@ def reverse(x: jax.Array, mask: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _permute(x: jax.Array, order: jax.Array) -> jax.Array:
     """x[b, order[b, l]], for orders that are their own inverse."""
-    order = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, order, axis=1, mode="promise_in_bounds")
+    return take_positions(x, order)
 
 
 def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -127,6 +127,12 @@ def _embed_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[j
 _embed.defvjp(_embed_forward, _embed_backward)
 
 
+def take_positions(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Gathers x[g, index[g, l]] from x [G, L, ...] by index int32 [G, M], all of it from 0 to L − 1."""
+    index = index.reshape(*index.shape, *(1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, index, axis=1, mode="promise_in_bounds")
+
+
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
     """Reshapes [B, L, H·K] → [B, L, H, K]."""
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)

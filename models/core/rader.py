@@ -1,7 +1,7 @@
 """Fourier transforms along a length with one large prime factor, by Rader's algorithm.
 
 A CLS token makes a round length awkward: 4,097 is 17 · 241 and 4,001 a prime, for which a fast Fourier transform takes
-4 to 9 times as long as for the length before. But a prime less one has small factors again, often. With L = m p:
+4 to 10 times as long as for the length before. But a prime less one has small factors again, often. With L = m p:
 
 1. Good's mapping (I. J. Good 1958, The interaction algorithm and practical Fourier analysis): as m and p have no common
    factor, a transform of L positions is one of m × p in two dimensions, of reordered positions, without twiddles.

@@ -15,6 +15,7 @@ from configs.recipe import Encoder as Shape
 from configs.recipe import Optimizer, Recipe, Schedule, Train
 from lra.train.benchmark import prepare, random_splits
 from lra.train.data import Batch, tokens_of
+from lra.train.device import describe
 from models.attention.transformer import tile_rows
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
@@ -110,5 +111,11 @@ def rates(rows: int, keys: int, width: int, repeats: int = 32) -> tuple[float, f
     return found[0], found[1]
 
 
+def host() -> str:
+    """The processor's name and the number of cores."""
+    device = describe()
+    return f"{device['host_cores']} cores of {device['host_cpu']}"
+
+
 if __name__ == "__main__":
-    serve(Suite, f"jax {jax.__version__}", {"rates": rates, "tile": tile_rows})
+    serve(Suite, f"jax {jax.__version__}", {"host": host, "rates": rates, "tile": tile_rows})
