@@ -27,18 +27,18 @@ class Verb:
 
 def verbs() -> dict[str, Verb]:
     """All verbs, by name."""
-    from lra.cli import data, flags, report, run
+    from lra.cli import data, flags, report, report_flags, run
 
     return {
         "run": Verb(flags.define_run, flags.run_arguments, run.run),
         "prepare": Verb(flags.define_prepare, flags.prepare_arguments, data.prepare),
         "bench": Verb(flags.define_bench, flags.bench_arguments, run.bench),
-        "status": Verb(flags.define_status, flags.status_arguments, report.status),
-        "retry": Verb(flags.define_retry, flags.retry_arguments, run.retry),
-        "leaderboard": Verb(flags.define_leaderboard, flags.leaderboard_arguments, report.leaderboard),
-        "calibrate": Verb(flags.define_calibrate, flags.calibrate_arguments, report.calibrate),
-        "show": Verb(flags.define_show, flags.show_arguments, report.show, positional=True),
-        "compare": Verb(flags.define_compare, flags.compare_arguments, report.compare, positional=True),
+        "status": Verb(report_flags.define_status, report_flags.status_arguments, report.status),
+        "retry": Verb(report_flags.define_retry, report_flags.retry_arguments, run.retry),
+        "leaderboard": Verb(report_flags.define_leaderboard, report_flags.leaderboard_arguments, report.leaderboard),
+        "calibrate": Verb(report_flags.define_calibrate, report_flags.calibrate_arguments, report.calibrate),
+        "show": Verb(report_flags.define_show, report_flags.show_arguments, report.show, positional=True),
+        "compare": Verb(report_flags.define_compare, report_flags.compare_arguments, report.compare, positional=True),
         "list": Verb(flags.define_list, flags.list_arguments, data.list_, positional=True),
     }
 
