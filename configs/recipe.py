@@ -214,6 +214,14 @@ def _fields(recipe: Recipe) -> Iterable[tuple[str, str, Any]]:
                 yield f"{shown_section(section.name)}.{name}", section.name, hint
 
 
+def field_type(recipe: Recipe, path: str) -> Any:
+    """The type of a setting. Raises `RecipeError` for an unknown one, suggesting the nearest."""
+    fields = {name: hint for name, _, hint in _fields(recipe)}
+    if path not in fields:
+        raise RecipeError(suggest("setting", path, fields))
+    return fields[path]
+
+
 def shown_section(name: str) -> str:
     """A section as users write and read it: what an ablation takes away, it takes from the data."""
     return "data" if name == "ablation" else name

@@ -3,6 +3,7 @@
 To add one, write its module, list it here and give it a recipe in `configs`.
 """
 
+from tasks.examples import Examples, load
 from tasks.image import IMAGE
 from tasks.listops import LISTOPS, LISTOPS_SHORT
 from tasks.mini.image import IMAGE_MINI
@@ -26,4 +27,4 @@ TASKS: dict[str, Task] = {
 PAPER = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 """The six tasks of the paper, in its order."""
 
-__all__ = ["PAPER", "TASKS", "DataError", "Dataset", "Task"]
+__all__ = ["PAPER", "TASKS", "DataError", "Dataset", "Examples", "Task", "load"]

@@ -127,5 +127,13 @@ def test_the_command_line_needs_no_jax_and_no_tensorflow():
     assert not loaded & {"jax", "flax", "optax", "tensorflow", "tensorflow_datasets"}
 
 
+def test_the_tasks_need_no_framework_and_torch_is_imported_where_it_is_asked_for():
+    frameworks = {"jax", "torch", "tensorflow", "pyarrow"}
+    assert not modules_after("from tasks import load; import tasks.io.export") & frameworks
+    for file in every_file():
+        if file.relative_to(ROOT).as_posix() != "tasks/torch_examples.py":
+            assert "torch" not in {name.partition(".")[0] for name in imported(file)}, file
+
+
 def test_a_worker_needs_no_tensorflow():
     assert not modules_after("import lra.train.worker") & {"tensorflow", "tensorflow_datasets"}

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lra.grid.spec import DataOptions, RunOptions
+from lra.grid.sweep import Sweep
 from lra.report.selection import ALL, Selection
+from tasks.io.export import Format
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class GridArguments:
     lengths: tuple[int, ...]
     seeds: tuple[int, ...]
     settings: tuple[str, ...]
+    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class PrepareArguments:
     data: Path
     sources: DataOptions
     preview: Path | None
+    export: Path | None = None
+    export_format: Format = "npy"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class ListArguments:
 
 @dataclass(frozen=True)
 class ReportArguments:
-    """Options of `leaderboard`, `show` and `compare`: folders of records, and which records count."""
+    """Options of `leaderboard`, `show` and `compare`: folders and archives of records, and which records count."""
 
     folders: tuple[Path, ...]
     selection: Selection = ALL
@@ -94,4 +99,13 @@ class CalibrateArguments:
 
     folders: tuple[Path, ...]
     protocol: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class PackArguments:
+    """Options of `pack`."""
+
+    folders: tuple[Path, ...]
+    selection: Selection
     out: Path

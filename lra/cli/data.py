@@ -14,11 +14,12 @@ from lra.grid import expand
 from models import FAMILIES, MIXERS
 from tasks import TASKS, DataError
 from tasks.io.cache import entries
+from tasks.io.export import export
 from tasks.io.preview import details, preview
 
 
 def prepare(args: PrepareArguments) -> int:
-    """Prepares the data of a grid in the cache; reports tasks whose data is unavailable."""
+    """Prepares the data of a grid in the cache, and exports it; reports tasks whose data is unavailable."""
     grid = args.grid
     protocol = expand.find_protocol(grid.protocol)
     plans = expand.make_plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
@@ -26,11 +27,12 @@ def prepare(args: PrepareArguments) -> int:
     for plan in plans:
         try:
             entry = expand.prepare_data([plan], args.data, args.sources, print_line)[plan]
+            prepared.append(entry)
+            expand.report_entry(f"{plan.task}, length {plan.length:,}", entry, print_line)
+            if args.export:
+                print_line(f"  exported to {export(entry, args.export, args.export_format, print_line)}")
         except DataError as error:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
-            continue
-        prepared.append(entry)
-        expand.report_entry(f"{plan.task}, length {plan.length:,}", entry, print_line)
     if args.preview:
         for page in preview(prepared, args.preview):
             print(page)
@@ -39,13 +41,18 @@ def prepare(args: PrepareArguments) -> int:
     return 2 if missing else 0
 
 
+def known_names() -> dict[str, list[str]]:
+    """The names of all tasks, models and protocols."""
+    return {"tasks": list(TASKS), "models": list(MIXERS), "protocols": list(PROTOCOLS)}
+
+
 def list_(args: ListArguments, names: Sequence[str]) -> int:
     """Prints the known tasks, models or protocols."""
     tables = {
         "tasks": {t.name: f"length {t.length:,}, {t.classes} classes: {t.summary}" for t in TASKS.values()},
         "protocols": {p.name: f"{p.summary} (tasks: {', '.join(p.tasks)})" for p in PROTOCOLS.values()},
     }
-    known = ("tasks", "models", "protocols")
+    known = known_names()
     if len(names) != 1:
         raise UsageError(f"list takes one of {', '.join(known)}")
     if names[0] not in known:

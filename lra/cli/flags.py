@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
 from lra.cli.arguments import BenchArguments, GridArguments, ListArguments, PrepareArguments, RunArguments
 from lra.cli.parsing import integers, path
 from lra.errors import UsageError
+from lra.grid import sweep
 from lra.grid.spec import DataOptions, RunOptions
+from tasks.io.export import Format
 
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -26,6 +29,7 @@ def define_run(values: flags.FlagValues) -> None:
     _define_data(values)
     _define_output(values)
     flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's.", flag_values=values)
+    _define_sweep(values)
     _define_device(values)
     flags.DEFINE_bool("dry_run", False, "Print the cells and their cost in steps, and stop.", flag_values=values)
     flags.DEFINE_bool("rerun", False, "Run finished cells again, from the first step.", flag_values=values)
@@ -64,11 +68,24 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb, busy=values.busy,
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []
+    grid = _grid(values, values.seeds, precision)
+    grid = dataclasses.replace(grid, sweep=sweep.parse(values.sweep, values.trials, grid.settings))
     return RunArguments(
-        _grid(values, values.seeds, precision), options, out=path(values.out), dry_run=values.dry_run,
+        grid, options, out=path(values.out), dry_run=values.dry_run,
         launcher=values.launcher, jobs=values.jobs, ray_address=values.ray_address, slurm=tuple(values.slurm),
         coordinator=values.coordinator, processes=values.processes, process=values.process,
         wait_minutes=values.wait_minutes, given=_given_flags(values),
+    )  # fmt: skip
+
+
+def _define_sweep(values: flags.FlagValues) -> None:
+    flags.DEFINE_multi_string(
+        "sweep", [], "Tune a field of the recipe on validation: --sweep optimizer.learning_rate=3e-4,1e-3, or a range, "
+        "1e-4..1e-2 or 1e-4..1e-2:log, with --trials.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "trials", None, "Trials of each model and task, drawn from --sweep; default: all its combinations.",
+        flag_values=values,
     )  # fmt: skip
 
 
@@ -114,12 +131,22 @@ def define_prepare(values: flags.FlagValues) -> None:
     _define_grid(values)
     _define_data(values)
     flags.DEFINE_string("preview", None, "Folder for a PNG page of samples of each task.", flag_values=values)
+    flags.DEFINE_string(
+        "export", None, "Folder for files of each task's arrays, for other frameworks: see docs/tasks.md.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum("export_format", "npy", get_args(Format), "Format of these files.", flag_values=values)
 
 
 def prepare_arguments(values: flags.FlagValues) -> PrepareArguments:
     """The options of `prepare`."""
+    if values["export_format"].present and not values.export:
+        raise UsageError("--export_format says how to write what --export=FOLDER names: give both")
+    if values.export_format == "parquet" and find_spec("pyarrow") is None:
+        raise UsageError("--export_format=parquet needs the package pyarrow: pip install pyarrow")
+    preview, export = (path(name) if name else None for name in (values.preview, values.export))
     return PrepareArguments(
-        _grid(values, ["0"]), path(values.data), _sources(values), path(values.preview) if values.preview else None
+        _grid(values, ["0"]), path(values.data), _sources(values), preview, export, values.export_format
     )
 
 

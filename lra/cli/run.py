@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from lra.cli.arguments import BenchArguments, GridArguments, ReportArguments, Re
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, write_error
 from lra.grid import expand
-from lra.grid.cell import Cell, Plan
+from lra.grid.cell import Cell, Plan, unique
 from lra.grid.spec import RunOptions
 from lra.launch import local, process, ray_driver, scheduler, slurm
 from lra.launch.multihost import host_group
@@ -29,7 +29,7 @@ FAILED = 1
 """Exit code of a run in which a cell ended without a result: it failed, or took too long."""
 
 
-def run(args: RunArguments, wanted: Collection[runs.Request] | None = None) -> int:
+def run(args: RunArguments, wanted: Set[runs.Request] | None = None) -> int:
     """Trains a grid and prints the leaderboard. Exit code 1 if a cell failed or took too long."""
     # With `wanted`, only these cells run: those that `retry` has chosen.
     group = host_group(args.coordinator, args.processes, args.process, args.wait_minutes, os.environ)
@@ -37,6 +37,10 @@ def run(args: RunArguments, wanted: Collection[runs.Request] | None = None) -> i
         raise UsageError(f"--coordinator starts cells itself: it cannot be combined with --launcher={args.launcher}")
     if group and (args.jobs or 1) > 1:
         raise UsageError(f"--coordinator trains one cell at a time: it cannot be combined with --jobs={args.jobs}")
+    if args.grid.sweep and args.launcher == "ray":
+        raise UsageError(
+            "--sweep runs with --launcher=local or slurm: start it on each machine, and they share the trials"
+        )
     plans, options = _plans(args.grid), args.options
     if args.dry_run:
         return _dry_run(plans, options.device)
@@ -48,7 +52,7 @@ def run(args: RunArguments, wanted: Collection[runs.Request] | None = None) -> i
         options = dataclasses.replace(options, data=options.data.resolve(), origin=provenance.current_origin())
         with ray_driver.Cluster(args.ray_address, options) as cluster:
             cells = _save_run(args, cluster.cells(plans), wanted)
-            return _run_cells(args, options, cells, cluster.slots(args.jobs), cluster.run_cell)
+            return _run_cells(args, options, cells, wanted, cluster.slots(args.jobs), cluster.run_cell)
     if group is None:
         return _run_here(args, plans, wanted)
     commit, env = provenance.commit(), process.environment(options.device)
@@ -63,24 +67,33 @@ def run(args: RunArguments, wanted: Collection[runs.Request] | None = None) -> i
 
 def _plans(grid: GridArguments) -> list[Plan]:
     protocol = expand.find_protocol(grid.protocol)
-    return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings)
+    return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings, grid.sweep)
 
 
 def _dry_run(plans: Sequence[Plan], device: str) -> int:
     """Prints the cells of a grid and their cost in steps."""
     if any(plan.model.options or ":" in plan.model.name for plan in plans):
         process.probe(device, [plan.model for plan in plans])
-    for plan in plans:
+    trials = list(dict.fromkeys(trial for plan in plans for trial in expand.trial_plans(plan)))
+    trained = [plan for plan in plans if not (plan.tuning and plan.seeds == (plan.tuning.seed,))]
+    for plan in [*trials, *plans]:
         train = plan.recipe.train
         tokens = train.steps * train.batch * plan.length
-        print(f"{plan.task} × {plan.model}, length {plan.length:,}, seed {plan.seeds[0]}: "
-              f"{train.steps:,} steps of {train.batch} ({tokens:.2g} tokens)")  # fmt: skip
-    print(f"{len(plans)} cells, {sum(plan.recipe.train.steps for plan in plans):,} steps")
+        cost = (
+            f"{train.steps:,} steps of {train.batch} ({tokens:.2g} tokens)"
+            if plan in {*trials, *trained}
+            else "the best trial's test"
+        )
+        settings = f", trial {' '.join(plan.trial)}" if plan.trial else ""
+        print(f"{plan.task} × {plan.model}, length {plan.length:,}, seed {plan.seeds[0]}{settings}: {cost}")
+    steps = sum(plan.recipe.train.steps for plan in [*trials, *trained])
+    tuned = f" and {len(trials)} trials" if trials else ""
+    print(f"{len(plans)} cells{tuned}, {steps:,} steps")
     return 0
 
 
 def _run_here(
-    args: RunArguments, plans: Sequence[Plan], wanted: Collection[runs.Request] | None, leader: Leader | None = None
+    args: RunArguments, plans: Sequence[Plan], wanted: Set[runs.Request] | None, leader: Leader | None = None
 ) -> int:
     """Trains a grid on this machine, together with the processes that follow `leader`."""
     options = args.options
@@ -91,13 +104,13 @@ def _run_here(
     # Saved as flags, since they may have come from Slurm's environment.
     group_flags = [f"--processes={processes}", f"--process={leader.group.process}"] if leader else []
     cells = _save_run(args, cells, wanted, group_flags)
-    return _run_cells(args, options, cells, slots, functools.partial(local.run_cell, leader=leader))
+    return _run_cells(args, options, cells, wanted, slots, functools.partial(local.run_cell, leader=leader))
 
 
 def _save_run(
     args: RunArguments | BenchArguments,
     cells: list[Cell],
-    wanted: Collection[runs.Request] | None,
+    wanted: Set[runs.Request] | None,
     extra_flags: Sequence[str] = (),
 ) -> list[Cell]:
     """Saves the request of the cells in the results folder; returns the cells that are `wanted`, None: all."""
@@ -108,7 +121,7 @@ def _save_run(
         runs.save(results, verb, list(command), cells)
     except OSError as error:
         raise cannot_write(results, error) from None
-    return [cell for cell in cells if wanted is None or runs.request_of(cell) in wanted]
+    return [cell for cell in cells if wanted is None or wanted & {*map(runs.request_of, (*cell.trials, cell))}]
 
 
 def _flags_without(args: RunArguments | BenchArguments, *names: str) -> list[str]:
@@ -120,17 +133,20 @@ def _run_cells(
     args: RunArguments,
     options: RunOptions,
     cells: list[Cell],
+    wanted: Set[runs.Request] | None,
     slots: Sequence[scheduler.Slot],
     run_cell: scheduler.RunCell,
 ) -> int:
     """Runs the unfinished cells, cleans up and prints the leaderboard."""
     console = Console()
-    pending = cells if options.reruns_finished else unfinished(cells, options.results)
-    done, other = (0, 0) if pending is cells else count_finished(options.results, cells)
+    pending = _pending(options, cells, wanted)
+    done, other = (0, 0) if options.reruns_finished else count_finished(options.results, cells)
     other_note = f", {other} of them before their mixer's code was changed" if other else ""
     note = f", {done} already done{other_note} (--rerun repeats them)" if done else ""
     accelerator = cells[0].accelerator if cells else "this machine"
-    console.print(f"{len(cells)} cells on {accelerator}{note}", highlight=False, soft_wrap=True)
+    trials = len(unique(trial for cell in cells for trial in cell.trials))
+    tuned = f", tuned by {trials} trials," if trials else ""
+    console.print(f"{len(cells)} cells{tuned} on {accelerator}{note}", highlight=False, soft_wrap=True)
     counts = scheduler.run_cells(pending, options, console, slots, run_cell)
     clean_up(cells, options.results)
     if counts.get("interrupted"):
@@ -138,6 +154,19 @@ def _run_cells(
     if not report.write_tables(ReportArguments((options.results,), out=args.out, plots=False)):
         console.print("no records yet: no tables are written", highlight=False)
     return FAILED if counts.get("failed") or counts.get("timeout") else 0
+
+
+def _pending(options: RunOptions, cells: Sequence[Cell], wanted: Set[runs.Request] | None) -> list[Cell]:
+    """The cells to run, and before each the trials that it needs."""
+    if not options.reruns_finished:
+        return unfinished(cells, options.results)
+    pending: list[Cell] = []
+    for cell in cells:
+        for trial in cell.trials:
+            again = options.fresh or (wanted is not None and runs.request_of(trial) in wanted)
+            pending += [trial] if again or not is_finished(options.results, trial) else []
+        pending.append(cell)
+    return unique(pending)
 
 
 def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
@@ -159,7 +188,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     return 0
 
 
-def bench(args: BenchArguments, wanted: Collection[runs.Request] | None = None) -> int:
+def bench(args: BenchArguments, wanted: Set[runs.Request] | None = None) -> int:
     """Measures speed and memory on random tokens; writes efficiency.csv and plots. Exit code 1 if a cell failed."""
     from lra.report import write  # pandas takes a second to import
 

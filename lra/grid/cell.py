@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,18 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How a cell's settings are chosen: on validation, among trials, which train on one seed."""
+
+    sweep: tuple[str, ...]
+    """The axes as the user wrote them."""
+    trials: tuple[tuple[str, ...], ...]
+    """Settings of each trial, as `--set` takes them."""
+    seed: int
+    """The training seed of all trials: the first that the user asked for."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """A requested cell, before its data and device are known."""
 
@@ -66,6 +78,10 @@ class Plan:
     recipe: Recipe
     overrides: tuple[str, ...]
     code: Code = Code()
+    tuning: Tuning | None = None
+    """Of a tuned cell, whose `recipe` is the one that the trials change."""
+    trial: tuple[str, ...] = ()
+    """The settings that this plan tries, as a trial of a tuned cell: it is trained and validated, and not tested."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,12 @@ class Cell:
     """Limits of a measurement, as fields of its record: `memory_limit_bytes`, `max_batch`."""
     single: Cell | None = None
     """For a cell trained by several processes: the same cell for one process."""
+    trials: tuple[Cell, ...] = ()
+    """Of a tuned cell whose settings are not chosen yet: its trials."""
+    choice: Mapping[str, Any] | None = None
+    """Of a tuned cell whose settings are chosen: the field `tuning` of its record."""
+    continues: Cell | None = None
+    """The trial whose training this cell goes on from."""
 
     @property
     def single_process(self) -> Cell:
@@ -95,14 +117,27 @@ class Cell:
     def name(self) -> str:
         """The record's file name without its ending: readable, cut if it is long, and unique by the key."""
         plan = self.plan
-        seeds = "s" + "_".join(map(str, plan.seeds))
-        words = [plan.task, str(plan.model), f"L{plan.length}", plan.protocol, seeds, self.accelerator]
-        readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
-        return f"{readable[:_NAME_LENGTH]}-{self.key[:10]}"
+        return record_name(
+            plan.task, str(plan.model), plan.length, plan.protocol, plan.seeds, self.accelerator, self.key
+        )
+
+
+def record_name(
+    task: str, model: str, length: int, protocol: str, seeds: Iterable[int], accelerator: str, key: str
+) -> str:
+    """The name of a cell's record: readable, cut if it is long, and unique by the key."""
+    words = [task, model, f"L{length}", protocol, "s" + "_".join(map(str, seeds)), accelerator]
+    readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+    return f"{readable[:_NAME_LENGTH]}-{key[:10]}"
 
 
 _NAME_LENGTH = 160
 """Letters of a cell's name before its key. File systems allow 255 bytes, and files written beside it add to them."""
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells, each once: tuned cells share their trials."""
+    return list({(cell.plan.trial, cell.name): cell for cell in cells}.values())
 
 
 def split_seeds(cell: Cell) -> list[Cell]:
@@ -125,6 +160,9 @@ def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, limits: Mapp
         data: description of the data: `task_version` and `fingerprint` count.
         accelerator: as `expand.accelerator_name` names it.
         limits: limits of a measurement; empty for training.
+
+    A tuned cell's key holds its trials' settings, not which of them was chosen. A trial's is that of the same cell
+    without tuning.
     """
     content = {
         "task": plan.task,
@@ -138,6 +176,8 @@ def cell_key(plan: Plan, data: Mapping[str, Any], accelerator: str, limits: Mapp
         "accelerator": accelerator,
         **limits,
     }
+    if plan.tuning:
+        content["tuning"] = {"trials": plan.tuning.trials, "seed": plan.tuning.seed}
     if plan.code.versions:
         content["versions"] = dict(plan.code.versions)
     if plan.code.foreign and plan.code.fingerprint:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs import PROTOCOLS
-from configs.recipe import Protocol, RecipeError, override, suggest
+from configs.recipe import Protocol, Recipe, RecipeError, override, suggest
 from lra.errors import UsageError
-from lra.grid.cell import Cell, Code, ModelSpec, Plan, ProbedMixer, cell_key
+from lra.grid.cell import Cell, Code, ModelSpec, Plan, ProbedMixer, Tuning, cell_key
 from lra.grid.spec import DataOptions, RunOptions
+from lra.grid.sweep import Sweep
 from models import MIXERS, code_versions
 from tasks import TASKS, Task
 from tasks.io.cache import describe, prepare, summary
@@ -90,6 +91,7 @@ def make_plans(
     lengths: Sequence[int],
     seeds: Sequence[int],
     settings: Sequence[str],
+    sweep: Sweep | None = None,
 ) -> list[Plan]:
     """The grid: one plan for each task, model, length and seed.
 
@@ -100,9 +102,10 @@ def make_plans(
         lengths: sequence lengths in tokens; some protocols count the CLS token (`Protocol.counts_cls`).
         seeds: training seeds.
         settings: 'section.field=value' overrides of every recipe.
+        sweep: what each model is tuned over, on each task and length, at the first of the seeds; None: nothing.
 
     Raises:
-        UsageError: a wrong name, length, seed or setting.
+        UsageError: a wrong name, length, seed or setting, or a trial whose settings contradict each other.
     """
     task_names = resolve_names("task", tasks or protocol.default_tasks or protocol.tasks, TASKS, protocol.tasks)
     specs = parse_models(models or protocol.default_models, tuple(MIXERS))
@@ -121,10 +124,11 @@ def make_plans(
                 recipe = dataclasses.replace(recipe, data=TASKS[name].rules)
             try:
                 recipe = override(recipe, settings)
+                trials = tuple(sweep.trials(recipe)) if sweep else ()
             except RecipeError as error:
                 raise UsageError(f"{name}, {model}: {error}") from None
-            versions = code_versions(model.name, dataclasses.asdict(recipe.encoder))
-            code = Code(tuple(versions.items()), foreign=model.name not in MIXERS)
+            tuning = Tuning(sweep.words, trials, (seeds or protocol.seeds)[0]) if sweep else None
+            code = _code(model, recipe)
             cls = protocol.counts_cls and recipe.encoder.pool == "cls"
             for length in dict.fromkeys(lengths or protocol.lengths.get(name, (TASKS[name].length,))):
                 if length <= cls:
@@ -132,8 +136,31 @@ def make_plans(
                         f"lengths of protocol {protocol.name} count the CLS token: they must be at least 2"
                     )
                 for seed in dict.fromkeys(seeds or protocol.seeds):
-                    plans.append(Plan(name, model, length - cls, protocol.name, (seed,), recipe, tuple(settings), code))
+                    overrides = tuple(settings)
+                    plan = Plan(name, model, length - cls, protocol.name, (seed,), recipe, overrides, code, tuning)
+                    plans.append(plan)
     return plans
+
+
+def _code(model: ModelSpec, recipe: Recipe) -> Code:
+    versions = code_versions(model.name, dataclasses.asdict(recipe.encoder))
+    return Code(tuple(versions.items()), foreign=model.name not in MIXERS)
+
+
+def trial_plans(plan: Plan) -> list[Plan]:
+    """The trials of a tuned plan; none of another."""
+    return [_trial_plan(plan, settings) for settings in plan.tuning.trials] if plan.tuning else []
+
+
+def _trial_plan(plan: Plan, settings: Sequence[str]) -> Plan:
+    """A tuned plan with a trial's settings, trained on the trials' seed."""
+    assert plan.tuning
+    recipe = override(plan.recipe, settings)
+    code = dataclasses.replace(plan.code, versions=_code(plan.model, recipe).versions)
+    return dataclasses.replace(
+        plan, seeds=(plan.tuning.seed,), recipe=recipe, overrides=(*plan.overrides, *settings), code=code, tuning=None,
+        trial=tuple(settings),
+    )  # fmt: skip
 
 
 def make_cells(
@@ -190,7 +217,7 @@ def apply_mixers(plans: Sequence[Plan], mixers: Mapping[ModelSpec, ProbedMixer])
 
 def _check_pooling(plans: Iterable[Plan]) -> None:
     """Raises `UsageError` for a mixer that is to read one way with CLS pooling: CLS would see itself alone."""
-    for plan in plans:
+    for plan in (part for whole in plans for part in (trial_plans(whole) or [whole])):
         if plan.recipe.encoder.pool == "cls" and not dict(plan.recipe.mixer).get("bidirectional", True):
             raise UsageError(
                 f"{plan.task}, {plan.model}: it reads from left to right, and the CLS token, which comes first, would "
@@ -212,6 +239,8 @@ def group_seeds(plans: Sequence[Plan], mode: str, device: dict[str, Any]) -> lis
         merged = mode == "on" or (
             mode == "auto" and device["platform"] != "cpu" and estimate_step_flops(plan) < _SMALL_STEP
         )
+        # The trials' seed stays alone, since it goes on from a trial.
+        merged = merged and not (plan.tuning and plan.seeds == (plan.tuning.seed,))
         groups.setdefault(dataclasses.replace(plan, seeds=()) if merged else plan, []).append(plan)
     return [
         dataclasses.replace(plan, seeds=tuple(seed for member in group for seed in member.seeds))
@@ -302,6 +331,7 @@ def make_cell(
         UsageError: there are fewer devices than `device_count`, or the batch cannot be divided among them.
     """
     recipe = plan.recipe
+    trials = tuple(make_cell(trial, entry, device, device_count, limits, processes) for trial in trial_plans(plan))
     if not 1 <= device_count <= device["count"]:
         raise UsageError(f"--devices={device_count}: there are 1 to {device['count']} devices to use")
     if recipe.train.batch % (device_count * processes * recipe.train.accumulate):
@@ -317,7 +347,7 @@ def make_cell(
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
     data = {"task_version": TASKS[plan.task].version} | (_RANDOM_TOKENS if entry is None else describe(entry))
     plan = dataclasses.replace(plan, recipe=recipe)
-    cell = Cell(plan, entry, data, accelerator, cell_key(plan, data, accelerator, limits), limits)
+    cell = Cell(plan, entry, data, accelerator, cell_key(plan, data, accelerator, limits), limits, trials=trials)
     if processes == 1:
         return cell
     accelerator = accelerator_name(device, device_count, processes)

@@ -91,6 +91,8 @@ class TrainOptions:
     """Measure which pairs of tokens it joins, too."""
     row: int = 0
     """Tokens of a picture's row; 0 for text."""
+    test: bool = True
+    """Score the test split at the end; else the last checkpoint stays, from which another call goes on to the test."""
     fresh: bool = False
     """Delete existing checkpoints first."""
     tensorboard: str | None = None

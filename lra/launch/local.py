@@ -136,7 +136,8 @@ def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec
         record["timeout_minutes"] = options.timeout_minutes
     if (sharing > 1 or options.busy) and cell.entry:
         record["sharing"] = max(sharing, 2)
-    results = options.results.resolve()
+    results, trial = options.results.resolve(), bool(cell.plan.trial)
+    trained = (cell.continues or cell).single_process
     return WorkerSpec(
         started=time.time(),
         record=record,
@@ -147,14 +148,15 @@ def worker_spec(cell: Cell, options: RunOptions, sharing: int = 1) -> WorkerSpec
         train=TrainOptions(
             devices=options.devices,
             stream=options.stream,
-            checkpoints=str(results / "checkpoints" / cell.single_process.name),
-            checkpoint_key=cell.single_process.key,
+            checkpoints=str(results / "checkpoints" / trained.name),
+            checkpoint_key=trained.key,
             checkpoint_minutes=options.checkpoint_minutes,
             max_minutes=options.max_minutes,
             profile=str(results / "profiles" / cell.name) if options.profile else None,
-            reach=options.reach,
-            pairs=options.pairs,
-            fresh=options.fresh,
+            test=not trial,
+            reach=options.reach and not trial,
+            pairs=options.pairs and not trial,
+            fresh=options.fresh and not cell.continues,
             tensorboard=str(results / "tensorboard" / cell.name) if options.tensorboard else None,
             wandb=(options.wandb, cell.name, str(results)) if options.wandb else None,
         ),
@@ -209,7 +211,8 @@ def label(cell: Cell, number: str) -> str:
     """A cell's title on the terminal; `number`, such as '3/12', is its position in the run."""
     plan = cell.plan
     seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
-    return f"[{number}] {plan.task} × {plan.model}, length {plan.length:,}, {seeds}"
+    trial = f", trial {', '.join(plan.trial)}" if plan.trial else ""
+    return f"[{number}] {plan.task} × {plan.model}, length {plan.length:,}, {seeds}{trial}"
 
 
 def summary(record: records.Record) -> str:
@@ -221,10 +224,12 @@ def summary(record: records.Record) -> str:
         inference = record["inference_speed"]["steps_per_second"]
         largest = f"batch {record['recipe']['train']['batch']:,} is the largest: " if record.get("max_batch") else ""
         return f"{largest}{speed['steps_per_second']:.3g} training steps/s, {inference:.3g} inference steps/s"
-    tests = [
-        f"{100 * result['test_best']:.2f} % at step {result['best_step']:,}"
+    # A trial is not tested.
+    split = "test" if any(result["test_best"] is not None for result in record["results"]) else "validation"
+    scores = [
+        f"{100 * result[f'{split}_best']:.2f} % at step {result['best_step']:,}"
         if result["status"] == "ok"
         else result["status"]
         for result in record["results"]
     ]
-    return f"test {', '.join(tests)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"
+    return f"{split} {', '.join(scores)}, {speed['steps_per_second']:.3g} steps/s, {record['wall_seconds']:.0f} s"

@@ -21,7 +21,7 @@ from lra.grid.spec import RunOptions
 from lra.launch.local import run_cell, summary
 from lra.launch.process import LeaseLost, Stopped, WorkerContext, WorkerProcesses
 from lra.launch.progress import Display
-from lra.results import records
+from lra.results import provenance, records, tuning
 from lra.results.folder import cannot_write, is_finished, record_path, unfinished
 from lra.results.lease import Lease, Leases
 
@@ -56,7 +56,9 @@ def run_cells(
 ) -> dict[str, int]:
     """Runs cells, each once.
 
-    Waits for cells that another run has, and takes them over if that run dies. On KeyboardInterrupt, running cells save
+    Waits for cells that another run has, and takes them over if that run dies. A tuned cell waits for its trials, which
+    must be among the cells or finished; if one ends without a result, the tuned cell is left to another run. On
+    KeyboardInterrupt, running cells save
     a checkpoint before it is raised again; finished cells have their records.
 
     Args:
@@ -108,6 +110,8 @@ class Schedule:
     def __init__(self, cells: Sequence[Cell], options: RunOptions, display: Display, run_cell: RunCell):
         self.options, self.display, self.run_cell = options, display, run_cell
         self.pending, self.total, self.begun = deque(cells), len(cells), 0
+        self.open_trials = {cell.name for cell in cells if cell.plan.trial}
+        """Names of the trials that have not ended, here or in another run."""
         self.stamps = {cell.name: records.stamp(record_path(options.results, cell)) for cell in cells}
         """Of each cell's record when this run was asked for the cell."""
         self.leases, self.workers = Leases(options.results / "leases"), WorkerProcesses()
@@ -144,16 +148,21 @@ class Schedule:
         return None
 
     def _take(self) -> tuple[Cell, Lease, int] | None:
-        leased_elsewhere: list[Cell] = []
+        waiting: list[Cell] = []
         try:
             while self.pending:
                 cell = self.pending.popleft()
+                if self._waits_for_trials(cell):
+                    waiting.append(cell)
+                    continue
+                if self._lacks_trials(cell):
+                    continue
                 try:
                     lease = self.leases.take(cell.single_process.name)
                 except OSError as error:
                     raise cannot_write(self.options.results, error) from None
                 if lease is None:
-                    leased_elsewhere.append(cell)
+                    waiting.append(cell)
                     continue
                 if self._done_elsewhere(cell):
                     lease.release()
@@ -164,7 +173,20 @@ class Schedule:
                 return cell, lease, self.begun
             return None
         finally:
-            self._requeue(leased_elsewhere)
+            self._requeue(waiting)
+
+    def _waits_for_trials(self, cell: Cell) -> bool:
+        return any(trial.name in self.open_trials for trial in cell.trials)
+
+    def _lacks_trials(self, cell: Cell) -> bool:
+        """Whether trials of the cell have ended without a result, so that nothing can be chosen; says so."""
+        lacking = tuning.unfinished_trials(cell, self.options.results)
+        if lacking:
+            self.display.print_line(
+                f"{cell.name}: left, since {len(lacking)} of its {len(cell.trials)} trials have no result yet: "
+                "the same command repeats them"
+            )
+        return bool(lacking)
 
     def _done_elsewhere(self, cell: Cell) -> bool:
         """Whether another run has finished or tried the cell since this run was asked for it.
@@ -191,19 +213,42 @@ class Schedule:
         if record["status"] == "interrupted":
             return False
         self.display.print_line(f"{cell.name}: done by another run: {summary(record)}")
+        self._end(cell)
         self._split(cell, record)
         return True
 
     def _run(self, cell: Cell, number: int, context: WorkerContext) -> None:
+        number_text = f"{number}/{self.total}"
         try:
-            record = self.run_cell(cell, f"{number}/{self.total}", self.options, context)
+            chosen = tuning.choose(cell, self.options.results) if cell.trials else cell
+            if chosen.choice and chosen.choice["chosen"] is None:
+                record = self._write_without_choice(chosen)
+            else:
+                record = self.run_cell(chosen, number_text, self.options, context)
         except LeaseLost:
             self.display.print_line(f"{cell.name}: another run has taken this cell over")
             self._requeue([cell])
             return
         with self.lock:
             self.counts[record["status"]] = self.counts.get(record["status"], 0) + 1
+        self._end(cell)
         self._split(cell, record)
+
+    def _write_without_choice(self, cell: Cell) -> records.Record:
+        options = self.options
+        record = tuning.record_without_choice(cell, options.origin or provenance.current_origin())
+        try:
+            records.write(record_path(options.results, cell), record)
+        except OSError as error:
+            raise cannot_write(options.results, error) from None
+        self.display.print_line(f"{cell.name}: {summary(record)}")
+        return record
+
+    def _end(self, cell: Cell) -> None:
+        """Notes that a trial has ended, so that the cell that waits for it can be looked at again."""
+        if cell.plan.trial:
+            with self.lock:
+                self.open_trials.discard(cell.name)
 
     def _split(self, cell: Cell, record: records.Record) -> None:
         """Queues the seeds of a cell as separate cells if they do not fit into memory together."""
@@ -221,9 +266,10 @@ class Schedule:
             self.pending.extendleft(reversed(cells))
 
     def _report_waiting(self) -> None:
-        if not self.reported_waiting:
+        elsewhere = [cell for cell in self.pending if not self._waits_for_trials(cell)]
+        if elsewhere and not self.reported_waiting:
             self.reported_waiting = True
-            self.display.print_line(f"waiting for cells that other runs are at: {len(self.pending)}")
+            self.display.print_line(f"waiting for cells that other runs are at: {len(elsewhere)}")
 
 
 def divide_device(device: dict[str, Any], used: int, jobs: int | None) -> tuple[list[Slot], dict[str, Any]]:

@@ -17,7 +17,7 @@ from lra.results.provenance import ROOT
 
 
 def build_commands(plans: Sequence[Plan], group_seeds: bool, arguments: Sequence[str]) -> list[list[str]]:
-    """Builds one command line per cell: the words after `run.py`.
+    """Builds one command line per cell, or per tuned model, task and length: the words after `run.py`.
 
     Args:
         group_seeds: whether seeds that differ in nothing else share a command.
@@ -26,7 +26,9 @@ def build_commands(plans: Sequence[Plan], group_seeds: bool, arguments: Sequence
     seeds_by_cell: dict[tuple[Any, ...], list[int]] = {}
     for p in plans:
         key = (p.task, str(p.model), p.length)
-        seeds_by_cell.setdefault(key if group_seeds else (*key, p.seeds), []).extend(p.seeds)
+        # Trials train on the first seed of all, so the seeds of a tuned cell cannot be told apart.
+        together = group_seeds or p.tuning is not None
+        seeds_by_cell.setdefault(key if together else (*key, p.seeds), []).extend(p.seeds)
     return [
         [
             "run", *arguments, f"--tasks={task}", f"--models={model}",

@@ -4,6 +4,9 @@ The rule (README of google-research/long-range-arena): the task's hyper-paramete
 parameters than the Transformer of that task; anything else is *free for all*. Here: the recipe is the protocol's own
 for that model, except for how it is computed (`EXECUTION`), and for an evaluation of more examples than the protocol's
 (`EVALUATION`). The length is no part of it, because it names the column.
+What was tuned (`--sweep`) counts as no change, but then the row is of the kind *tuned (N trials)* and is ranked only
+with rows of the same number of trials, as in AlgoPerf (Dahl et al. 2023, arXiv:2306.07179): a larger budget is not a
+better model. Results that were trained elsewhere (`submit`) are *external*.
 In a protocol of published recipes, whose models differ in width, depth and schedule, every result is free for all.
 """
 
@@ -17,10 +20,11 @@ from typing import Any
 
 from configs import PROTOCOLS
 from configs.recipe import SECTIONS, Encoder, Recipe, shown_section
+from lra.report import tuned
 from lra.results.records import Record
 from tasks import TASKS
 
-APPLES, FREE = "apples to apples", "free for all"
+APPLES, FREE, EXTERNAL = "apples to apples", "free for all", "external"
 EXECUTION = frozenset({"train.precision", "train.accumulate", "train.remat"})
 """Settings of how a cell is computed; they do not change what is computed."""
 EVALUATION = frozenset({"train.validation_examples", "train.test_examples"})
@@ -30,9 +34,48 @@ OWN_RECIPE = "width, depth and schedule are its family's own"
 """Why a result of a protocol of published recipes is free for all."""
 
 
+EXPLAINED = {
+    APPLES: "The protocol's own hyper-parameters, at most 10 % more parameters than its Transformer.",
+    FREE: "Other hyper-parameters than the protocol's, over 10 % more parameters than its Transformer, or a recipe of "
+    "the model's family alone.",
+    EXTERNAL: "Trained elsewhere and scored here: predictions that were handed in. Nobody has checked their recipes "
+    "and budgets, so they are not ranked; speed, memory and parameters are as reported.",
+}  # fmt: skip
+"""Each kind of rows, for their tables."""
+TUNED = (
+    "Settings chosen on validation among this many trials, on the first seed. Ranked only with rows of the same budget."
+)
+
+
+def kind_of(record: Record, reasons: tuple[str, ...]) -> str:
+    """The kind of a row with such a record: one of `EXPLAINED`, or with its budget of trials.
+
+    Args:
+        record: a record of the row.
+        reasons: why it is free for all.
+    """
+    if "external" in record:
+        return EXTERNAL
+    base, trials = FREE if reasons else APPLES, tuned.budget(record)
+    if not trials:
+        return base
+    words = f"tuned ({trials} trial{'s' * (trials != 1)})"
+    return f"{base}, {words}" if reasons else words
+
+
+def explain(kind: str) -> str:
+    """What rows of a kind have in common, in words."""
+    return EXPLAINED.get(kind) or (f"{EXPLAINED[FREE]} {TUNED}" if kind.startswith(FREE) else TUNED)
+
+
 def recipe_changes(record: Record) -> list[str]:
-    """The settings in which a record's recipe differs from its protocol's, as 'section.field=value'."""
+    """The settings in which a record's recipe differs from its protocol's, as 'section.field=value'.
+
+    Those that were tuned do not count.
+    """
     cell = record["cell"]
+    if "external" in record:
+        return []
     model = cell.get("mixer", cell["model"])
     try:
         theirs = _settings(_expected(cell["protocol"], cell["task"], model))
@@ -44,7 +87,7 @@ def recipe_changes(record: Record) -> list[str]:
     theirs = {k: v for k, v in theirs.items() if k in ours or not (k.startswith("data.") or defaults.get(k) == v)}
     changed = []
     enough = {name for name in EVALUATION if _covers(ours.get(name, 0), theirs.get(name, 0))}
-    for name in sorted({*ours, *theirs} - EXECUTION - enough):
+    for name in sorted({*ours, *theirs} - EXECUTION - enough - tuned.swept(record)):
         if name not in ours:
             changed.append(f"{name} is not set")
         elif name not in theirs or ours[name] != theirs[name]:
@@ -74,6 +117,8 @@ def excess_parameters(record: Record) -> list[str]:
 def protocol_reasons(record: Record) -> list[str]:
     """Why no result of the record's protocol is apples to apples, and the protocol's remark on the model's recipe."""
     cell = record["cell"]
+    if "external" in record:
+        return [*filter(None, [record["external"].get("note")])]
     if not _has_own_recipes(cell["protocol"]):
         return []
     remark = PROTOCOLS[cell["protocol"]].remarks.get(cell.get("mixer", cell["model"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import efficiency, fairness, headline, looks
+from lra.report import efficiency, headline, looks
 from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, counted, short, split_by_family, to_file_name
 from lra.report.headline import MEMORY_METHODS
 from lra.report.leaderboard import Leaderboard
@@ -114,8 +114,7 @@ def _disc(row: Row, styles: Styles, x: float, y: float, memory: tuple[float, flo
     own, most = memory
     area = own / most if most else 0.15
     words = tuple(filter(None, [*told, row.overrides, row.variant]))
-    free = row.kind == fairness.FREE
-    return Series(row.model, styles[row.model], (x,), (y,), row.model, words, area=area, hollow=free)
+    return Series(row.model, styles[row.model], (x,), (y,), row.model, words, area=area, hollow=bool(row.reasons))
 
 
 def accuracy_speed(board: Leaderboard, styles: Styles) -> list[Figure]:

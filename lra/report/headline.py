@@ -1,5 +1,7 @@
 """What the page and leaderboard.md begin with: one protocol, one row a model, a column a task, without overrides.
 
+Where more models have results of one sweep with one budget of trials than without any, those.
+
 The protocol is the one with most models that have an average; `FIRST` comes before all others. Of a model that ran on
 several accelerators, each score is that of one of them (`rows.combine`); speed and memory are all of one accelerator.
 Rows with over 10 % more parameters than the protocol's Transformer are shown, but not ranked.
@@ -13,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lra.report import averages, distance, fairness
+from lra.report import averages, distance
 from lra.report.distance import Distance
 from lra.report.leaderboard import Leaderboard, find_leader
 from lra.report.rows import Column, Row, Score, one_a_model
@@ -73,6 +75,9 @@ class Headline:
     method: str
     """How memory was measured: 'device_peak_bytes' or 'compiled_bytes'; empty where no method covers an entry."""
     notes: list[str]
+    sweep: str = ""
+    """What was tuned, in words, by the same number of trials for all; empty if nothing was."""
+    trials: int = 0
     accelerator: str = ""
     """The one that speed and memory are of; empty where neither is known."""
 
@@ -89,12 +94,12 @@ class Headline:
 
 def choose(board: Leaderboard, benchmarks: Sequence[Record]) -> Headline | None:
     """The first table of a leaderboard; None where no row has a protocol's own recipe and a result."""
-    by_protocol: dict[str, list[Row]] = defaultdict(list)
+    kinds: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
     for row in board.rows:
-        if row.plain:
-            by_protocol[row.protocol].append(row)
-    scored = {protocol: rows for protocol, rows in by_protocol.items() if any(row.results for row in rows)}
-    tables = [_table(protocol, rows, board) for protocol, rows in sorted(scored.items())]
+        if row.ours_alone:
+            kinds[row.protocol, row.trials, row.sweep].append(row)
+    scored = {kind: rows for kind, rows in kinds.items() if any(row.results for row in rows)}
+    tables = [_table(*kind, rows, board) for kind, rows in sorted(scored.items())]
     if not tables:
         return None
     found = max(tables, key=_preference)
@@ -102,12 +107,12 @@ def choose(board: Leaderboard, benchmarks: Sequence[Record]) -> Headline | None:
     return found
 
 
-def _preference(table: Headline) -> tuple[bool, int, int, int]:
+def _preference(table: Headline) -> tuple[bool, int, int, int, bool]:
     complete = sum(entry.value is not None for entry in table.entries)
-    return table.protocol == FIRST, complete if table.average else 0, complete, len(table.entries)
+    return table.protocol == FIRST, complete if table.average else 0, complete, len(table.entries), not table.trials
 
 
-def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
+def _table(protocol: str, trials: int, sweep: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     kept = one_a_model(rows)
     scored = [name for name in board.columns if any(row.estimate(name) for row in kept)]
     columns, rare = _columns(kept, distance.averaged(scored))
@@ -115,7 +120,7 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     entries = [
         Entry(row, _value(row, columns, rules[:1]), distance=distance.of_row(row, board.columns)) for row in kept
     ]
-    ranked = [entry for entry in entries if entry.row.kind == fairness.APPLES] or entries
+    ranked = [entry for entry in entries if not entry.row.reasons] or entries
     for entry in ranked:
         if entry.value is not None:
             mean = entry.value.mean
@@ -128,7 +133,8 @@ def _table(protocol: str, rows: Sequence[Row], board: Leaderboard) -> Headline:
     entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
     notes = _notes(kept, len(ranked), rare) + distance.note(entry.distance for entry in entries)
     none = Measure("", ())
-    return Headline(protocol, columns, rules[0].name if rules else "", entries, none, none, "", notes)
+    average = rules[0].name if rules else ""
+    return Headline(protocol, columns, average, entries, none, none, "", notes, sweep, trials)
 
 
 def _value(row: Row, columns: Sequence[str], rules: Sequence[averages.Rule]) -> Estimate | None:
@@ -177,8 +183,7 @@ def _accelerator(score: Score) -> str:
 
 def mark(entry: Entry, table: Headline) -> str:
     """A dagger behind the name of a model that is not ranked with the others."""
-    ranked_apart = entry.row.kind == fairness.FREE and any(e.row.kind == fairness.APPLES for e in table.entries)
-    return " †" if ranked_apart else ""
+    return " †" if entry.row.reasons and not all(e.row.reasons for e in table.entries) else ""
 
 
 def _measure(table: Headline, columns: dict[str, Column], benchmarks: Sequence[Record]) -> None:

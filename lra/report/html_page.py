@@ -17,7 +17,19 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import efficiency, figures, headline, layout, looks, published, selection, styles, tables
+from lra.report import (
+    efficiency,
+    fairness,
+    figures,
+    headline,
+    layout,
+    looks,
+    published,
+    selection,
+    styles,
+    tables,
+    tuned,
+)
 from lra.report.charts import Figure
 from lra.report.leaderboard import Leaderboard
 from lra.report.rows import Column, Group, Row, Score
@@ -147,10 +159,14 @@ def _first_screen(leaderboard: Leaderboard, benchmarks: Sequence[Record]) -> dic
 
 def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any]:
     """The first table; its `row` and `scores` are places in `rows`, as an entry may have scores of several."""
-    main = {(row.model, row.protocol, row.accelerator): place for place, row in enumerate(rows) if row.plain}
+    main = {
+        (row.model, row.protocol, row.accelerator, row.trials, row.sweep): place
+        for place, row in enumerate(rows)
+        if row.ours_alone
+    }
     source = {id(score): place for place, row in enumerate(rows) for score in row.scores.values()}
     entries = [
-        {"row": main[entry.row.model, entry.row.protocol, entry.row.accelerator],
+        {"row": main[entry.row.model, entry.row.protocol, entry.row.accelerator, table.trials, table.sweep],
          "scores": {name: source[id(score)] for name, score in entry.row.scores.items()},
          "rank": entry.rank, "family": styles.family_of(entry.row.model), "value": _estimate(entry.value),
          "speed": _digits(entry.speed), "memory": _digits(entry.memory), "best": sorted(entry.best),
@@ -208,7 +224,7 @@ def _column(column: Column) -> dict[str, Any]:
 def _group(group: Group) -> dict[str, Any]:
     return {
         "title": tables.group_title(group), "protocol": group.protocol, "kind": group.kind, "columns": group.columns,
-        "averages": group.averages,
+        "averages": group.averages, "told": fairness.explain(group.kind),
     }  # fmt: skip
 
 
@@ -245,8 +261,10 @@ def _cell(record: Record, pool: _Pool) -> dict[str, Any]:
         seeds.append({name: value for name, value in result.items() if name != "curve" and value not in (None, "")})
     shared = {"recipe": record["recipe"], "data": record["data"]}
     shared |= {name: record[name] for name in ("versions", "device") if record.get(name)}
-    known = {*shared, "results", "cell", "overrides", "schema"}
+    known = {*shared, "results", "cell", "overrides", "schema", "tuning"}
     own = {name: value for name, value in record.items() if name not in known and value not in (None, "", [])}
+    if trials := tuned.lines(record):
+        own["trials"] = trials
     return {"seeds": seeds, "own": own, "shared": {name: pool.index(v) for name, v in shared.items()}}
 
 

@@ -4,11 +4,12 @@
   one sample of them. Its name is task@length; where a task and length were run on several data sets, the one with most
   results has that name and the names of the rest include their fingerprint, or the sample's size. So results on
   different data are never averaged or ranked together.
-- A *row* is a model with its options × protocol × overrides × accelerator. Within a row and column, seeds of another
-  recipe (an older version of the protocol) or another version of the code are not averaged in: they form a separate
-  row, with a `variant`.
-- A *group* is a protocol and whether its rows are apples to apples (`fairness`). Ranks, bold figures and averages
-  are computed within a group. Accuracies may be compared across accelerators; speed and memory never are.
+- A *row* is a model with its options × protocol × overrides × budget of trials × accelerator. Within a row and column,
+  seeds of another recipe (an older version of the protocol) or another version of the code are not averaged in: they
+  form a separate row, with a `variant`.
+- A *group* is a protocol and a kind of rows: apples to apples, tuned by so many trials, … (`fairness`). Ranks, bold
+  figures and averages are computed within a group. Accuracies may be compared across accelerators; speed and memory
+  never are.
 """
 
 from __future__ import annotations
@@ -24,12 +25,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from configs.recipe import identity
-from lra.report import averages, distance, fairness, mixer_code, selection
+from lra.report import averages, distance, fairness, mixer_code, selection, tuned
 from lra.report.rows import Column, Group, Row, Score, column_key, has_score, make_columns
 from lra.report.shared_parts import once_per_object
 from lra.report.stats import Estimate, difference, estimate
 from lra.results import load
 from lra.results.records import Record
+
+
+class _Base(NamedTuple):
+    """What tells rows apart, besides variants."""
+
+    model: str
+    protocol: str
+    overrides: str
+    accelerator: str
+    trials: int
 
 
 class _Variant(NamedTuple):
@@ -72,10 +83,10 @@ def build(records: Sequence[Record], choice: selection.Selection = selection.ALL
     by_key, conflicts = make_columns(records, split)
     columns = {column.name: column for column in by_key.values()}
     hash_of = once_per_object(lambda recipe: _short_hash(identity(recipe)))
-    seeds_of: dict[tuple[str, ...], dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
+    seeds_of: dict[_Base, dict[str, list[_Seed]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         cell = record["cell"]
-        base: tuple[str, ...] = (cell["model"], cell["protocol"], _overrides(record), cell["accelerator"])
+        base = _Base(cell["model"], cell["protocol"], _overrides(record), cell["accelerator"], tuned.budget(record))
         variant = _Variant(hash_of(record["recipe"]), _versions_text(record))
         column = by_key[column_key(record, split)].name
         for result in load.seed_results(record):
@@ -87,18 +98,18 @@ def build(records: Sequence[Record], choice: selection.Selection = selection.ALL
         for column, seeds in cells.items():
             for name, members in _variants(seeds).items():
                 unique, duplicates = _deduplicate(members)
-                conflicts += [f"duplicate: {base[0]}, {column}, {duplicate}" for duplicate in duplicates]
+                conflicts += [f"duplicate: {base.model}, {column}, {duplicate}" for duplicate in duplicates]
                 if different := mixer_code.differences((s.seed, s.record) for s in unique if s.status == "ok"):
-                    conflicts.append(f"code: {base[0]}, {column}: {different}")
+                    conflicts.append(f"code: {base.model}, {column}: {different}")
                 variants[name][column] = _score(unique, columns[column].examples)
         rows += [_row(base, name, scores) for name, scores in variants.items()]
     return Leaderboard(group_rows(rows, list(columns), choice.sort), columns, choice.metric, sorted(conflicts))
 
 
 def _overrides(record: Record) -> str:
-    """The overrides of a record in order of their names; of several with one name, the last."""
+    """The overrides of a record in order of their names, and what was tuned; of several with one name, the last."""
     last = {setting.partition("=")[0]: setting for setting in record.get("overrides", [])}
-    return " ".join(last[name] for name in sorted(last))
+    return " ".join(filter(None, [*(last[name] for name in sorted(last)), tuned.sweep_text(record)]))
 
 
 def _short_hash(recipe: dict[str, Any]) -> str:
@@ -160,7 +171,7 @@ def _score(seeds: list[_Seed], examples: int | None) -> Score:
     )
 
 
-def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
+def _row(base: _Base, variant: str, scores: dict[str, Score]) -> Row:
     """A row with its kind, judged by its finished cells, or by all cells where none is finished."""
     records = [record for score in scores.values() for record in score.records]
     judged = [record for record in records if has_score(record)] or records
@@ -169,18 +180,21 @@ def _row(base: tuple[str, ...], variant: str, scores: dict[str, Score]) -> Row:
     changes = sorted({reason for record in recipes for reason in fairness.recipe_changes(record)})
     excess = sorted({reason for record in judged for reason in fairness.excess_parameters(record)})
     reasons = (*changes, *excess, *fairness.protocol_reasons(judged[0]))
-    model, protocol, overrides, accelerator = base
-    kind = fairness.FREE if reasons else fairness.APPLES
-    return Row(model, protocol, overrides, accelerator, variant, kind, reasons, not changes, scores)
+    kind = fairness.kind_of(judged[0], reasons)
+    return Row(
+        base.model, base.protocol, base.overrides, base.accelerator, variant, kind, reasons,
+        unchanged=not changes and kind != fairness.EXTERNAL, scores=scores, trials=base.trials,
+        sweep=tuned.sweep_text(judged[0]),
+    )  # fmt: skip
 
 
 def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
     """Groups the rows by protocol and kind and ranks them within each group; `sort` as in `selection.Selection`."""
-    by_group: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    by_group: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_group[row.protocol, row.kind].append(row)
+        by_group[row.protocol, row.trials, row.kind].append(row)
     groups = []
-    for (protocol, kind), members in sorted(by_group.items()):
+    for (protocol, _, kind), members in sorted(by_group.items()):
         present = [name for name in columns if any(name in row.scores for row in members)]
         # Columns in which no cell has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]
@@ -194,10 +208,11 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
                 if average is not None:
                     row.averages[rule.name] = average
         names = [rule.name for rule in rules]
-        for name in [*present, *names]:
-            _mark_best(name, members)
         ranked_by = [*names, *scored, *present][0]
-        _rank(ranked_by, members)
+        if kind != fairness.EXTERNAL:
+            for name in [*present, *names]:
+                _mark_best(name, members)
+            _rank(ranked_by, members)
         groups.append(Group(protocol, kind, present, names, _sort_rows(members, ranked_by, present, sort)))
     return groups
 

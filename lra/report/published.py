@@ -82,7 +82,7 @@ def published_for(row: Row, column: Column) -> Published | None:
     None unless the row has the protocol's own recipe, and the column the paper's length of the task and as many
     examples as the published data, all of them scored.
     """
-    if not row.unchanged or column.sampled or averages.LENGTHS.get(column.task) != column.length:
+    if not row.unchanged or row.trials or column.sampled or averages.LENGTHS.get(column.task) != column.length:
         return None
     if TASKS[column.task].compare_counts(column.counts):
         return None

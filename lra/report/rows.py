@@ -161,20 +161,30 @@ class Row:
     accelerator: str
     variant: str
     kind: str
-    """`fairness.APPLES` or `fairness.FREE`."""
+    """As `fairness.kind_of` names it."""
     reasons: tuple[str, ...]
+    """Why it is free for all, or a remark on an external result; none of other rows."""
     unchanged: bool
-    """Whether the recipe is the protocol's own, however many parameters that gives the model."""
+    """Whether the recipe is the protocol's own, but for what was tuned, however many parameters the model has."""
     scores: dict[str, Score]
     averages: dict[str, Estimate] = field(default_factory=dict)
     best: set[str] = field(default_factory=set)
     """Names of the averages in which the row is best, as `Score.best`."""
     rank: int | None = None
+    trials: int = 0
+    """Number of trials among which its settings were chosen; 0 if nothing was tuned."""
+    sweep: str = ""
+    """What was tuned, in words; part of `overrides`."""
 
     @property
     def plain(self) -> bool:
         """Whether the row has the protocol's own recipe and code, and no overrides."""
-        return self.unchanged and not self.overrides and not self.variant
+        return self.ours_alone and not self.trials
+
+    @property
+    def ours_alone(self) -> bool:
+        """Whether the row has the protocol's own recipe and code, but for what was tuned."""
+        return self.unchanged and self.overrides == self.sweep and not self.variant
 
     @property
     def results(self) -> int:
@@ -229,6 +239,7 @@ class Group:
 
     protocol: str
     kind: str
+    """Of its rows."""
     columns: list[str]
     averages: list[str]
     rows: list[Row]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.recipe import suggest
 from lra.errors import UsageError, printable
-from lra.report import leaderboard, markdown, selection, tables
+from lra.report import leaderboard, markdown, selection, tables, tuned
 from lra.report.rows import Row, Score
 from lra.report.stats import difference
 from lra.results import load, records
@@ -20,34 +21,41 @@ _BARS = "▁▂▃▄▅▆▇█"
 def find_record(folders: Sequence[Path], name: str) -> Record:
     """Finds the record in a file, or the only record whose file name or key contains `name`.
 
+    Args:
+        folders: results folders and archives of records.
+        name: a file, or any part of a record's file name or key.
+
     Raises:
-        UsageError: no record matches or several do, or the file is damaged.
+        UsageError: no record matches or several do, or the file or archive is damaged.
     """
     if Path(name).is_file():
-        return _read(Path(name))
-    files = [file for folder in folders for kind in (records.RESULTS, records.BENCH)
-             for file in sorted((folder / kind).glob("[!.]*.json"))]  # fmt: skip
-    matches = [file for file in files if name in file.name] or [file for file in files if name in _key(file)]
+        if name.endswith(".zip"):
+            raise UsageError(f"{name} is an archive: name one of its cells, and give it with --results={name}")
+        return _checked(name, functools.partial(records.read, name))
+    kinds = (records.RESULTS, records.BENCH)
+    files = dict(entry for folder in folders for kind in kinds for entry in load.find(folder, kind))
+    matches = [path for path in files if name in Path(path).name]
+    matches = matches or [path for path, read in files.items() if name in _key(read)]
     if not matches:
-        names = [file.stem for file in files]
+        names = [Path(path).stem for path in files]
         raise UsageError(suggest("cell", name, names) if names else f"no records in {', '.join(map(str, folders))}")
     if len(matches) > 1:
-        shown = ", ".join(file.stem for file in matches[:3])
+        shown = ", ".join(Path(path).stem for path in matches[:3])
         remaining = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
         raise UsageError(f"'{name}' fits {len(matches)} cells; say which: {shown}{remaining}")
-    return _read(matches[0])
+    return _checked(matches[0], files[matches[0]])
 
 
-def _read(file: Path) -> Record:
+def _checked(path: str, read: Callable[[], Record]) -> Record:
     try:
-        return records.read_checked(file)
+        return records.checked(read(), path)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
 
 
-def _key(file: Path) -> str:
+def _key(read: Callable[[], Record]) -> str:
     try:
-        return str(records.read(file)["key"])
+        return str(read()["key"])
     except ValueError:
         return ""
 
@@ -68,8 +76,9 @@ def record_text(record: Record) -> str:
                 lines.append(f"  {name.replace('_', ' '):20} {_sparkline(curve)}  {curve[0]:.4g} → {curve[-1]:.4g}")
     sections = {name: record.get(name) for name in ("train_speed", "inference_speed", "memory", "device", "versions")}
     sections |= {"data": record["data"]} | {f"recipe.{name}": part for name, part in record["recipe"].items()}
+    sections["trials"] = dict(enumerate(tuned.lines(record)))
     sections |= {f"reach, seed {found.get('seed')}": _reach(found) for found in load.reach(record)}
-    shown = {"cell", "recipe", "results", "status", "error", "log", "reach", *sections}
+    shown = {"cell", "recipe", "results", "status", "error", "log", "reach", "tuning", *sections}
     lines += ["", *_pairs({k: v for k, v in record.items() if k not in shown} | {"accelerator": cell["accelerator"]})]
     for name, values in sections.items():
         if values:
@@ -157,7 +166,7 @@ def comparison_text(
     lines = []
     for a in (row for row in rows if row.model == first):
         for b in (row for row in rows if row.model == second):
-            if (a.protocol, a.overrides) == (b.protocol, b.overrides):
+            if (a.protocol, a.overrides, a.trials) == (b.protocol, b.overrides, b.trials):
                 lines += [_comparison_line(a, b, column) for column in a.scores if column in b.scores]
     if not lines:
         raise UsageError(f"{first} and {second} have no task, length, data set and protocol in common")

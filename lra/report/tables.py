@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import fairness, headline, looks, markdown, published, selection
+from lra.report import fairness, headline, looks, markdown, published, selection, tuned
 from lra.report.charts import bytes_text, counted, short
 from lra.report.headline import MEMORY_METHODS, Entry, Headline
 from lra.report.leaderboard import Leaderboard
@@ -152,12 +152,14 @@ def group_title(group: Group) -> str:
 
 def headline_title(table: Headline) -> str:
     """Title of the first table."""
-    return f"Protocol {table.protocol}"
+    return f"Protocol {table.protocol}" + (f", tuned ({counted(table.trials, 'trial')})" if table.trials else "")
 
 
 def headline_notes(table: Headline) -> list[str]:
     """Footnotes of the first table."""
     notes = [f"A{table.average[1:]}."] if table.average else []
+    if table.trials:
+        notes.append(f"{table.sweep[0].upper()}{table.sweep[1:]}. {fairness.TUNED}")
     if table.speed.source:
         over = ", ".join(table.speed.columns)
         mean = f"the geometric mean over {over}" if len(table.speed.columns) > 1 else f"of {over}"
@@ -217,8 +219,7 @@ def to_markdown(leaderboard: Leaderboard, benchmarks: Sequence[Record] = ()) -> 
         header, rows = group_table(group)
         parts.append(f"### {markdown.escape(group_title(group))}\n")
         parts.append(markdown.make_table(header, [[_bold(cell) for cell in row] for row in rows]))
-        if group.kind == fairness.FREE:
-            parts += _reasons_list(group)
+        parts += _reasons_list(group)
     parts.append(f"{selection.METRICS[leaderboard.metric]}. {FOOTNOTE}\n")
     parts.append(_data_table(leaderboard))
     parts += _notes_list(leaderboard)
@@ -301,6 +302,8 @@ def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
         for name, flatten in flatten_shared.items():
             fields |= flatten(record.get(name) or _EMPTY)
         fields |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
+        if trials := tuned.budget(record):
+            fields |= {"trials": trials, "sweep": tuned.sweep_text(record), "chosen": " ".join(tuned.chosen(record))}
         fields |= {name: record.get(name) for name in ("key", "commit", "created", "command")}
         looks = {found["seed"]: _reach(found) for found in reach(record)}
         for result in seed_results(record):

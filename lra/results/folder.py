@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lra.errors import UsageError, write_error
-from lra.grid.cell import Cell, split_seeds
+from lra.grid.cell import Cell, split_seeds, unique
 from lra.results import lease, records
 
 
 def record_path(results: Path, cell: Cell) -> Path:
-    """The cell's record file. Measurements on random tokens have a folder of their own."""
-    return results / (records.RESULTS if cell.entry else records.BENCH) / f"{cell.name}.json"
+    """The cell's record file. Measurements on random tokens, and trials, have folders of their own."""
+    kind = records.TRIALS if cell.plan.trial else records.RESULTS if cell.entry else records.BENCH
+    return results / kind / f"{cell.name}.json"
 
 
 def is_finished(results: Path, cell: Cell, minutes: float | None = None) -> bool:
@@ -70,15 +71,18 @@ def _read_record(results: Path, cell: Cell) -> records.Record | None:
 
 
 def unfinished(cells: Sequence[Cell], results: Path) -> list[Cell]:
-    """The cells without a final record; seeds that did not fit into memory together become separate cells."""
+    """The cells without a final record, after their trials without one; each once.
+
+    Seeds that did not fit into memory together become separate cells.
+    """
     pending: list[Cell] = []
     for cell in cells:
         record = _read_record(results, cell)
         if len(cell.plan.seeds) > 1 and record is not None and record["status"] == "oom":
             pending += unfinished(split_seeds(cell), results)
         elif not is_finished(results, cell):
-            pending.append(cell)
-    return pending
+            pending += [*unfinished(cell.trials, results), cell]
+    return unique(pending)
 
 
 def cannot_write(results: Path, error: OSError) -> UsageError:
@@ -100,12 +104,19 @@ def clean_up(cells: Sequence[Cell], results: Path) -> None:
         _delete_partial_leases(results / "leases")
         names = _leftover_names(results)
         leases = lease.Leases(results / "leases")
-        for cell in (part for whole in cells for part in _with_seeds(whole)):
+        for cell in (part for whole in cells for part in (*_disposable_trials(whole, results), *_with_seeds(whole))):
             if {cell.name, cell.single_process.name} & names and (
                 taken := leases.take(cell.single_process.name)
             ) is not None:
                 _delete_leftovers(cell, results)
                 taken.release()
+
+
+def _disposable_trials(cell: Cell, results: Path) -> Sequence[Cell]:
+    """The trials of a tuned cell that no cell goes on from any more."""
+    tuning = cell.plan.tuning
+    needed = tuning is None or cell.plan.seeds != (tuning.seed,) or not is_finished(results, cell)
+    return () if needed else cell.trials
 
 
 def _with_seeds(cell: Cell) -> list[Cell]:
@@ -117,7 +128,7 @@ def _leftover_names(results: Path) -> set[str]:
     """Names of cells with files in the folder that may be left over."""
     names = set(_list_folder(results / "checkpoints"))
     names |= {name.rpartition(".")[0] for name in _list_folder(results / "leases")}
-    for folder in (records.RESULTS, records.BENCH):
+    for folder in (records.RESULTS, records.BENCH, records.TRIALS):
         partial = (re.match(r"\.(.*)\.json\.\d+$", name) for name in _list_folder(results / folder))
         names |= {match[1] for match in partial if match}
     return names

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def current_origin() -> dict[str, Any]:
     """The suite's commit and this process's command line, as fields of a record."""
-    return {"commit": commit(), "command": shlex.join(["python", *sys.argv])}
+    program = ["lra"] if Path(sys.argv[0]).name == "lra" else ["python", sys.argv[0]]  # installed, it has a long path
+    return {"commit": commit(), "command": shlex.join([*program, *sys.argv[1:]])}
 
 
 def commit() -> str | None:
@@ -98,6 +99,7 @@ def initial_record(cell: Cell, origin: Mapping[str, Any]) -> records.Record:
         "evaluated": plan.recipe.train.evaluated(cell.data["counts"]),
         "code": plan.code.to_json(),
         **origin,
+        **({"tuning": dict(cell.choice)} if cell.choice else {}),
         "results": [],
         **cell.limits,
     }

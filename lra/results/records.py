@@ -12,8 +12,8 @@ from typing import Any
 from tasks.io.files import write_whole
 
 SCHEMA = 1
-RESULTS, BENCH = "records", "bench"
-"""Subfolders of a results folder: records of trained cells, and of measurements on random tokens."""
+RESULTS, BENCH, TRIALS = "records", "bench", "trials"
+"""Subfolders of a results folder: records of trained cells, of measurements on random tokens, and of trials."""
 STATUSES = ("ok", "oom", "failed", "timeout", "diverged", "interrupted")
 FINAL = ("ok", "oom", "diverged")
 """Statuses that would repeat; the next run tries cells with any other status again."""
@@ -33,7 +33,7 @@ _FIELDS: dict[str, set[str]] = {
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
         "warnings", "sharing", "attention_kernels", "code", "evaluated", "reach",
-        "reach_seconds",
+        "reach_seconds", "tuning",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {
@@ -60,15 +60,25 @@ def read(path: Path | str) -> Record:
     try:
         with open(path, "rb") as file:
             content = file.read()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UnreadableRecord(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(content, path)
+
+
+def parse(content: bytes, path: Path | str) -> Record:
+    """Reads a record from a file's bytes; `path` names the file in errors.
+
+    Raises:
+        ValueError: it is no record; says why.
+    """
+    try:
         # Most records have no long numbers; checking each number would double the time to read a record.
         parse = _parse_integer if b"0" * 20 in content.translate(_DIGITS_TO_ZERO) else int
         record = json.loads(content.decode(), parse_int=parse)
         if b"\\ud" in content.lower():  # a lone surrogate, which no file can be written with
             json.dumps(record, ensure_ascii=False).encode()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UnreadableRecord(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record: {error}") from None
     if not isinstance(record, dict) or _depth(record) > _MAX_DEPTH:
@@ -85,7 +95,11 @@ def read(path: Path | str) -> Record:
 
 def read_checked(path: Path | str) -> Record:
     """Reads a record that is complete enough for tables (`check`). Raises `ValueError` as `read`."""
-    record = read(path)
+    return checked(read(path), path)
+
+
+def checked(record: Record, path: Path | str) -> Record:
+    """The record, if it is complete enough for tables. Raises `ValueError`, which names `path`."""
     try:
         check(record)
     except ValueError as problem:
@@ -152,10 +166,22 @@ def check(record: Record) -> None:
     _require(isinstance(code.get("fingerprint", ""), str), "code.fingerprint")
     versions = code.get("versions", {})
     _require(isinstance(versions, dict) and _is_list_of([*versions.values()], int), "code.versions")
+    if "tuning" in record:
+        _check_tuning(record["tuning"])
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]
     unknown = {prefix + name for prefix, part in parts for name in part.keys() - _FIELDS[prefix]}
     if unknown:
         raise ValueError(f"written by a newer version: unknown {', '.join(sorted(unknown))}")
+
+
+def _check_tuning(tuning: Any) -> None:
+    _require(isinstance(tuning, dict) and _is_list_of(tuning.get("sweep"), str), "tuning.sweep")
+    trials, chosen = tuning.get("trials"), tuning.get("chosen")
+    _require(_is_list_of(trials, dict) and trials, "tuning.trials")
+    for trial in trials:
+        _require(_is_list_of(trial.get("settings"), str) and isinstance(trial.get("status"), str), "tuning.trials")
+        _require(_are_numbers([trial.get("validation_best")]), "tuning.trials")
+    _require(chosen is None or (type(chosen) is int and 0 <= chosen < len(trials)), "tuning.chosen")
 
 
 _SCORES = ("test_best", "test_last", "validation_best", "validation_last")
@@ -184,7 +210,12 @@ def write(path: Path, record: Record) -> None:
 
     Until it returns, the previous record survives a power cut; from then on, the new one does.
     """
-    write_whole(path, json.dumps(_plain(record), indent=1, allow_nan=False).encode() + b"\n")
+    write_whole(path, to_bytes(record))
+
+
+def to_bytes(record: Record) -> bytes:
+    """What a record's file holds. NaN becomes null."""
+    return json.dumps(_plain(record), indent=1, allow_nan=False).encode() + b"\n"
 
 
 def stamp(path: Path) -> tuple[int, ...]:

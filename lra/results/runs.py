@@ -40,10 +40,16 @@ def save(results: Path, verb: str, arguments: Sequence[str], cells: Sequence[Cel
 
 
 def cell_entry(cell: Cell) -> dict[str, Any]:
-    """A cell as a grid's file holds it; `apart` are its seeds' cells, in case they do not fit into memory together."""
+    """A cell as a grid's file holds it.
+
+    `apart` are its seeds' cells, in case they do not fit into memory together; `trials` those of a tuned cell, and
+    `trial` the settings of one. `continues`: whether it goes on from a trial.
+    """
     plan, train = cell.plan, cell.plan.recipe.train
     return {
         "apart": [cell_entry(part) for part in split_seeds(cell)] if len(plan.seeds) > 1 else [],
+        "trials": [cell_entry(trial) for trial in cell.trials], "trial": list(plan.trial),
+        "continues": plan.tuning is not None and plan.seeds == (plan.tuning.seed,),
         "name": cell.name, "key": cell.key, "lease": cell.single_process.name, "task": plan.task,
         "model": str(plan.model), "length": plan.length, "seeds": list(plan.seeds), "steps": train.steps,
         "batch": train.batch,
@@ -61,8 +67,7 @@ def load(results: Path) -> list[Grid]:
         try:
             grid = json.loads(file.read_text())
             verb = grid.get("verb", "run")
-            origin = {"verb": verb, "folder": RECORD_FOLDERS[verb]}
-            cells = [_complete(cell | origin) for cell in grid["cells"]]
+            cells = [_complete(cell, verb) for cell in grid["cells"]]
             grids.append({"verb": verb, "arguments": [*grid["arguments"]], "cells": cells})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UsageError(f"{file}: not a grid: {error!r}") from None
@@ -73,22 +78,24 @@ def load(results: Path) -> list[Grid]:
 
 _TYPES = {
     "name": str, "key": str, "lease": str, "task": str, "model": str, "length": int, "seeds": list, "steps": int,
-    "batch": int, "apart": list,
+    "batch": int, "apart": list, "trials": list, "trial": list, "continues": bool,
 }  # fmt: skip
 
 
-def _complete(cell: dict[str, Any]) -> dict[str, Any]:
+def _complete(cell: dict[str, Any], verb: str) -> dict[str, Any]:
     """A cell's entry with its types checked, and defaults for fields that older versions did not save."""
-    cell = {"lease": cell["name"], "batch": 0, "apart": []} | cell
+    defaults = {"lease": cell["name"], "batch": 0, "apart": [], "trials": [], "trial": [], "continues": False}
+    cell = defaults | cell
     for name, kind in _TYPES.items():
         if type(cell[name]) is not kind:
             raise TypeError(name)
-    origin = {name: cell[name] for name in ("verb", "folder")}
-    return cell | {"apart": [_complete(part | origin) for part in cell["apart"]]}
+    folder = records.TRIALS if cell["trial"] else RECORD_FOLDERS[verb]
+    parts = {name: [_complete(part, verb) for part in cell[name]] for name in ("apart", "trials")}
+    return cell | parts | {"verb": verb, "folder": folder}
 
 
 def status(results: Path) -> tuple[list[dict[str, Any]], str]:
-    """One row per requested cell, and a line with counts and the estimated time left.
+    """One row per requested cell and trial, and a line with counts and the estimated time left.
 
     A running cell's own estimate counts. Others take their remaining steps at the mean time of a step, with its share
     of start, validations and tests, of the cells of their task, length and model, or else of all cells. A measurement
@@ -97,7 +104,8 @@ def status(results: Path) -> tuple[list[dict[str, Any]], str]:
     Raises:
         UsageError: the folder has no grids.
     """
-    cells = {cell["name"]: cell for grid in load(results) for cell in grid["cells"]}
+    requested = [part for grid in load(results) for cell in grid["cells"] for part in (*cell["trials"], cell)]
+    cells = {(cell["folder"], cell["name"]): cell for cell in requested}
     leases = lease.all_leases(results / "leases")
     parts = [part for cell in cells.values() for part in _with_records(results, cell)]
     rows = [_row(cell, record, leases.get(cell["lease"])) for cell, record in parts]
@@ -163,10 +171,13 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     lines: list[tuple[str, ...]] = [("state", "cell", "step", "steps/s", "")]
     for row in sorted(rows, key=lambda r: -STATES.index(r["state"])):
         cell, step = f"{row['task']} × {row['model']}, length {row['length']:,}", ""
+        if row["trials"]:
+            cell += f", tuned by {len(row['trials'])} trial{'s' * (len(row['trials']) != 1)}"
         if row["verb"] == "bench":
             cell = f"bench {cell}, batch {row['batch']:,}"
         else:
             cell += ", s" + ",".join(map(str, row["seeds"]))
+            cell += f", trial {' '.join(map(str, row['trial']))}" if row["trial"] else ""
             step = f"{row['step']:,.0f}/{row['steps']:,}"
         speed = f"{row['speed']:.3g}" if row["speed"] else ""
         lines.append(tuple(map(printable, (row["state"], cell, step, speed, row["note"]))))
@@ -191,7 +202,7 @@ def _estimate(rows: list[dict[str, Any]], pending: list[dict[str, Any]], at_once
             return "time left unknown"
         mean = means.get(_kind(row), means[row["verb"],])
         own = row["left"] if row["state"] == "running" else None
-        steps = 1 if row["verb"] == "bench" else row["steps"] - row["step"]
+        steps = 1 if row["verb"] == "bench" else 0 if row["continues"] else row["steps"] - row["step"]
         seconds += own or steps * mean
     return f"about {format_duration(seconds / at_once)} left with {at_once} at once"
 
@@ -200,6 +211,8 @@ def _cost(row: dict[str, Any]) -> float | None:
     """Seconds of a measurement, or of one training step with its share of everything else in its cell."""
     if row["verb"] == "bench":
         return row["seconds"] if row["state"] == "done" else None
+    if row["continues"]:  # its training is its trial's
+        return None
     if row["state"] == "done" and row["seconds"] and row["step"]:
         return row["seconds"] / row["step"]
     if row["left"] and row["step"] < row["steps"]:
@@ -219,23 +232,36 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-Request = tuple[str, str, int, tuple[int, ...]]
-"""What tells a cell from the others of its run: task, model, length and seeds."""
+Request = tuple[str, str, int, tuple[int, ...], tuple[str, ...]]
+"""What tells a cell from the others of its run: task, model, length, seeds, and a trial's settings."""
 
 
 def request_of(cell: Cell) -> Request:
     """The request that a cell is of; other than its key, it stays when the code of its mixer is mended."""
     plan = cell.plan
-    return plan.task, str(plan.model), plan.length, plan.seeds
+    return plan.task, str(plan.model), plan.length, plan.seeds, plan.trial
+
+
+def _open_trials(results: Path, cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A tuned cell's trials, unless its settings are chosen already."""
+    record = _read_record(results, cell)
+    return [] if record and record["status"] in records.FINAL else list(cell["trials"])
 
 
 def retry_commands(results: Path, statuses: Sequence[str]) -> list[tuple[str, list[str], set[Request]]]:
     """Commands to run again: (verb, arguments, the cells that ended with one of `statuses`)."""
-    commands, seen = [], set[str]()
+    commands, seen = [], set[tuple[str, str]]()
     for grid in load(results):
         ended = {
-            cell["key"]: (cell["task"], cell["model"], cell["length"], tuple(cell["seeds"]))
-            for cell in grid["cells"]
+            (cell["folder"], cell["key"]): (
+                cell["task"],
+                cell["model"],
+                cell["length"],
+                tuple(cell["seeds"]),
+                tuple(cell["trial"]),
+            )
+            for whole in grid["cells"]
+            for cell in (*_open_trials(results, whole), whole)
             if any(record and record["status"] in statuses for _, record in _with_records(results, cell))
         }
         if ended.keys() - seen:

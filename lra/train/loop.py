@@ -110,6 +110,8 @@ def fit(
 ) -> TrainResult:
     """Trains one model per seed, then tests its parameters of the best validation step and of the last step.
 
+    Without `options.test` it stops before the test, with a checkpoint from which another call goes on to it.
+
     The results depend only on the arguments and the device: neither the grouping of steps into chunks nor
     interruption and resumption from a checkpoint changes a single bit.
 
@@ -153,7 +155,7 @@ class Trainer:
         )
         whole = recipe.ablation == Ablation()  # else the cell is itself a measurement of this kind
         self.sample = _sample_on_host(dataset, options.row) if options.reach and whole else None
-        self.pairs = options.pairs
+        self.test, self.pairs = options.test, options.pairs
         self.state = self.program.init()
         self.best, self.best_moving = jax.tree.map(jnp.copy, (self.state.params, self.state.moving))
         """Parameters and moving variables of each seed's best validation."""
@@ -201,6 +203,8 @@ class Trainer:
         self.loop_started = time.perf_counter()
         if all(r.status == "diverged" for r in outcome.results):
             outcome.status, outcome.error = "diverged", outcome.results[0].error
+        elif outcome.status == "ok" and not self.test:
+            self._save(wait=True)
         elif outcome.status == "ok":
             self._test()
             if self.sample is not None:

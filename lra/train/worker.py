@@ -342,7 +342,8 @@ def main() -> None:
         tell({"ended": {"status": record["status"], "error": record["error"]}})
     else:
         records.write(Path(spec.path), record)
-        if spec.train.checkpoints and spec.entry and record["status"] not in RESUMABLE:
+        goes_on = record["status"] in RESUMABLE or (record["status"] == "ok" and not spec.train.test)
+        if spec.train.checkpoints and spec.entry and not goes_on:
             shutil.rmtree(spec.train.checkpoints, ignore_errors=True)
     if spec.group and record["status"] in ("failed", "oom"):
         # Other processes may be blocked in a program that waits for this one: exit without JAX's shutdown barrier.

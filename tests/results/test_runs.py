@@ -32,7 +32,7 @@ def asked(folder, verb="run", **cells):
 
 
 def of(model, seed=0):
-    return "t", model, 8, (seed,)
+    return "t", model, 8, (seed,), ()
 
 
 def test_status_tells_states_and_the_time_left(tmp_path):
@@ -94,7 +94,7 @@ def test_seeds_that_do_not_fit_together_are_cells_of_their_own(tmp_path):
     assert [row["state"] for row in rows] == ["done", "left", "failed"] and line.startswith("1 done, 1 failed, 1 left")
     # `run` tries them together, finds that they do not fit, and goes on with those that are left.
     assert runs.retry_commands(tmp_path, ["failed"]) == [
-        ("run", ["--run"], {("t", "a", 8, (1, 2))})
+        ("run", ["--run"], {("t", "a", 8, (1, 2), ())})
     ] and not runs.retry_commands(tmp_path, ["oom"])
     asked(tmp_path, a2=("oom", None))
     file.write_text(json.dumps({"arguments": [], "cells": [together | {"apart": alone}]}))

@@ -24,6 +24,7 @@ from tasks.pathfinder.task import PathfinderConfig
 from tasks.task import BuildRequest, DataError
 from tests.helpers import archives
 from tests.helpers.cli import ROOT
+from tests.helpers.full_disk import limited
 from tests.helpers.noise import NOISE, Rules, prepared
 
 FEW = PathfinderConfig(train=80, validation=10, test=10)
@@ -239,16 +240,6 @@ def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path):
 
 
 # --- where it cannot be written -----------------------------------------------------------------------
-
-
-def limited(program: str, size: int) -> subprocess.CompletedProcess:
-    """Runs a program whose files can grow to about `size` bytes: to it, the disk is full then.
-
-    By the shell's limit: forking this process, in which JAX has threads, is not safe. Python ignores the signal.
-    """
-    shell = ["bash", "-c", 'ulimit -f "$1"; shift; exec "$@"', "bash", str(size // 1024)]
-    command = [*shell, sys.executable, "-B", "-c", program]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", ["text", "image", "retrieval", "pathfinder", "archive"])

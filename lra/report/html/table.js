@@ -106,11 +106,7 @@ function renderGroup(group, index, rows) {
   const table = make("table", {}, make("thead", {}, head), body);
   const box = scrolling(group.title, table);
   box.dataset.group = index;
-  const told = group.kind === "free for all"
-    ? "Other hyper-parameters than the protocol's, over 10 % more parameters than its Transformer, or a recipe of the "
-      + "model's family alone."
-    : "The protocol's own hyper-parameters, at most 10 % more parameters than its Transformer.";
-  const section = make("section", {}, make("h3", {}, group.title), make("p", { class: "note" }, told), box);
+  const section = make("section", {}, make("h3", {}, group.title), make("p", { class: "note" }, group.told), box);
   if (kept.length < rows.length) {
     section.append(make("button", {
       type: "button", class: "plain", onclick: () => { opened[index] = true; renderTables(); },
