@@ -8,6 +8,7 @@ from pathlib import Path
 from lra.grid.spec import DataOptions, RunOptions
 from lra.grid.sweep import Sweep
 from lra.report.selection import ALL, Selection
+from lra.results.external import Report
 from tasks.io.export import Format
 
 
@@ -65,6 +66,25 @@ class PrepareArguments:
     preview: Path | None
     export: Path | None = None
     export_format: Format = "npy"
+
+
+@dataclass(frozen=True)
+class SubmitArguments:
+    """Options of `submit`."""
+
+    task: str
+    length: int | None
+    settings: tuple[str, ...]
+    data: Path
+    sources: DataOptions
+    results: Path
+    predictions: Path | None
+    fingerprint: str
+    report: Report | None
+    """None with `template` only."""
+    replace: bool
+    template: bool
+    out: Path
 
 
 @dataclass(frozen=True)

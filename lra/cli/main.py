@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Verb:
 
 def verbs() -> dict[str, Verb]:
     """All verbs, by name."""
-    from lra.cli import data, flags, report, report_flags, run
+    from lra.cli import completion, data, flags, report, report_flags, run, share, submit
 
     return {
         "run": Verb(flags.define_run, flags.run_arguments, run.run),
@@ -39,16 +40,20 @@ def verbs() -> dict[str, Verb]:
         "calibrate": Verb(report_flags.define_calibrate, report_flags.calibrate_arguments, report.calibrate),
         "show": Verb(report_flags.define_show, report_flags.show_arguments, report.show, positional=True),
         "compare": Verb(report_flags.define_compare, report_flags.compare_arguments, report.compare, positional=True),
+        "submit": Verb(flags.define_submit, flags.submit_arguments, submit.submit),
+        "pack": Verb(report_flags.define_pack, report_flags.pack_arguments, share.pack),
         "list": Verb(flags.define_list, flags.list_arguments, data.list_, positional=True),
+        "completion": Verb(completion.define, completion.arguments, completion.completion, positional=True),
     }
 
 
-def main(arguments: list[str], overview: str) -> int:
-    """Runs a command line and returns the exit code; `overview` is the text of `--help`."""
+def main(arguments: list[str], program: str = "python run.py") -> int:
+    """Runs a command line and returns the exit code; `program` is what the user typed before it, as `--help` shows."""
     from absl.flags import Error as FlagError
 
     from configs.recipe import suggest
     from lra.cli.output import print_problem
+    from lra.cli.overview import overview, version
     from lra.cli.parsing import help_text, parse
     from lra.errors import UsageError, one_line
     from tasks.task import DataError
@@ -57,14 +62,17 @@ def main(arguments: list[str], overview: str) -> int:
     name, verb_arguments = (arguments[0], arguments[1:]) if has_verb else ("run", arguments)
     try:
         if arguments[:1] in (["--help"], ["-h"], ["help"]):
-            print(overview.strip())
+            print(overview(program))
+            return 0
+        if arguments[:1] == ["--version"]:
+            print(version())
             return 0
         known = verbs()
         if name not in known:
             raise UsageError(suggest("verb", name, known))
         verb = known[name]
         if {"--help", "-h"} & set(verb_arguments):
-            print(f"python run.py {name}: {verb.act.__doc__}\n\n{help_text(verb.define)}")
+            print(f"{program} {name}: {inspect.getdoc(verb.act)}\n\n{help_text(verb.define)}".rstrip())
             return 0
         values, positional = parse(verb.define, f"run.py {name}", verb_arguments)
         if positional and not verb.positional:
@@ -100,12 +108,20 @@ class Interrupt:
         raise KeyboardInterrupt
 
 
-def run_process(overview: str) -> int:
-    """Runs this process's command line; returns the exit code, 130 after Ctrl-C or another signal to stop."""
+def console() -> int:
+    """The installed command `lra`."""
+    return run_process("lra")
+
+
+def run_process(program: str) -> int:
+    """Runs this process's command line; returns the exit code, 130 after Ctrl-C or another signal to stop.
+
+    `program` is what the user types before a verb.
+    """
     interrupt = Interrupt()
     output.make_tolerant()
     try:
-        return main(sys.argv[1:], overview)
+        return main(sys.argv[1:], program)
     except (KeyboardInterrupt, Exception):
         if not interrupt.received:
             raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,37 @@ def help_text(define: Callable[[flags.FlagValues], None]) -> str:
     return str(values.get_help())
 
 
+@dataclass(frozen=True)
+class FlagSummary:
+    """What a shell needs to know of a flag to complete it."""
+
+    name: str
+    text: str
+    """The first sentence of its help."""
+    switch: bool
+    """Whether it is on or off: --name and --noname."""
+    several: bool
+    """Whether it takes several values, separated by commas."""
+    repeated: bool
+    """Whether it may be given more than once."""
+    choices: tuple[str, ...]
+    """All values that it takes; empty if these are not known here."""
+
+
+def summaries(define: Callable[[flags.FlagValues], None]) -> list[FlagSummary]:
+    """Describes the flags that `define` defines, by name."""
+    values = flags.FlagValues()
+    define(values)
+    return [
+        FlagSummary(
+            name, re.sub("^<.*?>: ", "", flag.help).partition(". ")[0].rstrip("."), bool(flag.boolean),
+            isinstance(flag.parser, flags.ListParser), isinstance(flag, flags.MultiFlag),
+            tuple(getattr(flag.parser, "enum_values", ())),
+        )
+        for name in sorted(values) for flag in [values[name]]
+    ]  # fmt: skip
+
+
 def path(text: str) -> Path:
     """The path that a flag names; '~' is expanded, which shells do not do after '='.
 
@@ -58,12 +92,18 @@ def path(text: str) -> Path:
 
 
 def folders(names: Sequence[str]) -> tuple[Path, ...]:
-    """The folders in a list of names, of which some may contain commas: the longest that exist."""
+    """The folders and archives in a list of names, of which some may contain commas: the longest that exist.
+
+    Raises:
+        UsageError: a name is an address on the web.
+    """
     found: list[Path] = []
     start = 0
     while start < len(names):
         candidates = [(end, path(",".join(names[start:end]))) for end in range(len(names), start, -1)]
-        end, folder = next((c for c in candidates if c[1].is_dir()), candidates[-1])
+        end, folder = next((c for c in candidates if os.path.exists(c[1])), candidates[-1])
+        if names[start].lower().startswith(("http://", "https://")):
+            raise UsageError(f"{names[start]} is an address: fetch it first, then give the file")
         found.append(folder)
         start = end
     return tuple(found)

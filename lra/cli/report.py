@@ -26,7 +26,7 @@ def status(results: Path) -> int:
 
 def leaderboard(args: ReportArguments) -> int:
     """Writes the tables, the page and the figures of results folders, and prints the leaderboard."""
-    folders = find_results(args.folders)
+    folders = find_records(args.folders)
     if not write_tables(dataclasses.replace(args, folders=folders)):
         raise UsageError(f"no record can be shown: {args.out} is left as it is")
     return 0
@@ -40,7 +40,7 @@ def write_tables(args: ReportArguments) -> bool:
         text, lines = write.write_leaderboard(args.folders, args.out, args.selection, args.plots)
     except OSError as error:
         raise write_error(f"--out={args.out}", error) from None
-    _print_problems("leaderboard", lines)
+    print_problems("leaderboard", lines)
     if text:
         names = ", ".join(f"{args.out}/leaderboard.{ending}" for ending in ("csv", "md", "tex", "html"))
         print(f"\n{text}\n{names}, {args.out}/cells.csv{f', {args.out}/plots' if args.plots else ''}")
@@ -52,10 +52,10 @@ def calibrate(args: CalibrateArguments) -> int:
     from lra.report import write  # pandas takes a second to import
 
     try:
-        text, lines = write.write_calibration(find_results(args.folders), args.out, args.protocol)
+        text, lines = write.write_calibration(find_records(args.folders), args.out, args.protocol)
     except OSError as error:
         raise write_error(f"--out={args.out}", error) from None
-    _print_problems("calibrate", lines)
+    print_problems("calibrate", lines)
     names = ", ".join(f"{args.out}/calibration.{ending}" for ending in ("csv", "md", "png", "svg", "pdf"))
     print(f"\n{text}\n{names}")
     return 0
@@ -67,7 +67,7 @@ def show(args: ReportArguments, names: Sequence[str]) -> int:
 
     if len(names) != 1:
         raise UsageError("show takes one cell: a file, or any unique part of its name or key")
-    folders = args.folders if Path(names[0]).is_file() else find_results(args.folders)
+    folders = args.folders if Path(names[0]).is_file() else find_records(args.folders)
     print(show_text.record_text(show_text.find_record(folders, names[0])))
     return 0
 
@@ -80,9 +80,9 @@ def compare(args: ReportArguments, names: Sequence[str]) -> int:
 
     if len(names) != 2 or names[0] == names[1]:
         raise UsageError("compare takes two models: compare fnet transformer")
-    loaded, lines = load.load_records(find_results(args.folders))
+    loaded, lines = load.load_records(find_records(args.folders))
     selection.check(args.selection, loaded)
-    _print_problems("compare", lines)
+    print_problems("compare", lines)
     print(show_text.comparison_text(loaded, names[0], names[1], args.selection))
     return 0
 
@@ -96,7 +96,18 @@ def find_results(folders: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(map(_find_results, folders))
 
 
+def find_records(sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The results folders and archives that the user means, as `find_results`.
+
+    Raises:
+        UsageError: a folder is not there or holds no records. Archives are looked at when they are read.
+    """
+    return tuple(source if source.is_file() else _find_results(source) for source in sources)
+
+
 def _find_results(folder: Path) -> Path:
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file, and this takes the folder of a run")
     kinds = {records.RESULTS, records.BENCH, "grids"}
     if any((folder / kind).is_dir() for kind in kinds):
         return folder
@@ -111,7 +122,8 @@ def _find_results(folder: Path) -> Path:
     raise UsageError(f"no records in {folder}{', but below it' if below else ''}{hint}")
 
 
-def _print_problems(verb: str, lines: Sequence[str]) -> None:
+def print_problems(verb: str, lines: Sequence[str]) -> None:
+    """Prints what was left out of tables and archives, and how many more lines there are after the first."""
     for line in lines[:_MAX_LINES]:
         print_problem(verb, line)
     if len(lines) > _MAX_LINES:

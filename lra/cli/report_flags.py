@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from lra.cli.arguments import CalibrateArguments, ReportArguments, RetryArguments
+from lra.cli.arguments import CalibrateArguments, PackArguments, ReportArguments, RetryArguments
 from lra.cli.parsing import folders, path
 from lra.errors import UsageError
 from lra.report.selection import METRICS, Selection
@@ -46,16 +46,29 @@ def retry_arguments(values: flags.FlagValues) -> RetryArguments:
     return RetryArguments(path(values.results), statuses)
 
 
+def _define_models(values: flags.FlagValues) -> None:
+    flags.DEFINE_list(
+        "models", [], "Only these models; a name without options matches all its options.", flag_values=values
+    )
+
+
 def define_show(values: flags.FlagValues) -> None:
     """Flags of `show`."""
-    flags.DEFINE_list("results", ["results"], "Folders of records; several are merged.", flag_values=values)
+    flags.DEFINE_list(
+        "results", ["results"], "Folders of records, and archives made by pack; several are merged.",
+        flag_values=values,
+    )  # fmt: skip
+
+
+def _define_tasks(values: flags.FlagValues) -> None:
+    flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=values)
+    flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=values)
 
 
 def define_compare(values: flags.FlagValues) -> None:
     """Flags of `compare`."""
     define_show(values)
-    flags.DEFINE_list("tasks", [], "Only these tasks.", flag_values=values)
-    flags.DEFINE_list("protocol", [], "Only these protocols.", flag_values=values)
+    _define_tasks(values)
     flags.DEFINE_string("accelerator", "", "Only accelerators whose name contains this.", flag_values=values)
     flags.DEFINE_enum("metric", "test_best", list(METRICS), "The accuracy to show.", flag_values=values)
 
@@ -63,9 +76,7 @@ def define_compare(values: flags.FlagValues) -> None:
 def define_leaderboard(values: flags.FlagValues) -> None:
     """Flags of `leaderboard`."""
     define_compare(values)
-    flags.DEFINE_list(
-        "models", [], "Only these models; a name without options matches all its options.", flag_values=values
-    )
+    _define_models(values)
     flags.DEFINE_string(
         "sort", "average", "Sort by average, model, parameters, a task or task@length.", flag_values=values
     )
@@ -106,3 +117,17 @@ def define_calibrate(values: flags.FlagValues) -> None:
 def calibrate_arguments(values: flags.FlagValues) -> CalibrateArguments:
     """The options of `calibrate`."""
     return CalibrateArguments(folders(values.results), values.protocol, path(values.out))
+
+
+def define_pack(values: flags.FlagValues) -> None:
+    """Flags of `pack`."""
+    define_show(values)
+    _define_tasks(values)
+    _define_models(values)
+    flags.DEFINE_string("out", "results.zip", "The archive to write.", flag_values=values)
+
+
+def pack_arguments(values: flags.FlagValues) -> PackArguments:
+    """The options of `pack`."""
+    selection = Selection(tasks=tuple(values.tasks), models=tuple(values.models), protocols=tuple(values.protocol))
+    return PackArguments(folders(values.results), selection, path(values.out))

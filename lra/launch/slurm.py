@@ -74,7 +74,9 @@ def submit(
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(name="lra", **settings)
         with executor.batch():
-            run = [sys.executable, str(ROOT / "run.py")]
+            # An installed suite has no run.py.
+            program = ROOT / "run.py"
+            run = [sys.executable, *([str(program)] if program.exists() else ["-m", "lra"])]
             return [executor.submit(submitit.helpers.CommandFunction([*run, *command])) for command in commands]
     except (RuntimeError, NameError, OSError, submitit.core.utils.FailedSubmissionError) as error:
         raise UsageError(f"--launcher=slurm: {str(error).splitlines()[0]}") from None

@@ -179,7 +179,8 @@ def _row(base: _Base, variant: str, scores: dict[str, Score]) -> Row:
     recipes = {id(record["recipe"]): record for record in judged}.values()
     changes = sorted({reason for record in recipes for reason in fairness.recipe_changes(record)})
     excess = sorted({reason for record in judged for reason in fairness.excess_parameters(record)})
-    reasons = (*changes, *excess, *fairness.protocol_reasons(judged[0]))
+    remarks = dict.fromkeys(remark for record in judged for remark in fairness.protocol_reasons(record))
+    reasons = (*changes, *excess, *remarks)
     kind = fairness.kind_of(judged[0], reasons)
     return Row(
         base.model, base.protocol, base.overrides, base.accelerator, variant, kind, reasons,

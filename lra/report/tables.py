@@ -147,6 +147,8 @@ def _line(row: Row, group: Group, shown: Sequence[str]) -> list[TableCell]:
 
 def group_title(group: Group) -> str:
     """Title of a group's table."""
+    if group.kind == fairness.EXTERNAL:
+        return "External results"
     return f"Protocol {group.protocol}, {group.kind}"
 
 
@@ -220,6 +222,8 @@ def to_markdown(leaderboard: Leaderboard, benchmarks: Sequence[Record] = ()) -> 
         parts.append(f"### {markdown.escape(group_title(group))}\n")
         parts.append(markdown.make_table(header, [[_bold(cell) for cell in row] for row in rows]))
         parts += _reasons_list(group)
+        if group.kind not in (fairness.APPLES, fairness.FREE):
+            parts.append(f"{fairness.explain(group.kind)}\n")
     parts.append(f"{selection.METRICS[leaderboard.metric]}. {FOOTNOTE}\n")
     parts.append(_data_table(leaderboard))
     parts += _notes_list(leaderboard)
@@ -302,6 +306,8 @@ def _cells(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
         for name, flatten in flatten_shared.items():
             fields |= flatten(record.get(name) or _EMPTY)
         fields |= _flatten({name: record[name] for name in _OPTIONAL if name in record})
+        if "external" in record:
+            fields |= _flatten(record["external"], "external.")
         if trials := tuned.budget(record):
             fields |= {"trials": trials, "sweep": tuned.sweep_text(record), "chosen": " ".join(tuned.chosen(record))}
         fields |= {name: record.get(name) for name in ("key", "commit", "created", "command")}

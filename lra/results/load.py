@@ -1,15 +1,16 @@
-"""Loads the records of several folders, each cell once; damaged files and duplicates are reported and left out."""
+"""Loads the records of folders and archives, each cell once; damaged files and duplicates are reported and left out."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lra.results import records
+from lra.results import archive, records
 
 SHARED = ("data", "device", "versions", "recipe")
 """Parts that are equal in many records."""
@@ -19,19 +20,22 @@ _MAX_COMPARED = 16
 
 
 def load_records(folders: Sequence[Path], kind: str = records.RESULTS) -> tuple[list[records.Record], list[str]]:
-    """Loads the records of several results folders, each cell once.
+    """Loads the records of several results folders, or archives of records, each cell once.
 
     Of two records of a cell the finished one counts, then the later one, in whatever order folders and files come.
     Equal recipes, data, devices and versions become one object, so that readers can cache what they derive from each.
 
     Returns:
         The records by date, and one line for each file left out.
+
+    Raises:
+        UsageError: an archive is refused (`archive.contents`).
     """
     kept: dict[str, tuple[str, records.Record]] = {}
     shared: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     lines = []
     for folder in dict.fromkeys(folders):
-        loaded, problems = _read_folder(folder / kind)
+        loaded, problems = _read_all(folder, kind)
         lines += [f"left out: {problem}" for problem in problems]
         for path, record in loaded:
             _share(record, shared)
@@ -57,18 +61,30 @@ def _share(record: records.Record, shared: dict[tuple[str, str, str], list[dict[
     known.append(parts)
 
 
-def _read_folder(folder: Path) -> tuple[list[tuple[str, records.Record]], list[str]]:
+def _read_all(source: Path, kind: str) -> tuple[list[tuple[str, records.Record]], list[str]]:
     loaded, problems = [], []
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    for name in names:
-        if name.startswith(".") or not name.endswith(".json"):
-            continue
-        path = f"{folder}/{name}"
+    for path, read in find(source, kind):
         try:
-            loaded.append((path, records.read_checked(path)))
+            loaded.append((path, records.checked(read(), path)))
         except ValueError as problem:
             problems.append(str(problem))
     return loaded, problems
+
+
+def find(source: Path, kind: str) -> Iterator[tuple[str, Callable[[], records.Record]]]:
+    """The records of one kind in a results folder or archive: each one's path, and what reads it.
+
+    Raises:
+        UsageError: the archive is refused (`archive.contents`).
+    """
+    if source.is_file():
+        for name, content in archive.contents(source, kind):
+            yield f"{source}/{name}", functools.partial(records.parse, content, f"{source}/{name}")
+        return
+    folder = source / kind
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if not name.startswith(".") and name.endswith(".json"):
+            yield f"{folder}/{name}", functools.partial(records.read, f"{folder}/{name}")
 
 
 def _preference(record: records.Record) -> tuple[Any, ...]:

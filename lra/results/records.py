@@ -33,7 +33,7 @@ _FIELDS: dict[str, set[str]] = {
         "train_speed", "inference_speed", "memory", "wall_seconds", "log", "energy_per_step_joules", "idle_share",
         "max_batch", "memory_limit_bytes", "timeout_minutes", "resumed", "streamed", "first_chunk_seconds", "trials",
         "warnings", "sharing", "attention_kernels", "code", "evaluated", "reach",
-        "reach_seconds", "tuning",
+        "reach_seconds", "tuning", "external",
     },
     "cell.": {"task", "model", "mixer", "length", "protocol", "seeds", "accelerator"},
     "results.": {
@@ -166,6 +166,8 @@ def check(record: Record) -> None:
     _require(isinstance(code.get("fingerprint", ""), str), "code.fingerprint")
     versions = code.get("versions", {})
     _require(isinstance(versions, dict) and _is_list_of([*versions.values()], int), "code.versions")
+    external = record.get("external", {})
+    _require(isinstance(external, dict) and isinstance(external.get("note", ""), str), "external")
     if "tuning" in record:
         _check_tuning(record["tuning"])
     parts = [("", record), ("cell.", cell), *(("results.", result) for result in results)]

@@ -44,7 +44,50 @@ def export(entry: Path, out_dir: Path, form: Format, report: Report = lambda lin
     """
     splits = [Examples.open(entry, split) for split in SPLITS]
     card = _make_card(describe(entry), form, splits[0])
-    folder = out_dir / f"{card['task']}-{card['length']}"
+
+    def write(folder: Path) -> None:
+        for examples in splits:
+            _WRITERS[form](folder, examples, _count_examples(examples, report))
+
+    return _write_folder(out_dir / f"{card['task']}-{card['length']}", card, write, report)
+
+
+def export_inputs(test: Examples, out_dir: Path, command: str, report: Report = lambda line: None) -> Path:
+    """Writes what a model needs to predict a test split: tokens and lengths without labels, and a file to fill in.
+
+    Args:
+        test: the test split.
+        out_dir: where the folder is made; created if missing.
+        command: how the predictions are handed in, for the card.
+        report: receives progress messages.
+
+    Returns:
+        The folder. If it was there, whole and with the same contents, nothing is written.
+
+    Raises:
+        DataError: `out_dir` cannot be written, or the folder holds anything else.
+    """
+    card = _make_card(describe(test.entry), "npy", test)
+    both = ", 2" * card["pair"]
+    card |= {
+        "format": "inputs",
+        "splits": {"test": len(test)},
+        "layout": f"test_tokens.npy [N{both}, {test.length}] and test_lengths.npy [N{both}]: the test split; "
+        "predictions.csv: a class for each of the N examples",
+        "submit": command,
+    }
+
+    def write(folder: Path) -> None:
+        _write_inputs(folder, test, _count_examples(test, report))
+        lines = "".join(f"{number},\n" for number in range(len(test)))
+        (folder / "predictions.csv").write_text(f"example,prediction\n{lines}")
+
+    return _write_folder(out_dir / f"{card['task']}-{card['length']}-inputs", card, write, report)
+
+
+def _write_folder(folder: Path, card: dict[str, Any], write: Callable[[Path], None], report: Report) -> Path:
+    """Writes an export's files and then its card, unless they are there; returns the folder."""
+    out_dir = folder.parent
     with locked(out_dir, folder.name, report):
         if _is_exported(folder, card):
             return folder
@@ -54,8 +97,7 @@ def export(entry: Path, out_dir: Path, form: Format, report: Report = lambda lin
         try:
             with writing(out_dir):
                 temporary.mkdir()
-                for examples in splits:
-                    _WRITERS[form](temporary, examples, _count_examples(examples, report))
+                write(temporary)
                 card["files"] = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
                 (temporary / "card.json").write_text(json.dumps(card, indent=1) + "\n")
                 sync_all(temporary)
@@ -146,14 +188,18 @@ def _count_examples(examples: Examples, report: Report) -> Callable[[int], None]
 
 
 def _write_npy(folder: Path, examples: Examples, count: Callable[[int], None]) -> None:
+    _save(folder / f"{examples.split}_labels.npy", examples.labels.shape, examples.labels.dtype, [examples.labels])
+    _write_inputs(folder, examples, count)
+
+
+def _write_inputs(folder: Path, examples: Examples, count: Callable[[int], None]) -> None:
     def tokens() -> Iterator[np.ndarray]:
         for part in examples.parts():
             yield examples.take(part).tokens
             count(part.stop)
 
-    lengths, labels = examples.lengths, examples.labels
+    lengths = examples.lengths
     _save(folder / f"{examples.split}_lengths.npy", lengths.shape, lengths.dtype, [lengths])
-    _save(folder / f"{examples.split}_labels.npy", labels.shape, labels.dtype, [labels])
     _save(folder / f"{examples.split}_tokens.npy", (*lengths.shape, examples.length), examples.dtype, tokens())
 
 

@@ -1,13 +1,19 @@
 """The command line as a user meets it: what is refused, what is printed, what survives."""
 
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 
-from lra.cli.main import main
+from lra.cli.main import console, main, verbs
+from lra.cli.overview import summaries
+from lra.results import provenance
 from tests.helpers.cli import (
     ROOT,
     TINY,
@@ -61,7 +67,7 @@ def test_an_error_of_the_system_gets_one_line_and_exit_code_2(monkeypatch, capsy
         raise OSError(24, "Too many open files", "/a/file")
 
     monkeypatch.setattr("lra.cli.report.status", fail)
-    assert main(["status"], "") == 2
+    assert main(["status"]) == 2
     assert capsys.readouterr().err == "run.py status: Too many open files: /a/file\n"
 
 
@@ -72,6 +78,33 @@ def test_help_and_lists_come_without_jax():
     }  # fmt: skip
     for word, output in zip(words.values(), without_jax(*words), strict=True):
         assert word in output
+
+
+def test_help_names_every_verb_and_the_program_as_it_was_started(capsys):
+    for program in ("lra", "python run.py"):
+        assert main(["--help"], program) == 0 == main(["list", "--help"], program)
+        shown = capsys.readouterr().out
+        assert f"\n{program} [VERB]" in shown and f"{program} list: Prints the known" in shown
+    assert list(summaries()) == list(verbs()) and all(summaries().values())
+
+
+def test_version_is_one_line_and_comes_without_jax(monkeypatch):
+    (shown,) = without_jax("--version")
+    python, jax = platform.python_version(), metadata.version("jax")
+    assert re.fullmatch(rf"lra-suite \d+\.\d+\.\d+, commit \S+, Python {python}, jax {jax}\n", shown)
+    monkeypatch.setattr("lra.results.provenance.commit", lambda: None)
+    assert ", commit unknown, " in call("--version").stdout
+
+
+def test_the_installed_command_is_named_in_records_without_its_path(monkeypatch):
+    for program, named in (("/home/a/bin/lra", "lra"), ("run.py", "python run.py")):
+        monkeypatch.setattr(sys, "argv", [program, "run", "--models=a b"])
+        assert provenance.current_origin()["command"] == f"{named} run '--models=a b'"
+
+
+def test_the_installed_command_is_this_one():
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["lra"]
+    assert found == f"{console.__module__}:{console.__name__}"
 
 
 def test_dry_run_prints_cells_and_steps_and_does_nothing(tmp_path):

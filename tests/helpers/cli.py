@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import run
 from lra.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +31,7 @@ def _quick(arguments: tuple[str, ...]) -> list[str]:
     """The arguments; unless a test asks for it, no cell measures how far its model looks, which takes seconds."""
     verb = arguments[:1] == ("run",)
     runs = verb or not arguments or arguments[0].startswith("--")
-    if not runs or any(word in arguments for word in ("--reach", "--noreach", "--help")):
+    if not runs or any(word in arguments for word in ("--reach", "--noreach", "--help", "--version")):
         return [*arguments]
     return [*arguments[:verb], "--noreach", *arguments[verb:]]
 
@@ -41,7 +40,7 @@ def call(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs a command line in this process, which spares the start of one; cells have their own all the same."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(_quick(arguments), str(run.__doc__))
+        code = main(_quick(arguments))
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
@@ -61,11 +60,10 @@ def start(*arguments: str, cwd: Path = ROOT, **more: Any) -> subprocess.Popen[st
 
 _WITHOUT_JAX = """
 import sys
-import run
 from lra.cli.main import main
 
 for line in sys.argv[1:]:
-    assert main(line.split(), run.__doc__) == 0
+    assert main(line.split()) == 0
     print("--- end")
 assert "jax" not in sys.modules
 """

@@ -4,6 +4,7 @@ import functools
 import pickle
 import re
 import runpy
+import shlex
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Subset, default_collate  # noqa: E402
 from tasks import TASKS, Examples, load  # noqa: E402
 from tasks.io.cache import prepare  # noqa: E402
 from tests.helpers import archives  # noqa: E402
-from tests.helpers.cli import ROOT  # noqa: E402
+from tests.helpers.cli import ROOT, call, only_record  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +80,25 @@ def test_a_spawned_worker_maps_the_files_itself(entries):
     assert np.array_equal(whole(loader)[0], examples.tokens)
 
 
-def test_the_loop_of_the_documentation_writes_predictions(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(), re.DOTALL)
+def test_the_loop_of_the_documentation_trains_and_its_predictions_are_submitted(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "tasks.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "loop.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     few = functools.partial(load, train=640, validation=50, test=100)
     monkeypatch.setattr("tasks.load", few)  # the rest is as it stands there
     runpy.run_path("loop.py")
-    predictions = np.load("preds.npy")
+    predictions, test = np.load("preds.npy"), few("listops_short", "test")
     assert predictions.shape == (100, 10) and np.isfinite(predictions).all()
-    fingerprint = few("listops_short", "test").fingerprint
-    accuracy = (predictions.argmax(1) == few("listops_short", "test").labels).mean()
-    assert capsys.readouterr().out == f"accuracy {accuracy:.1%}, --fingerprint={fingerprint}\n"
+    printed = capsys.readouterr().out.strip()
+    assert printed == f"--fingerprint={test.fingerprint}"
+    (command,) = re.findall(r"python run.py (submit --task.*?\n.*)", text)
+    words = [word for word in shlex.split(command.replace("\\\n", "")) if not word.startswith("--fingerprint")]
+    sizes = [f"--set=data.{name}={count}" for name, count in (("train", 640), ("validation", 50), ("test", 100))]
+    done = call(*words, printed, *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    right = (predictions.argmax(1) == test.labels).mean()
+    assert done.stdout.startswith(
+        f"listops_short@64 × My GRU (PyTorch), seed 0: {100 * right:.2f} % of 100 test examples"
+    )
+    assert only_record(tmp_path)["results"][0]["test_best"] == right
