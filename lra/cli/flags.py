@@ -67,6 +67,8 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
     for flag, package in _TRACKERS.items():
         if values[flag].value and not values.dry_run and find_spec(package) is None:
             raise UsageError(f"--{flag} needs the package {package}: pip install {package}")
+    if values.pairs and not values.reach:
+        raise UsageError("--pairs is measured together with --reach: leave out --noreach")
     options = RunOptions(
         results=path(values.results), data=path(values.data), sources=_sources(values),
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
