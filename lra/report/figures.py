@@ -67,7 +67,7 @@ def _overview(table: headline.Headline, styles: Styles, measure: str, entries: S
         told = [accuracy_text(entry.value)]
         told += [f"{short(entry.speed)} steps/s, measured in {table.speed.source}"] if entry.speed else []
         told += [f"{bytes_text(entry.memory)}, {MEMORY_METHODS[table.method]}"] if most else []
-        told += [f"{accelerator}, protocol {table.protocol}"]
+        told += [f"{accelerator}, protocol {table.contest}"]
         series.append(_disc(entry.row, styles, x or 0.0, entry.value.mean, (entry.memory or 0.0, most), told))
     notes = [_area_note(table.method, most), *_speed_note(table)]
     shown = {entry.row.model for entry in entries}
@@ -79,8 +79,8 @@ def _overview(table: headline.Headline, styles: Styles, measure: str, entries: S
     x_axis = SPEED if measure == "speed" else Axis("memory (GB)", log=True)
     y_axis = Axis("average accuracy (%)" if table.average else f"{table.value_name}, accuracy (%)")
     chart = Chart("Average" if table.average else table.value_name, x_axis, y_axis, tuple(series))
-    heading = f"Accuracy against {measure}: protocol {table.protocol}, {accelerator}"
-    return Figure(to_file_name(["overview", table.protocol, accelerator]), heading, (chart,), tuple(notes))
+    heading = f"Accuracy against {measure}: protocol {table.contest}, {accelerator}"
+    return Figure(to_file_name(["overview", table.contest, accelerator]), heading, (chart,), tuple(notes))
 
 
 def _speed_note(table: headline.Headline) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _disc(row: Row, styles: Styles, x: float, y: float, memory: tuple[float, flo
 
 
 def accuracy_speed(board: Leaderboard, styles: Styles) -> list[Figure]:
-    """Accuracy against speed, a figure for each protocol and accelerator with a chart for each task.
+    """Accuracy against speed, a figure for each protocol, budget and accelerator with a chart for each task.
 
     All discs of a figure use one way of measuring memory: the accelerator's peak where every cell has it, else the
     compiled program's; where neither covers every cell, all discs have the same size. A chart has at least two discs.
@@ -147,7 +147,7 @@ def _score_disc(row: Row, score: Score, styles: Styles, method: str, most: float
     memory = score.memory(method) or 0 if method else 0
     told = [accuracy_text(score.estimate), f"{short(score.steps_per_second)} steps/s"]
     told += [f"{bytes_text(memory)}, {MEMORY_METHODS[method]}"] if most else []
-    told += [f"{row.accelerator}, protocol {row.protocol}"]
+    told += [f"{row.accelerator}, protocol {row.contest}"]
     return _disc(row, styles, score.steps_per_second, score.estimate.mean, (memory, most), told)
 
 
@@ -156,15 +156,16 @@ def _has_point(score: Score | None) -> bool:
 
 
 def _by_device(board: Leaderboard) -> list[tuple[tuple[str, str], list[Row]]]:
-    """Rows by protocol and accelerator: only those share a figure of speed."""
+    """Rows by protocol with budget and accelerator: only those share a figure of speed. External ones are in none."""
     rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in board.rows:
-        rows_of[row.protocol, row.accelerator].append(row)
+        if not row.external:
+            rows_of[row.contest, row.accelerator].append(row)
     return sorted(rows_of.items())
 
 
 def curves(board: Leaderboard, styles: Styles) -> list[Figure]:
-    """Validation accuracy over steps, a figure for each protocol and accelerator with a chart for each task."""
+    """Validation accuracy over steps, a figure for each protocol, budget and accelerator, a chart for each task."""
     made = []
     for (protocol, accelerator), rows in _by_device(board):
         charts = []
@@ -344,10 +345,10 @@ def trained_over_length(board: Leaderboard) -> pd.DataFrame:
     """Training runs of a task at several lengths, as `efficiency.to_frame`; without seeds that trained together."""
     by_task: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for row in board.rows:
-        for score in row.scores.values():
+        for score in () if row.external else row.scores.values():
             for record in score.records:
                 if len(record["cell"]["seeds"]) == 1 and record.get("sharing", 1) == 1:
-                    by_task[record["cell"]["task"], row.protocol, row.accelerator, row.overrides].append(record)
+                    by_task[record["cell"]["task"], row.contest, row.accelerator, row.overrides].append(record)
     chosen = [records for records in by_task.values() if len({record["cell"]["length"] for record in records}) > 1]
     return efficiency.to_frame([record for records in chosen for record in records])
 

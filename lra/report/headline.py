@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from lra.report import averages, distance
 from lra.report.distance import Distance
 from lra.report.leaderboard import Leaderboard, find_leader
-from lra.report.rows import Column, Row, Score, one_a_model
+from lra.report.rows import Column, Row, Score, contest, one_a_model
 from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
@@ -80,6 +80,11 @@ class Headline:
     trials: int = 0
     accelerator: str = ""
     """The one that speed and memory are of; empty where neither is known."""
+
+    @property
+    def contest(self) -> str:
+        """The protocol, and the budget of trials, in words."""
+        return contest(self.protocol, self.trials)
 
     @property
     def has_distances(self) -> bool:

@@ -195,7 +195,8 @@ def group_rows(rows: list[Row], columns: list[str], sort: str) -> list[Group]:
     for row in rows:
         by_group[row.protocol, row.trials, row.kind].append(row)
     groups = []
-    for (protocol, _, kind), members in sorted(by_group.items()):
+    # What was trained elsewhere comes last.
+    for (protocol, _, kind), members in sorted(by_group.items(), key=lambda g: (g[0][2] == fairness.EXTERNAL, g[0])):
         present = [name for name in columns if any(name in row.scores for row in members)]
         # Columns in which no cell has finished stay out of averages: a failed cell changes no other row.
         scored = [name for name in present if any(row.estimate(name) for row in members)]

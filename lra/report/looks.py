@@ -89,10 +89,10 @@ def _median(values: Iterable[Any]) -> float | None:
 
 
 def figures(board: Leaderboard, styles: Styles) -> list[Figure]:
-    """Accuracy in windows over their size: a figure for each protocol, with charts for each task."""
+    """Accuracy in windows over their size: a figure for each protocol and budget, with charts for each task."""
     made = []
-    for protocol in sorted({row.protocol for row in board.rows}):
-        rows = [row for row in board.rows if row.protocol == protocol]
+    for protocol in sorted({row.contest for row in board.rows}):
+        rows = [row for row in board.rows if row.contest == protocol]
         charts: list[Chart] = []
         notes = ["Accuracy of the trained model when its layers see windows alone, on a sample of the test split."]
         for name, column in board.columns.items():

@@ -122,6 +122,11 @@ def _conflicts(name: str, keys: list[ColumnKey]) -> list[str]:
     return [f"conflict: {name} was run on {difference}; results on different data stand in columns of their own"]
 
 
+def contest(protocol: str, trials: int) -> str:
+    """'mini', or with a budget 'mini, tuned (8 trials)': results that may be laid side by side."""
+    return protocol + (f", tuned ({trials} trial{'s' * (trials != 1)})" if trials else "")
+
+
 FAILURES = ("oom", "diverged", "timeout", "failed")
 """Statuses that are a result of the cell; an interrupted cell has no result yet."""
 
@@ -185,6 +190,16 @@ class Row:
     def ours_alone(self) -> bool:
         """Whether the row has the protocol's own recipe and code, but for what was tuned."""
         return self.unchanged and self.overrides == self.sweep and not self.variant
+
+    @property
+    def contest(self) -> str:
+        """Those that a figure may hold together, in words."""
+        return contest(self.protocol, self.trials)
+
+    @property
+    def external(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return any("external" in record for score in self.scores.values() for record in score.records)
 
     @property
     def results(self) -> int:

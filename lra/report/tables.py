@@ -154,7 +154,7 @@ def group_title(group: Group) -> str:
 
 def headline_title(table: Headline) -> str:
     """Title of the first table."""
-    return f"Protocol {table.protocol}" + (f", tuned ({counted(table.trials, 'trial')})" if table.trials else "")
+    return f"Protocol {table.contest}"
 
 
 def headline_notes(table: Headline) -> list[str]:

@@ -43,6 +43,7 @@ from tests.helpers.waiting import until
         (["--lengths=0"], "at least 1"),
         (["--seeds=-1"], "at least 0"),
         (["--device=abacus"], "abacus"),
+        (["--pairs", "--noreach"], "leave out --noreach"),
         (["--models=lru:bidirectional=false"], "listops_short, lru:bidirectional=false: it reads from left to right"),
         (["list", "model"], "did you mean 'models'?"),
         (["run", "now"], "takes flags only"),

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from lra.report import fairness, headline, leaderboard, published, show, tables
+from lra.report import fairness, figures, headline, leaderboard, published, show, tables
 from tests.helpers.records import recipe, record, result
 
 RATE = "optimizer.learning_rate"
@@ -74,6 +74,24 @@ def test_the_page_s_first_table_finds_its_tuned_rows():
     assert [data["rows"][entry["row"]]["kind"] for entry in data["first"]["rows"]] == ["tuned (2 trials)"] * 2
     assert data["groups"][1]["told"].startswith("Settings chosen on validation")
     assert data["cells"][1]["own"]["trials"][1].endswith("validation 30.00 %, chosen")
+
+
+def test_a_figure_holds_one_budget_and_nothing_from_elsewhere():
+    theirs = [
+        record(name, "listops", 0.9, protocol="external", recipe={}, external={"note": ""}) for name in ("gru", "lstm")
+    ]
+    board = leaderboard.build([record("fnet"), record("luna"), tuned("fnet"), tuned("luna"), *theirs])
+    styles = figures.styles_of(board, [])
+    made = figures.accuracy_speed(board, styles)
+    assert [figure.heading.partition(": protocol ")[2] for figure in made] == ["lra, CPU", "lra, tuned (2 trials), CPU"]
+    assert [len(figure.charts[0].series) for figure in made] == [2, 2]
+    assert len({figure.name for figure in made}) == 2
+    lengths = [
+        record("gru", length=length, protocol="external", recipe={}, external={"note": ""}) for length in (1000, 2000)
+    ]
+    assert figures.trained_over_length(leaderboard.build(lengths)).empty
+    assert [group.kind for group in board.groups] == ["apples to apples", "tuned (2 trials)", "external"]
+    assert [row.rank for row in board.groups[2].rows] == [None, None]
 
 
 def test_files_and_show_name_every_trial():
