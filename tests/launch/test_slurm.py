@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import stat
+import sys
 
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import expand
+from lra.grid import expand, sweep
 from lra.launch import slurm
 from tests.helpers.cli import TINY, cli, places, record_files, saved_records
 
@@ -28,6 +29,24 @@ def test_each_cell_has_its_own_command():
     assert all(line.index("--tasks=all") < line.index("--tasks=listops_short") for line in lines)
     assert "--models=performer:features=8" in lines[0]
     assert [line[-3] for line in slurm.build_commands(grid, True, [])] == ["--seeds=0,1"] * 2
+
+
+def test_the_seeds_of_a_tuned_cell_share_a_command_as_they_share_its_trials():
+    swept = sweep.parse(["encoder.dropout=0,0.1"], None, ())
+    grid = expand.make_plans(expand.find_protocol("quick"), [], ["fnet", "luna"], [], [1, 2], [], swept)
+    lines = slurm.build_commands(grid, False, ["--sweep=encoder.dropout=0,0.1"])
+    assert [line[-3] for line in lines] == ["--seeds=1,2"] * 2
+    assert all("--sweep=encoder.dropout=0,0.1" in line for line in lines)
+
+
+def test_an_installed_suite_is_started_as_a_module(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    started = []
+    monkeypatch.setattr(submitit.helpers, "CommandFunction", lambda command: started.append(command) or print)
+    for root in (tmp_path, slurm.ROOT):
+        monkeypatch.setattr(slurm, "ROOT", root)
+        slurm.submit([["run"]], tmp_path / "slurm", {}, "debug")
+    assert started == [[sys.executable, "-m", "lra", "run"], [sys.executable, str(slurm.ROOT / "run.py"), "run"]]
 
 
 def test_parameters_of_slurm_are_names_and_values():
