@@ -37,10 +37,6 @@ def run(args: RunArguments, wanted: Set[runs.Request] | None = None) -> int:
         raise UsageError(f"--coordinator starts cells itself: it cannot be combined with --launcher={args.launcher}")
     if group and (args.jobs or 1) > 1:
         raise UsageError(f"--coordinator trains one cell at a time: it cannot be combined with --jobs={args.jobs}")
-    if args.grid.sweep and args.launcher == "ray":
-        raise UsageError(
-            "--sweep runs with --launcher=local or slurm: start it on each machine, and they share the trials"
-        )
     plans, options = _plans(args.grid), args.options
     if args.dry_run:
         return _dry_run(plans, options.device)

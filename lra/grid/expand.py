@@ -149,10 +149,10 @@ def _code(model: ModelSpec, recipe: Recipe) -> Code:
 
 def trial_plans(plan: Plan) -> list[Plan]:
     """The trials of a tuned plan; none of another."""
-    return [_trial_plan(plan, settings) for settings in plan.tuning.trials] if plan.tuning else []
+    return [trial_plan(plan, settings) for settings in plan.tuning.trials] if plan.tuning else []
 
 
-def _trial_plan(plan: Plan, settings: Sequence[str]) -> Plan:
+def trial_plan(plan: Plan, settings: Sequence[str]) -> Plan:
     """A tuned plan with a trial's settings, trained on the trials' seed."""
     assert plan.tuning
     recipe = override(plan.recipe, settings)

@@ -13,10 +13,12 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lra.errors import UsageError
+from lra.grid import expand
 from lra.grid.cell import Cell, Plan
 from lra.grid.spec import RunOptions
 from lra.launch import local, ray_worker
@@ -35,6 +37,7 @@ PROGRESS_SECONDS = 5.0
 _NO_CODE = [".git", ".venv", "/data", "/results", "/leaderboard", "/tests", "/build"]
 _SECONDS_TO_SAVE = 90.0
 _SECONDS_BETWEEN_TRIES = 10.0
+_OTHER_KIND = "Ray chose a machine of another kind, and all trials of a sweep must run on one kind"
 
 
 class Cluster:
@@ -128,11 +131,12 @@ class Cluster:
         return record
 
     def _run(self, cell: Cell, options: RunOptions, context: WorkerContext, label: str) -> records.Record:
-        plan = dataclasses.replace(self.plans[_plan_id(cell.plan)], seeds=cell.plan.seeds)
+        plan, trial = dataclasses.replace(self.plans[_plan_id(cell.plan)], seeds=cell.plan.seeds), cell.plan.trial
+        plan = expand.trial_plan(plan, trial) if trial else plan
         task, leases, keys = self._task(ray_worker.run_plan), [context.lease], [cell.key]
         with ExitStack() as extra_leases:
             while True:
-                ref = task.remote(plan, keys, options, self.progress_actor)
+                ref = task.remote(plan, keys, options, self.progress_actor, cell.choice)
                 try:
                     remote_cell, files = self._wait(ref, cell, leases, context, label)
                 except self.ray.exceptions.TaskCancelledError:
@@ -141,9 +145,11 @@ class Cluster:
                     return self._record_failure(cell, options, error)
                 if remote_cell.key in keys:
                     ray_worker.write_files(options.results, files)
-                    if f"{records.RESULTS}/{remote_cell.name}.json" not in files:
+                    if str(record_path(Path(), remote_cell)) not in files:
                         raise Stopped
                     return records.read(record_path(options.results, remote_cell))
+                if trial or cell.choice:
+                    return self._record_failure(cell, options, RuntimeError(_OTHER_KIND))
                 # Ray has chosen a machine of another kind, on which the plan is another cell: it needs its own lease.
                 lease = self.leases.take(remote_cell.name)
                 if lease is None:  # another run has it; not waited for, as that run may wait for our first lease

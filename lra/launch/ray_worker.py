@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,13 +21,13 @@ from lra.grid.cell import Cell, Plan
 from lra.grid.spec import RunOptions
 from lra.launch import local, process, scheduler
 from lra.launch.process import WorkerContext
-from lra.results import records
-from lra.results.folder import unfinished
+from lra.results import records, tuning
+from lra.results.folder import is_finished, unfinished
 from tasks.io.files import try_lock, write_whole
 
 PROGRESS_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-_COLLECTED = ("records/*.json", "logs/*.log", "tensorboard/**/*", "profiles/**/*")
+_COLLECTED = ("records/*.json", "trials/*.json", "logs/*.log", "tensorboard/**/*", "profiles/**/*")
 """Files of a cell that are sent to the driver."""
 
 Files = dict[str, bytes]
@@ -60,12 +60,19 @@ def cells(plans: Sequence[Plan], options: RunOptions) -> list[Cell]:
     return expand.make_cells(plans, device, mixers, options, _print_nothing)
 
 
-def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_actor: Any) -> tuple[Cell, Files]:
+def run_plan(
+    plan: Plan,
+    keys: Sequence[str],
+    options: RunOptions,
+    progress_actor: Any,
+    choice: Mapping[str, Any] | None = None,
+) -> tuple[Cell, Files]:
     """Runs the cell that a plan is on this machine, unless the driver has no lease of it.
 
     Args:
         keys: of the cells that the driver has leases of; progress is reported under the first.
         progress_actor: handle of a `ProgressActor`.
+        choice: of a tuned cell, as `Cell.choice`.
 
     Returns:
         The cell, and the files that the run left, with paths as in a results folder; none if its key is not in `keys`.
@@ -75,6 +82,8 @@ def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_acto
     (cell,) = cells([plan], dataclasses.replace(options, vmap_seeds="off"))
     if cell.key not in keys:
         return cell, {}
+    if choice is not None:
+        cell = tuning.apply(cell, choice)
 
     def run_and_report(cell: Cell, number: str, options: RunOptions, context: WorkerContext) -> records.Record:
         with _every_few_seconds(lambda: progress_actor.write.remote(keys[0], context.lease.progress)):
@@ -89,9 +98,12 @@ def run_plan(plan: Plan, keys: Sequence[str], options: RunOptions, progress_acto
             scheduler.run_cells(pending, options, Console(file=nowhere), run_cell=run_and_report)
         paths = [file for pattern in _COLLECTED for file in folder.glob(pattern) if file.is_file()]
         files = {str(file.relative_to(folder)): file.read_bytes() for file in paths}
-        if any((folder / "checkpoints").glob("*")):
+        # A trial's last checkpoint stays behind nowhere: the chosen cell may run on another machine, and trains anew.
+        unsaved = not plan.trial or not is_finished(folder, cell)
+        if unsaved and any((folder / "checkpoints").glob("*")):
             # A record here must not make a retry skip the cell: the driver may never receive it.
-            shutil.rmtree(folder / records.RESULTS, ignore_errors=True)
+            for kind in (records.RESULTS, records.TRIALS):
+                shutil.rmtree(folder / kind, ignore_errors=True)
         else:
             shutil.rmtree(folder)
     return cell, files

@@ -22,8 +22,7 @@ def unfinished_trials(cell: Cell, results: Path) -> list[Cell]:
 def choose(cell: Cell, results: Path) -> Cell:
     """A tuned cell with the settings of the trial that is best on validation, of equals the earliest.
 
-    On the trials' seed it continues that trial, so that nothing is trained twice and the test split is scored once. If
-    no trial has a score, the cell's choice has `chosen` None.
+    If no trial has a score, the cell's choice has `chosen` None.
 
     Args:
         cell: a tuned cell, all of whose trials are finished.
@@ -40,9 +39,17 @@ def choose(cell: Cell, results: Path) -> Cell:
     choice = {
         "sweep": list(cell.plan.tuning.sweep), "seed": cell.plan.tuning.seed, "trials": tried, "chosen": chosen,
     }  # fmt: skip
-    if chosen is None:
+    return apply(cell, choice)
+
+
+def apply(cell: Cell, choice: Mapping[str, Any]) -> Cell:
+    """A tuned cell with the settings that were chosen among its trials.
+
+    On the trials' seed it continues the chosen one, so that nothing is trained twice and the test split is scored once.
+    """
+    if choice["chosen"] is None:
         return dataclasses.replace(cell, trials=(), choice=choice)
-    winner = cell.trials[chosen]
+    winner = cell.trials[choice["chosen"]]
     plan = dataclasses.replace(cell.plan, recipe=winner.plan.recipe, code=winner.plan.code)
     same_seed = plan.seeds == winner.plan.seeds
     return dataclasses.replace(cell, plan=plan, trials=(), choice=choice, continues=winner if same_seed else None)

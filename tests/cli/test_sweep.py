@@ -66,7 +66,6 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
         (["--sweep=optimizer.learning_rate=1e-4..1e-2"], "add --trials=8"),
         (["--sweep=optimizer.learning_rat=1e-4"], "did you mean 'optimizer.learning_rate'"),
         (["--sweep=encoder.heads=3,4"], "encoder.qkv (8) must be a multiple of encoder.heads (3)"),
-        (["--sweep=encoder.dropout=0,0.1", "--launcher=ray"], "--launcher=local or slurm"),
     ],
 )
 def test_a_wrong_sweep_is_one_line(tmp_path, arguments, said):

@@ -248,6 +248,21 @@ def test_a_driver_and_a_local_run_share_the_cells(cluster, tmp_path):
 
 
 @needs_ray
+def test_a_sweep_s_trials_and_its_chosen_cells_are_those_of_a_local_run(cluster, tmp_path):
+    sweep = [*TINY, "--models=fnet", "--seeds=0,1", "--sweep=optimizer.learning_rate=1e-5,3e-2"]
+    printed = ends_well(cluster.start(tmp_path, *sweep))
+    assert printed.count(": validation ") == 2 and printed.count(": test ") == 2
+    assert cli(*sweep, *places(tmp_path / "local")).returncode == 0
+    there, here = (
+        [json.loads(file.read_text()) for file in record_files(path)] for path in (tmp_path, tmp_path / "local")
+    )
+    for one, other in zip(there, here, strict=True):
+        assert one["results"] == other["results"] and one["tuning"]["chosen"] == other["tuning"]["chosen"]
+    assert len(list((tmp_path / "results" / "trials").iterdir())) == 2
+    assert not list(Path(cluster.env["TMPDIR"]).glob("lra-*"))
+
+
+@needs_ray
 def test_a_missing_cluster_is_reported_in_one_line(tmp_path):
     done = cli(*TINY, "--launcher=ray", f"--ray_address=127.0.0.1:{free_port()}", *places(tmp_path))
     assert done.returncode == 2 and "--ray_address=127.0.0.1" in done.stderr and done.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from lra.errors import UsageError
-from lra.grid import expand
+from lra.grid import expand, sweep
 from lra.grid.spec import RunOptions
 from lra.launch import ray_driver
 from lra.launch.process import WorkerContext, WorkerProcesses
@@ -82,8 +82,8 @@ class Ray:
         return ref()
 
 
-def cell_on(cpu):
-    (plan,) = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0], [])
+def cell_on(cpu, swept=None):
+    (plan,) = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0], [], swept)
     cell = expand.make_cell(plan, None, {"platform": "cpu", "count": 1, "host_cpu": cpu, "host_cores": 2})
     return dataclasses.replace(cell, entry=Path("data"))
 
@@ -99,12 +99,12 @@ def ran(cell, results):
     return outcome
 
 
-def run(ray, cell, results):
-    """Runs a cell through the driver and returns its record."""
+def run(ray, cell, results, plan=None):
+    """Runs a cell of a plan through the driver and returns its record."""
     cluster = ray_driver.Cluster.__new__(ray_driver.Cluster)
     cluster.ray, cluster.resources, cluster.sources, cluster.progress_actor = ray, {"num_cpus": 1.0}, {}, None
     cluster.leases = lease.Leases(results / "leases")
-    cluster.plans = {ray_driver._plan_id(cell.plan): cell.plan}
+    cluster.plans = {ray_driver._plan_id(cell.plan): plan or cell.plan}
     with Display(Console(quiet=True)) as display, lease.Leases(results / "leases").take(cell.name) as ours:
         context = WorkerContext(ours, WorkerProcesses(), display, {})
         return cluster.run_cell(cell, "1/1", RunOptions(results=results, data=results), context)
@@ -128,6 +128,13 @@ def test_a_machine_of_another_kind_makes_it_another_cell_with_its_own_lease(tmp_
     ray = Ray(lambda: (other, {}), lambda: (other, {}), ran(ours, tmp_path))
     assert run(ray, ours, tmp_path)["key"] == ours.key
     theirs.release()
+
+
+def test_a_trial_does_not_run_on_a_machine_of_another_kind(tmp_path):
+    ours, other = (cell_on(cpu, sweep.parse(["encoder.dropout=0,0.1"], None, ())) for cpu in "AB")
+    record = run(Ray(lambda: (other.trials[0], {})), ours.trials[0], tmp_path, ours.plan)
+    assert record["status"] == "failed" and "all trials of a sweep must run on one kind" in record["error"]
+    assert [file.stem for file in (tmp_path / "trials").iterdir()] == [ours.trials[0].name]
 
 
 @pytest.mark.parametrize(("error", "status"), [(Died("worker gone"), "failed"), (Full("memory"), "oom")])
