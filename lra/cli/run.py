@@ -71,18 +71,14 @@ def _dry_run(plans: Sequence[Plan], device: str) -> int:
     if any(plan.model.options or ":" in plan.model.name for plan in plans):
         process.probe(device, [plan.model for plan in plans])
     trials = list(dict.fromkeys(trial for plan in plans for trial in expand.trial_plans(plan)))
-    trained = [plan for plan in plans if not (plan.tuning and plan.seeds == (plan.tuning.seed,))]
     for plan in [*trials, *plans]:
         train = plan.recipe.train
         tokens = train.steps * train.batch * plan.length
-        cost = (
-            f"{train.steps:,} steps of {train.batch} ({tokens:.2g} tokens)"
-            if plan in {*trials, *trained}
-            else "the best trial's test"
-        )
+        cost = f"{train.steps:,} steps of {train.batch} ({tokens:.2g} tokens)"
+        cost = "the best trial's test" if plan.continues else cost
         settings = f", trial {' '.join(plan.trial)}" if plan.trial else ""
         print(f"{plan.task} × {plan.model}, length {plan.length:,}, seed {plan.seeds[0]}{settings}: {cost}")
-    steps = sum(plan.recipe.train.steps for plan in [*trials, *trained])
+    steps = sum(plan.recipe.train.steps for plan in [*trials, *plans] if not plan.continues)
     tuned = f" and {len(trials)} trials" if trials else ""
     print(f"{len(plans)} cells{tuned}, {steps:,} steps")
     return 0

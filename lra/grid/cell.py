@@ -83,6 +83,11 @@ class Plan:
     trial: tuple[str, ...] = ()
     """The settings that this plan tries, as a trial of a tuned cell: it is trained and validated, and not tested."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on from a trial: it is tuned, and on the trials' seed."""
+        return self.tuning is not None and self.seeds == (self.tuning.seed,)
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -239,8 +239,7 @@ def group_seeds(plans: Sequence[Plan], mode: str, device: dict[str, Any]) -> lis
         merged = mode == "on" or (
             mode == "auto" and device["platform"] != "cpu" and estimate_step_flops(plan) < _SMALL_STEP
         )
-        # The trials' seed stays alone, since it goes on from a trial.
-        merged = merged and not (plan.tuning and plan.seeds == (plan.tuning.seed,))
+        merged = merged and not plan.continues
         groups.setdefault(dataclasses.replace(plan, seeds=()) if merged else plan, []).append(plan)
     return [
         dataclasses.replace(plan, seeds=tuple(seed for member in group for seed in member.seeds))

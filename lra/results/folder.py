@@ -114,9 +114,7 @@ def clean_up(cells: Sequence[Cell], results: Path) -> None:
 
 def _disposable_trials(cell: Cell, results: Path) -> Sequence[Cell]:
     """The trials of a tuned cell that no cell goes on from any more."""
-    tuning = cell.plan.tuning
-    needed = tuning is None or cell.plan.seeds != (tuning.seed,) or not is_finished(results, cell)
-    return () if needed else cell.trials
+    return cell.trials if cell.plan.continues and is_finished(results, cell) else ()
 
 
 def _with_seeds(cell: Cell) -> list[Cell]:

@@ -49,7 +49,7 @@ def cell_entry(cell: Cell) -> dict[str, Any]:
     return {
         "apart": [cell_entry(part) for part in split_seeds(cell)] if len(plan.seeds) > 1 else [],
         "trials": [cell_entry(trial) for trial in cell.trials], "trial": list(plan.trial),
-        "continues": plan.tuning is not None and plan.seeds == (plan.tuning.seed,),
+        "continues": plan.continues,
         "name": cell.name, "key": cell.key, "lease": cell.single_process.name, "task": plan.task,
         "model": str(plan.model), "length": plan.length, "seeds": list(plan.seeds), "steps": train.steps,
         "batch": train.batch,

@@ -51,8 +51,7 @@ def apply(cell: Cell, choice: Mapping[str, Any]) -> Cell:
         return dataclasses.replace(cell, trials=(), choice=choice)
     winner = cell.trials[choice["chosen"]]
     plan = dataclasses.replace(cell.plan, recipe=winner.plan.recipe, code=winner.plan.code)
-    same_seed = plan.seeds == winner.plan.seeds
-    return dataclasses.replace(cell, plan=plan, trials=(), choice=choice, continues=winner if same_seed else None)
+    return dataclasses.replace(cell, plan=plan, trials=(), choice=choice, continues=winner if plan.continues else None)
 
 
 def _summary(trial: Cell, results: Path) -> dict[str, Any]:
