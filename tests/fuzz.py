@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the readers: `python -m tests.fuzz records --seconds=300` (pip install -e '.[fuzz]').
 
-Targets: records, status, tsv, overrides (tests/helpers/fuzz_targets.py). An input that fails is kept in the folder
-`--corpus` as `crash-…`; `python -m tests.fuzz records FILE` runs it again alone.
+Targets: records, status, tsv, overrides, sweep, predictions, archive (tests/helpers/fuzz_targets.py). An input that
+fails is kept in the folder `--corpus` as `crash-…`; `python -m tests.fuzz records FILE` runs it again alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WATCHED = ["lra", "tasks", "configs", "tests.helpers.fuzz_targets", "csv", "json
 def main() -> None:
     """Fuzzes one target; exit code 0 where nothing was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=["records", "status", "tsv", "overrides"])
+    parser.add_argument("target", choices=["records", "status", "tsv", "overrides", "sweep", "predictions", "archive"])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", type=Path)

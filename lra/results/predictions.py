@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
+import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lra.errors import UsageError
+from lra.errors import UsageError, one_line
 
 EXAMPLE = "example"
 """Name of the column, or key, with an example's number; without it, predictions are in the order of the split."""
@@ -85,11 +86,16 @@ def _read_npy(path: Path, examples: int) -> np.ndarray:
     try:
         # Mapped, so that a header that promises too much costs nothing.
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise _Refused(f"it is no NumPy array of numbers ({str(error).splitlines()[0]})") from None
+    except _DAMAGE as error:
+        reason = one_line(error).partition(". ")[0] or type(error).__name__
+        raise _Refused(f"it is no NumPy array of numbers ({reason})") from None
     if not isinstance(loaded, np.ndarray):
         raise _Refused("it is an archive of arrays: save one, with numpy.save")
     return loaded
+
+
+_DAMAGE = (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, tokenize.TokenError)
+"""What NumPy raises on a header that is none, which it reads as Python."""
 
 
 def _read_csv(path: Path, examples: int) -> np.ndarray:

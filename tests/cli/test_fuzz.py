@@ -38,9 +38,9 @@ def test_any_bytes_and_any_json_as_a_record(data):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.binary(min_size=3, max_size=12))
-def test_a_record_with_junk_in_several_places(data):
-    fuzz_targets.show_records(b"\0" + data)
+@given(st.sampled_from([b"\0", b"\1", b"\2"]), st.binary(min_size=3, max_size=12))
+def test_a_record_with_junk_in_several_places(kind, data):
+    fuzz_targets.show_records(kind + data)
 
 
 @settings(deadline=None, max_examples=300)
@@ -80,6 +80,29 @@ def test_any_words_as_overrides(data):
     fuzz_targets.parse_overrides(data)
 
 
+AXES = st.builds(
+    "{}={}".format, st.sampled_from(NAMES), st.text(alphabet="0123456789.,e-:log", max_size=12) | st.text(max_size=4)
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 255), st.lists(AXES, max_size=3))
+def test_any_words_as_a_sweep(budget, axes):
+    fuzz_targets.parse_sweep(bytes([budget]) + "\n".join(axes).encode(errors="replace"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(inputs("predictions"))
+def test_any_bytes_as_predictions(data):
+    fuzz_targets.read_predictions(data)
+
+
+@settings(deadline=None, max_examples=300)
+@given(inputs("archive"))
+def test_any_bytes_as_an_archive(data):
+    fuzz_targets.read_archive(data)
+
+
 def vast_picture() -> bytes:
     """A PNG that says it has 30,000 × 30,000 pixels."""
     made = b"\x89PNG\r\n\x1a\n"
@@ -113,7 +136,7 @@ def test_the_target_finds_what_it_is_there_for(monkeypatch):
     monkeypatch.setattr("lra.results.records.check", lambda record: None)
     with pytest.raises((TypeError, AttributeError, KeyError)):
         for place in range(256):
-            fuzz_targets.show_records(bytes([0, place, 5]))
+            fuzz_targets.show_records(bytes([0, 0, place, 5]))
 
 
 @pytest.mark.process

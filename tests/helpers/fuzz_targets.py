@@ -13,6 +13,7 @@ import io
 import json
 import pickle
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from PIL import Image
 from configs import PROTOCOLS
 from configs.recipe import Recipe, RecipeError, override
 from lra.errors import UsageError, one_line
-from lra.grid import expand
+from lra.grid import expand, sweep
 from lra.report import html_page, latex, leaderboard, show, tables
-from lra.results import load, records, runs
+from lra.results import archive, load, predictions, records, runs
 from lra.results.lease import Leases
 from tasks import listops, retrieval
 from tasks.io import safe_pickle
@@ -86,10 +87,22 @@ JUNK: list[Any] = [
 
 
 def edited(data: bytes) -> Any:
-    """A whole record with changes."""
+    """A whole record with changes; the first byte says whether it is tuned, external, or neither."""
     made: Any = json.loads(_other()) | {"key": "edited", "overrides": ["train.steps=3"], "log": ["a line"]}
     made["cell"] |= {"model": "fnet", "mixer": "fnet"}
-    return changed(made, data)
+    made |= {1: {"tuning": _TUNING}, 2: {"external": {"note": "theirs", "given_as": "logits"}}}.get(
+        next(iter(data), 0), {}
+    )
+    return changed(copy.deepcopy(made), data[1:])
+
+
+_TUNING: dict[str, Any] = {
+    "sweep": ["optimizer.learning_rate=1e-4..1e-2:log"], "seed": 0, "chosen": 1,
+    "trials": [
+        {"settings": [f"optimizer.learning_rate={rate}"], "status": "ok", "validation_best": 0.4, "key": rate}
+        for rate in ("1e-3", "1e-2")
+    ],
+}  # fmt: skip
 
 
 def changed(made: Any, data: bytes) -> Any:
@@ -191,7 +204,40 @@ def _types(recipe: Recipe) -> list[tuple[str, type]]:
     return [(name, type(value)) for section in sections for name, value in vars(section).items()]
 
 
-TARGETS = {"records": show_records, "status": show_status, "tsv": read_tsv, "overrides": parse_overrides}
+def parse_sweep(data: bytes) -> None:
+    """`--sweep`, a word a line, with a budget from the first byte (0: none): trials that are recipes, or one line."""
+    words, budget = data[1:].decode(errors="replace").split("\n"), data[0] % 16 if data else 0
+    base = PROTOCOLS["lra"].recipe("listops", "fnet")
+    with _one_line(UsageError, RecipeError):
+        made = sweep.parse(words, budget or None, ())
+        assert made is not None
+        found = made.trials(base)
+        assert len(set(found)) == len(found) and (not budget or len(found) == budget)
+        for settings in found:
+            override(base, settings)
+
+
+def read_predictions(data: bytes) -> None:
+    """A file of predictions, the first byte says which kind: a class for each of 4 examples, or one line."""
+    file = _file(f"predictions{('.npy', '.csv', '.jsonl')[data[0] % 3 if data else 0]}", data[1:])
+    with _one_line(UsageError):
+        classes, given_as = predictions.read(file, 4, 3)
+        assert classes.shape == (4,) and set(classes.tolist()) <= {0, 1, 2} and given_as in ("classes", "logits")
+
+
+def read_archive(data: bytes) -> None:
+    """An archive of records: read within its limits, or named in one line."""
+    file = _file("archive.zip", data)
+    with _one_line(UsageError):
+        found, lines = load.load_records([file])
+        assert all(map(one_line, lines)) and len(found) + len(lines) <= archive.MAX_RECORDS
+    assert {path.name for path in file.parent.iterdir()} >= {"archive.zip"} and not (file.parent.parent / "x").exists()
+
+
+TARGETS = {
+    "records": show_records, "status": show_status, "tsv": read_tsv, "overrides": parse_overrides,
+    "sweep": parse_sweep, "predictions": read_predictions, "archive": read_archive,
+}  # fmt: skip
 
 
 def seeds(target: str) -> list[bytes]:
@@ -202,6 +248,23 @@ def seeds(target: str) -> list[bytes]:
     if target == "overrides":
         lines = ["train.steps=5\nencoder.pool=mean", "optimizer.learning_rate=1e-3", "train.remat=true", "data.train=9"]
         return [line.encode() for line in [*lines, "performer:features=64\nkernel=relu", "package.module:Class:a=1"]]
+    if target == "sweep":
+        words = [
+            "encoder.dropout=0,0.1\nencoder.pool=cls,mean",
+            "optimizer.learning_rate=1e-4..1e-2:log\ntrain.batch=8..64",
+        ]
+        return [b"\0" + words[0].encode(), b"\x08" + words[1].encode()]
+    if target == "predictions":
+        array = io.BytesIO()
+        np.save(array, np.array([2, 0, 1, 1]))
+        lines = b'{"example": 3, "prediction": 1}\n{"example": 0, "logits": [0, 1, 2]}\n'
+        return [b"\0" + array.getvalue(), b"\1example,a,b,c\n1,0,1,2\n0,2,1,0\n3,1,1,1\n2,0,0,1\n", b"\2" + lines]
+    if target == "archive":
+        made = {records.RESULTS: [record(), record("luna")], records.BENCH: []}
+        hostile = io.BytesIO()
+        with zipfile.ZipFile(hostile, "w") as file:
+            file.writestr("records/../../x", _other())
+        return [archive.to_bytes(made), hostile.getvalue()]
     if target == "status":
         return [bytes([which, 255]) + json.dumps(json.loads(_whole())[which]).encode() for which in range(3)]
     picture = io.BytesIO()
