@@ -78,12 +78,11 @@ class SubmitArguments:
     data: Path
     sources: DataOptions
     results: Path
-    predictions: Path | None
+    predictions: Path
     fingerprint: str
     report: Report | None
-    """None with `template` only."""
+    """None: a template is asked for, and there are no predictions."""
     replace: bool
-    template: bool
     out: Path
 
 

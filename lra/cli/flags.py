@@ -216,8 +216,8 @@ def submit_arguments(values: flags.FlagValues) -> SubmitArguments:
         report = Report(values.model, values.seed, values.accelerator, note=values.note, **reported)
     return SubmitArguments(
         values.task, values.length, tuple(values["set"].value), path(values.data), _sources(values),
-        path(values.results), path(values.predictions) if values.predictions else None, values.fingerprint, report,
-        replace=values.replace, template=values.template, out=path(values.out),
+        path(values.results), path(values.predictions or ""), values.fingerprint, report,
+        replace=values.replace, out=path(values.out),
     )  # fmt: skip
 
 

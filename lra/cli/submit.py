@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 from pathlib import Path
@@ -14,6 +15,8 @@ from tasks import Examples, load
 from tasks.io.cache import describe
 from tasks.io.export import export_inputs
 
+_LOADS = inspect.signature(load).parameters
+"""What `load` takes besides settings of the task's data."""
 MIN_DIGITS = 8
 """Of a fingerprint."""
 
@@ -21,12 +24,8 @@ MIN_DIGITS = 8
 def submit(args: SubmitArguments) -> int:
     """Scores predictions for a task's test split that a model elsewhere has made, and records the result."""
     examples = _load(args)
-    if args.template:
+    if args.report is None:
         return _write_template(args, examples)
-    if args.report is None or args.predictions is None:
-        raise UsageError(
-            "submit takes --task, --model, --predictions and --fingerprint; --template writes what it needs"
-        )
     _check_fingerprint(args.fingerprint, examples)
     classes, given_as = predictions.read(args.predictions, len(examples), examples.classes)
     record = external.make_record(args.report, describe(examples.entry), examples.labels, classes, given_as)
@@ -53,7 +52,7 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
     """'data.test=20' as ('test', 20)."""
     path, equals, text = setting.partition("=")
     section, _, name = path.partition(".")
-    if section != "data" or not name or not equals:
+    if section != "data" or not name or not equals or name in _LOADS:
         raise UsageError(f"submit takes settings of the task's data only, as --set data.test=500, not '{setting}'")
     try:
         return name, json.loads(text)

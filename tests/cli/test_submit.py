@@ -111,6 +111,7 @@ def test_tables_show_it_apart_without_a_rank_or_a_published_figure(tmp_path, dat
         ({"model": "m" * 300}, "--model takes"),
         ({"length": 0}, "--length"),
         ({"set": "train.steps=3"}, "settings of the task's data only"),
+        ({"set": "data.source=generate"}, "settings of the task's data only"),
         ({"set": "data.tests=3"}, "did you mean 'test'"),
     ],
 )
