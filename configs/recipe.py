@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -205,12 +206,15 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return recipe
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _fields(recipe: Recipe) -> Iterable[tuple[str, str, Any]]:
     """What can be set: its path on the command line, its section, and its type."""
     for section in dataclasses.fields(recipe):
         part = getattr(recipe, section.name)
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
-            for name, hint in typing.get_type_hints(type(part)).items():
+            for name, hint in _hints(type(part)).items():
                 yield f"{shown_section(section.name)}.{name}", section.name, hint
 
 

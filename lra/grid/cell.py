@@ -130,8 +130,12 @@ class Cell:
 def record_name(
     task: str, model: str, length: int, protocol: str, seeds: Iterable[int], accelerator: str, key: str
 ) -> str:
-    """The name of a cell's record: readable, cut if it is long, and unique by the key."""
-    words = [task, model, f"L{length}", protocol, "s" + "_".join(map(str, seeds)), accelerator]
+    """The name of a cell's record."""
+    return join_name([task, model, f"L{length}", protocol, "s" + "_".join(map(str, seeds)), accelerator], key)
+
+
+def join_name(words: Iterable[str], key: str) -> str:
+    """Words as a file's name: with letters, digits, '_' and '.' alone, cut if it is long, and unique by the key."""
     readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
     return f"{readable[:_NAME_LENGTH]}-{key[:10]}"
 

@@ -218,13 +218,12 @@ class Schedule:
         return True
 
     def _run(self, cell: Cell, number: int, context: WorkerContext) -> None:
-        number_text = f"{number}/{self.total}"
         try:
             chosen = tuning.choose(cell, self.options.results) if cell.trials else cell
             if chosen.choice and chosen.choice["chosen"] is None:
                 record = self._write_without_choice(chosen)
             else:
-                record = self.run_cell(chosen, number_text, self.options, context)
+                record = self.run_cell(chosen, f"{number}/{self.total}", self.options, context)
         except LeaseLost:
             self.display.print_line(f"{cell.name}: another run has taken this cell over")
             self._requeue([cell])

@@ -56,11 +56,10 @@ def kind_of(record: Record, reasons: tuple[str, ...]) -> str:
     """
     if "external" in record:
         return EXTERNAL
-    base, trials = FREE if reasons else APPLES, tuned.budget(record)
+    trials = tuned.budget(record)
     if not trials:
-        return base
-    words = f"tuned ({trials} trial{'s' * (trials != 1)})"
-    return f"{base}, {words}" if reasons else words
+        return FREE if reasons else APPLES
+    return f"{FREE}, {tuned.budget_text(trials)}" if reasons else tuned.budget_text(trials)
 
 
 def explain(kind: str) -> str:

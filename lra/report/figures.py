@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lra.report import efficiency, headline, looks
+from lra.report import efficiency, fairness, headline, looks
 from lra.report.charts import Axis, Chart, Figure, Series, bytes_text, counted, short, split_by_family, to_file_name
 from lra.report.headline import MEMORY_METHODS
 from lra.report.leaderboard import Leaderboard
@@ -159,7 +159,7 @@ def _by_device(board: Leaderboard) -> list[tuple[tuple[str, str], list[Row]]]:
     """Rows by protocol with budget and accelerator: only those share a figure of speed. External ones are in none."""
     rows_of: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in board.rows:
-        if not row.external:
+        if row.kind != fairness.EXTERNAL:
             rows_of[row.contest, row.accelerator].append(row)
     return sorted(rows_of.items())
 
@@ -345,7 +345,7 @@ def trained_over_length(board: Leaderboard) -> pd.DataFrame:
     """Training runs of a task at several lengths, as `efficiency.to_frame`; without seeds that trained together."""
     by_task: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for row in board.rows:
-        for score in () if row.external else row.scores.values():
+        for score in () if row.kind == fairness.EXTERNAL else row.scores.values():
             for record in score.records:
                 if len(record["cell"]["seeds"]) == 1 and record.get("sharing", 1) == 1:
                     by_task[record["cell"]["task"], row.contest, row.accelerator, row.overrides].append(record)

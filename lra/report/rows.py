@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lra.report import averages
+from lra.report import averages, tuned
 from lra.report.stats import Estimate
 from lra.results import load
 from lra.results.records import Record
@@ -124,7 +124,7 @@ def _conflicts(name: str, keys: list[ColumnKey]) -> list[str]:
 
 def contest(protocol: str, trials: int) -> str:
     """'mini', or with a budget 'mini, tuned (8 trials)': results that may be laid side by side."""
-    return protocol + (f", tuned ({trials} trial{'s' * (trials != 1)})" if trials else "")
+    return f"{protocol}, {tuned.budget_text(trials)}" if trials else protocol
 
 
 FAILURES = ("oom", "diverged", "timeout", "failed")
@@ -195,11 +195,6 @@ class Row:
     def contest(self) -> str:
         """Those that a figure may hold together, in words."""
         return contest(self.protocol, self.trials)
-
-    @property
-    def external(self) -> bool:
-        """Whether it was trained elsewhere."""
-        return any("external" in record for score in self.scores.values() for record in score.records)
 
     @property
     def results(self) -> int:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from lra.report.charts import counted
 from lra.results.records import Record
 
 
 def budget(record: Record) -> int:
     """Number of trials among which the record's settings were chosen; 0 if they were not tuned."""
     return len(_tuning(record).get("trials", []))
+
+
+def budget_text(trials: int) -> str:
+    """'tuned (8 trials)'."""
+    return f"tuned ({counted(trials, 'trial')})"
 
 
 def sweep_text(record: Record) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lra.grid.cell import join_name
 from lra.results import provenance, records
 
 PROTOCOL = "external"
@@ -82,11 +82,10 @@ def make_record(
 
 
 def record_path(results: Path, record: records.Record) -> Path:
-    """The record's file: readable, and unique by its key."""
+    """The record's file. The accelerator is no part of its name, as it is none of the key."""
     cell = record["cell"]
     words = [PROTOCOL, cell["task"], cell["model"], f"L{cell['length']}", f"s{cell['seeds'][0]}"]
-    readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
-    return results / records.RESULTS / f"{readable[:160]}-{record['key'][:10]}.json"
+    return results / records.RESULTS / f"{join_name(words, record['key'])}.json"
 
 
 def same_claim(one: records.Record, other: records.Record) -> bool:

@@ -43,15 +43,11 @@ def read(path: Path, examples: int, classes: int) -> tuple[np.ndarray, str]:
     if reader is None:
         raise UsageError(f"--predictions={path} ends in none of {', '.join(_READERS)}")
     try:
-        values = reader(path, examples)
+        return _to_classes(reader(path, examples), examples, classes)
     except OSError as error:
         raise UsageError(f"--predictions={path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UsageError(f"--predictions={path} is not UTF-8 text") from None
-    except _Refused as refusal:
-        raise UsageError(f"--predictions={path}: {refusal}") from None
-    try:
-        return _to_classes(values, examples, classes)
     except _Refused as refusal:
         raise UsageError(f"--predictions={path}: {refusal}") from None
 
