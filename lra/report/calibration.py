@@ -17,6 +17,9 @@ A model's published score of a task is the *median* over these rows. This rule w
 ours. The *highest* score, and the *first* publication (rows whose column `first` says so: the model's own paper, or the
 benchmark's for the models that it has; of several such rows their median), show how much depends on it.
 
+How far published scores agree with one another says how much agreement with them can mean: of the models that others
+have run again, the first publication against the median of the *later* ones, and ours against both.
+
 The average is the mean of the five tasks without Path-X. A model that lacks one of them, here or in all publications,
 is left out of it and named.
 """
@@ -27,7 +30,7 @@ import functools
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +48,8 @@ COUNTED = PAPER[:5]
 AVERAGE = "average"
 KINDS = ("median", "highest", "first")
 """Published scores of a model on a task; the median is the one that counts."""
+LATER = "later"
+"""The median of those that are not the first publication, where there is one."""
 MIN_MODELS = 4
 """Fewer models have no correlation worth a number."""
 
@@ -54,7 +59,7 @@ class PublishedScore:
     """The published scores of a model on a task, %."""
 
     values: dict[str, float]
-    """By `KINDS`; without 'first' where no row is the first publication."""
+    """By `KINDS` and `LATER`; without what the model doesn't have."""
     sources: tuple[str, ...]
     """One for each row."""
 
@@ -90,6 +95,20 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Reruns:
+    """Spearman's rho over the models that have a first publication and later ones; None for fewer than `MIN_MODELS`."""
+
+    task: str
+    count: int
+    """Number of models."""
+    published: Correlation | None
+    """First publication against later ones."""
+    ours_first: Correlation | None
+    """Ours against the first publication."""
+    ours_later: Correlation | None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """All that the table, the CSV and the figure show."""
 
@@ -99,6 +118,9 @@ class Calibration:
     """The leaderboard's column for each task of `COUNTED`, where there is one."""
     points: list[Point]
     agreements: list[Agreement]
+    without: dict[str, Correlation | None]
+    """Spearman's rho of the means over the four other tasks, here and of published medians; None for too few models."""
+    reruns: list[Reruns]
     left_out: dict[str, str]
     """Models that have no average, and why."""
 
@@ -127,7 +149,9 @@ def calibrate(board: Leaderboard) -> Calibration:
     averaged = {point.model for point in points if point.task == AVERAGE}
     names = sorted({*theirs, *(row.model for row in board.rows)} - averaged)
     left_out = {name: _why_not(rows.get(name), columns, theirs.get(name, {})) for name in names}
-    return Calibration(board.metric, columns, points, agreements, left_out)
+    without = {task: _without(points, task, averaged) for task in COUNTED}
+    reruns = [_reruns(points, task) for task in (AVERAGE, *COUNTED)]
+    return Calibration(board.metric, columns, points, agreements, without, reruns, left_out)
 
 
 @functools.cache
@@ -145,6 +169,8 @@ def published_scores() -> dict[str, dict[str, PublishedScore]]:
         kinds = {"median": statistics.median(values), "highest": max(values)}
         if first := [value for value, row in entries if row["first"]]:
             kinds["first"] = statistics.median(first)
+            if later := [value for value, row in entries if not row["first"]]:
+                kinds[LATER] = statistics.median(later)
         sources = tuple(f"{row['model']}, {row['paper']}: {value:g}" for value, row in entries)
         scores[mixer][task] = PublishedScore(kinds, sources)
     return dict(scores)
@@ -179,7 +205,7 @@ def _points(row: Row, columns: Mapping[str, str], theirs: Mapping[str, Published
         if estimate is not None and task in theirs:
             points.append(Point(row.model, _family(row.model), task, estimate.mean, estimate.count, theirs[task]))
     if len(points) == len(COUNTED):
-        everywhere = [kind for kind in KINDS if all(kind in point.published.values for point in points)]
+        everywhere = [kind for kind in (*KINDS, LATER) if all(kind in point.published.values for point in points)]
         means = {kind: _mean(point.published.values[kind] for point in points) for kind in everywhere}
         seeds = min(point.seeds for point in points)
         ours = _mean(point.ours for point in points)
@@ -196,11 +222,35 @@ def _family(mixer: str) -> str:
 
 
 def _agreement(points: Iterable[Point], task: str, kind: str) -> Agreement:
-    pairs = [(p.ours, p.published.values[kind]) for p in points if p.task == task and kind in p.published.values]
-    if len(pairs) < MIN_MODELS:
-        return Agreement(task, kind, len(pairs), None, None)
-    ours, theirs = np.array(pairs).T
-    return Agreement(task, kind, len(pairs), *correlate(ours, theirs))
+    found = [p for p in points if p.task == task and kind in p.published.values]
+    if len(found) < MIN_MODELS:
+        return Agreement(task, kind, len(found), None, None)
+    ours, theirs = np.array([(p.ours, p.published.values[kind]) for p in found]).T
+    return Agreement(task, kind, len(found), *correlate(ours, theirs))
+
+
+def _without(points: Iterable[Point], task: str, averaged: Collection[str]) -> Correlation | None:
+    if len(averaged) < MIN_MODELS:
+        return None
+    sums = {model: np.zeros(2) for model in averaged}
+    for point in points:
+        if point.model in sums and point.task not in (AVERAGE, task):
+            sums[point.model] += point.ours, point.published.values[KINDS[0]]
+    rho, _ = correlate(*np.array(list(sums.values())).T)
+    return rho
+
+
+def _reruns(points: Iterable[Point], task: str) -> Reruns:
+    found = [p for p in points if p.task == task and {"first", LATER} <= p.published.values.keys()]
+    if len(found) < MIN_MODELS:
+        return Reruns(task, len(found), None, None, None)
+    ours, first, later = np.array([(p.ours, p.published.values["first"], p.published.values[LATER]) for p in found]).T
+    (published_rho, _), (first_rho, _), (later_rho, _) = (
+        correlate(first, later),
+        correlate(ours, first),
+        correlate(ours, later),
+    )
+    return Reruns(task, len(found), published_rho, first_rho, later_rho)
 
 
 def _why_not(row: Row | None, columns: Mapping[str, str], theirs: Mapping[str, PublishedScore]) -> str:

@@ -17,6 +17,10 @@ _NOTE = (
     "`lra/report/published.csv`, column `mixer`. In brackets: 95 % percentile bootstrap intervals over models "
     f"({RESAMPLES:,} resamples, always the same ones; resamples in which one side is constant are left out)."
 )
+_RERUNS_NOTE = (
+    "Spearman's ρ over the models that others have run again: their first publication against the median of the later "
+    "ones, and ours against each. Where the first is low, no scores can agree well with both.\n"
+)
 
 
 def to_frame(calibration: Calibration) -> pd.DataFrame:
@@ -48,9 +52,11 @@ def to_markdown(calibration: Calibration, protocol: str) -> str:
         _table(calibration, primary, KINDS[:1]),
         f"{_NOTE}\n",
         f"{len(averaged)} models have all five tasks, here and published. {_too_few(primary)}".strip() + "\n",
+        *_without(calibration),
         "## Other choices of the published score\n",
         _table(calibration, others, KINDS[1:]),
         *([f"Without a first publication of their own: {', '.join(unnamed)}.\n"] if unnamed else []),
+        *_reruns(calibration),
         *(["## Left out of the average\n", *left_out] if left_out else []),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -73,6 +79,24 @@ def _table(calibration: Calibration, agreements: Sequence[Agreement], kinds: Seq
             [each.task, ours, *kind, str(each.count), _correlation_text(each.rho), _correlation_text(each.tau)]
         )
     return markdown.make_table(header, lines)
+
+
+def _without(calibration: Calibration) -> list[str]:
+    if not any(calibration.without.values()):
+        return []
+    rows = [[task, _correlation_text(rho)] for task, rho in calibration.without.items()]
+    return ["## The average without one task\n", markdown.make_table(["without", "Spearman's ρ"], rows)]
+
+
+def _reruns(calibration: Calibration) -> list[str]:
+    if not any(each.published for each in calibration.reruns):
+        return []
+    header = ["task", "models", "first against later", "ours against first", "ours against later"]
+    rows = [
+        [each.task, str(each.count), *map(_correlation_text, (each.published, each.ours_first, each.ours_later))]
+        for each in calibration.reruns
+    ]
+    return ["## How far publications agree\n", _RERUNS_NOTE, markdown.make_table(header, rows)]
 
 
 def _correlation_text(correlation: Correlation | None) -> str:

@@ -27,7 +27,7 @@ def made(number=28):
         for task in (*COUNTED, AVERAGE)
     ]
     agreements = [Agreement(task, "median", number, None, None) for task in (AVERAGE, *COUNTED)]
-    return Calibration("test_best", {task: f"{task}_small@9" for task in COUNTED}, points, agreements, {})
+    return Calibration("test_best", {task: f"{task}_small@9" for task in COUNTED}, points, agreements, {}, [], {})
 
 
 def test_each_chart_has_its_points_in_their_places():
