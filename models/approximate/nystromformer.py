@@ -176,7 +176,8 @@ class Nystromformer(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         p = self.projections
         q, k, v = p.project(x)
-        means, real = segment_means(x, mask, self.landmarks)
+        # Further segments would be empty.
+        means, real = segment_means(x, mask, min(self.landmarks, x.shape[1]))
         q_means, k_means = split_heads(p.query(means), p.heads), split_heads(p.key(means), p.heads)
         y = attend(q, k, v, mask, q_means, k_means, real, self.iterations)
         if self.filters is not None:

@@ -50,10 +50,22 @@ def naive(mixer, x, mask):
     return jnp.stack(outputs)
 
 
-def test_equals_its_equation():
+@pytest.mark.parametrize("landmarks", [4, 50])
+def test_equals_its_equation(landmarks):
     x, mask = inputs(lengths=LENGTHS)
     # Landmarks of near-equal rows make A near-singular, and its inverse enlarges rounding: hence 1e-4.
-    assert_equals(build("nystromformer", landmarks=4, kernel=5), naive, x, mask, tolerance=1e-4, rounded=0.05)
+    mixer = build("nystromformer", landmarks=landmarks, kernel=5)
+    assert_equals(mixer, naive, x, mask, tolerance=1e-4, rounded=0.05)
+
+
+def test_landmarks_beyond_the_length_cost_nothing():
+    """A window of one token needs no matrices of 64 × 64, which measuring how far it looks would pay for."""
+    x, mask = inputs(lengths=LENGTHS)
+    needed, given = (
+        jax.jit(build("nystromformer", landmarks=landmarks)).lower(x, mask).cost_analysis()["flops"]
+        for landmarks in (x.shape[1], 64)
+    )
+    assert given == needed
 
 
 def exact(mixer, x, mask):
