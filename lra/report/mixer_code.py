@@ -29,7 +29,7 @@ def differences(seeds: Iterable[tuple[int, Record]]) -> str:
 
 
 def outdated(records: Sequence[Record]) -> list[str]:
-    """One line for each model with records that other code of its mixer has made than this checkout's."""
+    """A line for records that another version of their mixer has made than this checkout's, and one for other code."""
     sources: dict[str, str] = {}
     version, source = Counter[str](), Counter[str]()
     for record in records:
@@ -41,15 +41,19 @@ def outdated(records: Sequence[Record]) -> list[str]:
             if mixer not in sources:
                 sources[mixer] = fingerprint(class_path(mixer))
             source[model] += sources[mixer] not in ("", made_by)
-    lines = [
-        f"code: {_count(number)} of {model} by another version of its code, which gives other numbers: run again"
-        for model, number in version.items()
+    return [
+        *_line(version, "by another version of {} code, which gives other numbers: run again"),
+        *_line(source, "from before {} mixer's code was changed"),
     ]
-    return lines + [
-        f"code: {_count(number)} of {model} from before its mixer's code was changed"
-        for model, number in source.items()
-        if number
-    ]
+
+
+def _line(counts: Counter[str], what: str) -> list[str]:
+    """'code: 2 records are of fnet …', or '… are …: 2 of fnet, 1 of luna'; none if there is nothing to tell."""
+    found = {model: number for model, number in counts.items() if number}
+    if len(found) < 2:
+        return [f"code: {_count(number)} of {model} {what.format('its')}" for model, number in found.items()]
+    models = ", ".join(f"{number} of {model}" for model, number in found.items())
+    return [f"code: {_count(sum(found.values()))} {what.format('their')}: {models}"]
 
 
 def _current_versions(record: Record) -> dict[str, int]:

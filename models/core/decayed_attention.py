@@ -31,7 +31,7 @@ from models.core.layers import MASKED
 Method = Literal["loop", "at_once"]
 """How to compute it: one chunk after the other, or all of them, and their states by an associative scan."""
 CHUNK, TILE = 64, 16
-"""c and b, in positions."""
+"""c and b, in positions. A sequence shorter than a tile is a chunk of one tile of its own length."""
 LEAST = -120.0
 """Smallest ln a: e^−120 is 0 in float32."""
 
@@ -74,7 +74,7 @@ def decayed_attention(
     if reverse:
         arrays = tuple(jnp.flip(x, 1) if x.ndim == 4 else x for x in arrays)
     length = q.shape[1]
-    size = min(CHUNK, length + -length % TILE)
+    size = length if length < TILE else min(CHUNK, length + -length % TILE)
     chunks = Chunk(*(to_chunks(x, size) if x.ndim == 4 else _same_in_all(x, size) for x in arrays))
     o = from_chunks({"loop": _loop, "at_once": _at_once}[method](chunks, diagonal), length)
     return jnp.flip(o, 1) if reverse else o
@@ -210,10 +210,11 @@ def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> ja
 
 def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) -> jax.Array:
     *batch, size, features = q.shape
-    tiles, at = size // TILE, np.arange(size)
+    tile = min(TILE, size)
+    tiles, at = size // tile, np.arange(size)
 
     def cut(x: jax.Array) -> jax.Array:
-        return x.reshape(*batch, tiles, TILE, features)
+        return x.reshape(*batch, tiles, tile, features)
 
     tiled = Sums(*map(cut, sums))
     near = _pairs(diagonal, cut(q).astype(jnp.float32), cut(k).astype(jnp.float32), tiled)
@@ -223,12 +224,12 @@ def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) ->
         return jnp.pad(x[..., :-1, -1:, :], [(0, 0)] * len(batch) + [(1, 0), (0, 0), (0, 0)])
 
     start = Sums(*map(before, tiled))
-    earlier = at < TILE * np.arange(tiles)[:, None]
+    earlier = at < tile * np.arange(tiles)[:, None]
     decayed_q = scaled(cut(q), exp_between(tiled, start))
     decayed_k = scaled(k[..., None, :, :], exp_between(start, sums.at(COLUMN), earlier[..., None]))
     far = product("...nik,...njk->...nij", q.dtype, decayed_q, decayed_k)
     same = jnp.eye(tiles)[:, None, :, None].reshape((1,) * len(batch) + (tiles, 1, tiles, 1))
-    return (far.reshape(*batch, tiles, TILE, tiles, TILE) + same * near[..., None, :]).reshape(*batch, size, size)
+    return (far.reshape(*batch, tiles, tile, tiles, tile) + same * near[..., None, :]).reshape(*batch, size, size)
 
 
 ROW, COLUMN = (..., slice(None), None, slice(None)), (..., None, slice(None), slice(None))

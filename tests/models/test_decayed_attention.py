@@ -53,7 +53,7 @@ def dense(q, k, v, log_decay, diagonal=True, xp=np):
 
 @pytest.mark.parametrize("method", ["loop", "at_once"])
 @pytest.mark.parametrize("kind", SHAPES)
-@pytest.mark.parametrize("length", [1, 64, 131])
+@pytest.mark.parametrize("length", [1, 7, 64, 131])
 def test_chunks_equal_the_recurrence(kind, length, method):
     arrays = given(kind, length)
     assert error(compute(*arrays, method=method), recurrent(*arrays)) < 1e-6

@@ -55,6 +55,9 @@ def test_records_of_other_code_than_this_checkout_s_are_named(monkeypatch):
     assert mixer_code.outdated([by("other"), by(now, seed=1), by("other", seed=2)]) == [
         "code: 2 records are of fnet from before its mixer's code was changed"
     ]
+    assert mixer_code.outdated([by("x"), by("x", model="local", mixer="local"), by("y", seed=1)]) == [
+        "code: 3 records are from before their mixer's code was changed: 2 of fnet, 1 of local"
+    ]
     monkeypatch.setitem(models.VERSIONS, "fnet", 2)
     assert mixer_code.outdated([record(code={}), by(now, {"mixer": 2}), record("luna")]) == [
         "code: 1 record is of fnet by another version of its code, which gives other numbers: run again"
