@@ -164,10 +164,11 @@ def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any
         for place, row in enumerate(rows)
         if row.ours_alone
     }
-    source = {id(score): place for place, row in enumerate(rows) for score in row.scores.values()}
+    source = {id(score.records): place for place, row in enumerate(rows) for score in row.scores.values()}
     entries = [
         {"row": main[entry.row.model, entry.row.protocol, entry.row.accelerator, table.trials, table.sweep],
-         "scores": {name: source[id(score)] for name, score in entry.row.scores.items()},
+         "scores": {name: source[id(score.records)] for name, score in entry.row.scores.items()},
+         "seen": {name: look.text for name, score in entry.row.scores.items() if (look := looks.of_score(score))},
          "rank": entry.rank, "family": styles.family_of(entry.row.model), "value": _estimate(entry.value),
          "speed": _digits(entry.speed), "memory": _digits(entry.memory), "best": sorted(entry.best),
          "distance": entry.distance and

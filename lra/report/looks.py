@@ -20,7 +20,7 @@ SHARES = (0.01, 0.1)
 """Window sizes that are told for each task, as parts of its length."""
 NOTE = (
     "Behind a score, how far the model looks, in tokens: half / nine tenths of what a state depends on, beside its own "
-    "token, lies within that distance (docs/reach.md)."
+    "token, lies within that distance (docs/reach.md). Where the accelerator of the score has none, another's."
 )
 _LARGEST = 2**40
 """No window is nearly as large; greater numbers are a damaged record's."""
@@ -55,9 +55,17 @@ class Look:
 
 
 def of_score(score: Score | None) -> Look | None:
-    """How far a row looks in a column; None where it was not measured."""
+    """How far a row looks in a column; None where it was not measured.
+
+    A combined row takes it from another accelerator where that of its score has none: it is a matter of accuracies, which
+    are compared across accelerators, and not of speed.
+    """
     if score is None:
         return None
+    return next(filter(None, map(_of_accelerator, (score, *score.elsewhere))), None)
+
+
+def _of_accelerator(score: Score) -> Look | None:
     seeds = [seed for record in score.records for seed in load.reach(record) if seed["seed"] in score.values]
     measured = [(_windows(seed), seed) for seed in seeds]
     measured = [(windows, seed) for windows, seed in measured if windows and _is_within(seed.get("majority"), 1)]

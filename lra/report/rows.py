@@ -145,6 +145,8 @@ class Score:
     """Median over records of the cells' medians."""
     best: bool = False
     """Ahead of every other row of its group and column by more than the errors explain."""
+    elsewhere: tuple[Score, ...] = ()
+    """Of a combined row (`combine`): the model's scores in this column on other accelerators, most seeds first."""
 
     def memory(self, method: str) -> int | None:
         """The maximum over the row's cells by one method ('device_peak_bytes', 'compiled_bytes'), bytes."""
@@ -226,11 +228,14 @@ def combine(rows: Sequence[Row]) -> Row:
     The score of each task is that of the accelerator on which most seeds have one, of equals the latest: accuracies are
     averaged over seeds, never over accelerators. The accelerator that the row names is the one with most results.
     """
-    scores: dict[str, Score] = {}
+    by_column: dict[str, list[Score]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.accelerator):
         for name, score in row.scores.items():
-            if name not in scores or _weight(score) > _weight(scores[name]):
-                scores[name] = score
+            by_column[name].append(score)
+    scores: dict[str, Score] = {}
+    for name, found in by_column.items():
+        first, *others = sorted(found, key=_weight, reverse=True)
+        scores[name] = dataclasses.replace(first, elsewhere=tuple(others)) if others else first
     main = max(rows, key=lambda row: (row.results, max(map(_latest, row.scores.values())), row.accelerator))
     return dataclasses.replace(main, scores=scores, averages=main.averages if len(rows) == 1 else {})
 

@@ -104,6 +104,18 @@ def test_scores_of_the_first_table_say_which_row_they_are_of():
     found = {name: rows[place]["accelerator"] for name, place in entry["scores"].items()}
     assert found == {"listops@2000": "CPU", "image@1024": "H"}
     assert all(name in rows[place]["scores"] for name, place in entry["scores"].items())
+    assert entry["seen"] == {}
+
+
+def test_the_first_table_has_how_far_a_model_looks_from_another_accelerator():
+    own = {"protocol": "small", "recipe": recipe("image", "fnet", "small"), "length": 1024}
+    far = {"seed": 0, "majority": 0.1, "k": [1, 2], "windows": [0.1, 0.5], "jacobian": {"r50": 4, "r90": 9}}
+    looked = record("fnet", "image", **own) | {"reach": [far]}
+    records = [looked, *[record("fnet", "image", seed=s, accelerator="H", **own) for s in (1, 2)]]
+    content = embedded(html_page.to_html(leaderboard.build(records), []))
+    (entry,) = content["first"]["rows"]
+    assert content["rows"][entry["scores"]["image@1024"]]["accelerator"] == "H"
+    assert entry["seen"] == {"image@1024": "4/9"}
 
 
 def test_forty_models_on_five_tasks_are_a_page_of_at_most_two_megabytes():

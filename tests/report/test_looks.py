@@ -3,6 +3,7 @@
 import pytest
 
 from lra.report import distance, figures, headline, html_page, leaderboard, looks, tables
+from lra.report.rows import one_a_model
 from tests.helpers.records import recipe, record, result
 
 
@@ -76,6 +77,19 @@ def test_tables_have_it_beside_the_score():
     assert frame.loc["fnet", "listops@2000 r50"] == 3 and frame["listops@2000 r90"].isna()["local"]
     assert "listops@2000 r50" not in tables.to_frame(board(record()))
     assert looks.NOTE not in tables.headline_notes(headline.choose(board(record(recipe=recipe())), []))
+
+
+def test_a_combined_row_takes_it_from_another_accelerator_where_that_of_its_score_has_none():
+    own = [record("fnet", score=0.6, length=2000, seed=seed, accelerator="H200") for seed in (0, 1)]
+    built = board(*own, measured(accelerator="CPU"))
+    (row,) = one_a_model(built.rows)
+    score = row.scores["listops@2000"]
+    assert score.estimate.mean == pytest.approx(60) and looks.of_score(score).text == "3/7"
+    for row in built.rows:
+        assert (looks.of_score(row.scores["listops@2000"]) is None) == (row.accelerator == "H200")
+    both = board(*(r | {"reach": [look(seed, r50=1)]} for seed, r in enumerate(own)), measured(accelerator="CPU"))
+    (row,) = one_a_model(both.rows)
+    assert looks.of_score(row.scores["listops@2000"]).text == "1/7"
 
 
 def test_the_figure_has_a_line_a_model_and_tells_what_small_windows_keep():

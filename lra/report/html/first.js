@@ -6,7 +6,7 @@ function buildFirst() {
   for (const entry of table.rows) {
     entry.row = { ...data.rows[entry.row] };
     entry.row.scores = Object.fromEntries(Object.entries(entry.scores).map(([name, from]) =>
-      [name, { ...data.rows[from].scores[name], accelerator: data.rows[from].accelerator }]));
+      [name, { ...data.rows[from].scores[name], accelerator: data.rows[from].accelerator, seen: entry.seen[name] }]));
   }
   const methods = { device_peak_bytes: "peak", compiled_bytes: "compiled" };
   const far = table.rows.some((entry) => entry.distance);
