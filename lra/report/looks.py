@@ -57,8 +57,8 @@ class Look:
 def of_score(score: Score | None) -> Look | None:
     """How far a row looks in a column; None where it was not measured.
 
-    A combined row takes it from another accelerator where that of its score has none: it is a matter of accuracies, which
-    are compared across accelerators, and not of speed.
+    A combined row takes it from another accelerator where that of its score has none: accuracies are compared across
+    accelerators.
     """
     if score is None:
         return None
