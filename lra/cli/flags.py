@@ -1,30 +1,20 @@
-"""Flags of the verbs on cells and data, and the frozen options that they become: flag values go no further."""
+"""Flags of `run` and `bench`, and the frozen options that they become: flag values go no further."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any
 
 from absl import flags
 
-from lra.cli.arguments import (
-    BenchArguments,
-    GridArguments,
-    ListArguments,
-    PrepareArguments,
-    RunArguments,
-    SubmitArguments,
-)
-from lra.cli.parsing import integers, path
+from lra.cli.arguments import BenchArguments, RunArguments
+from lra.cli.parsing import path
+from lra.cli.shared_flags import define_data, define_grid, define_output, grid_of, sources_of
 from lra.errors import UsageError
 from lra.grid import sweep
-from lra.grid.spec import DataOptions, RunOptions
-from lra.results.external import Report
-from tasks.io.export import Format
+from lra.grid.spec import RunOptions
 
 _STARTED = time.monotonic()
 _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -33,9 +23,9 @@ _TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 def define_run(values: flags.FlagValues) -> None:
     """Flags of `run`."""
-    _define_grid(values)
-    _define_data(values)
-    _define_output(values)
+    define_grid(values)
+    define_data(values)
+    define_output(values)
     flags.DEFINE_list("seeds", [], "Training seeds; empty: the protocol's.", flag_values=values)
     _define_sweep(values)
     _define_device(values)
@@ -70,7 +60,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
     if values.pairs and not values.reach:
         raise UsageError("--pairs is measured together with --reach: leave out --noreach")
     options = RunOptions(
-        results=path(values.results), data=path(values.data), sources=_sources(values),
+        results=path(values.results), data=path(values.data), sources=sources_of(values),
         device=values.device, devices=values.devices, stream=values.stream, vmap_seeds=values.vmap_seeds,
         checkpoint_minutes=values.checkpoint_minutes, max_minutes=values.max_minutes,
         stall_minutes=values.stall_minutes, deadline=_deadline(values), profile=values.profile, reach=values.reach,
@@ -78,7 +68,7 @@ def run_arguments(values: flags.FlagValues, repeat: bool = False) -> RunArgument
         fresh=values.rerun, repeat=repeat, tensorboard=values.tensorboard, wandb=values.wandb, busy=values.busy,
     )  # fmt: skip
     precision = [f"train.precision={values.precision}"] if values.precision else []
-    grid = _grid(values, values.seeds, precision)
+    grid = grid_of(values, values.seeds, precision)
     grid = dataclasses.replace(grid, sweep=sweep.parse(values.sweep, values.trials, grid.settings))
     return RunArguments(
         grid, options, out=path(values.out), dry_run=values.dry_run,
@@ -101,8 +91,8 @@ def _define_sweep(values: flags.FlagValues) -> None:
 
 def define_bench(values: flags.FlagValues) -> None:
     """Flags of `bench`."""
-    _define_grid(values)
-    _define_output(values)
+    define_grid(values)
+    define_output(values)
     flags.DEFINE_string("data", "data", "Folder of the compilation cache.", flag_values=values)
     _define_device(values, several=False)
     flags.DEFINE_bool("rerun", False, "Measure finished cells again.", flag_values=values)
@@ -133,160 +123,7 @@ def bench_arguments(values: flags.FlagValues, repeat: bool = False) -> BenchArgu
         turns=results / "turns" if values.jobs > 1 else None,
     )  # fmt: skip
     batch = [f"train.batch={values.batch}"] if values.batch else []
-    return BenchArguments(_grid(values, ["0"], batch), options, path(values.out), values.jobs, _given_flags(values))
-
-
-def define_prepare(values: flags.FlagValues) -> None:
-    """Flags of `prepare`."""
-    _define_grid(values)
-    _define_data(values)
-    flags.DEFINE_string("preview", None, "Folder for a PNG page of samples of each task.", flag_values=values)
-    flags.DEFINE_string(
-        "export", None, "Folder for files of each task's arrays, for other frameworks: see docs/tasks.md.",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_enum("export_format", "npy", get_args(Format), "Format of these files.", flag_values=values)
-
-
-def prepare_arguments(values: flags.FlagValues) -> PrepareArguments:
-    """The options of `prepare`."""
-    if values["export_format"].present and not values.export:
-        raise UsageError("--export_format says how to write what --export=FOLDER names: give both")
-    if values.export_format == "parquet" and find_spec("pyarrow") is None:
-        raise UsageError("--export_format=parquet needs the package pyarrow: pip install pyarrow")
-    preview, export = (path(name) if name else None for name in (values.preview, values.export))
-    return PrepareArguments(
-        _grid(values, ["0"]), path(values.data), _sources(values), preview, export, values.export_format
-    )
-
-
-_REPORTED = {
-    "parameters": "Number of the model's parameters.",
-    "train_seconds": "Seconds that training took.",
-    "steps_per_second": "Training steps per second.",
-    "peak_bytes": "Peak memory of the accelerator in training, bytes.",
-}
-"""What a submitter may report, as flags."""
-
-
-def define_submit(values: flags.FlagValues) -> None:
-    """Flags of `submit`."""
-    flags.DEFINE_string("task", None, "The task: see `list tasks`.", flag_values=values)
-    flags.DEFINE_integer("length", None, "Sequence length in tokens; default: the task's.", 1, flag_values=values)
-    flags.DEFINE_string("model", None, "A name for the model, as in the tables.", flag_values=values)
-    flags.DEFINE_string(
-        "predictions", None, "The test split's predictions in its order, classes or logits: .npy, .csv or .jsonl.",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "fingerprint", "", "Of the data that they were made on: 8 or more digits of load(...).fingerprint.",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_integer("seed", 0, "The training seed.", 0, 2**32 - 1, flag_values=values)
-    for name, text in _REPORTED.items():
-        define = flags.DEFINE_float if name in ("train_seconds", "steps_per_second") else flags.DEFINE_integer
-        define(name, None, text, flag_values=values)
-    flags.DEFINE_string("accelerator", "", "The accelerator that it was trained on.", flag_values=values)
-    flags.DEFINE_string("note", "", "A remark for readers, as where the code is.", flag_values=values)
-    flags.DEFINE_bool("replace", False, "Replace a result of the same model, task and seed.", flag_values=values)
-    flags.DEFINE_bool("template", False, "Write the inputs, and a file to fill in, and stop.", flag_values=values)
-    flags.DEFINE_string("out", "inputs", "Folder for --template.", flag_values=values)
-    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=values)
-    flags.DEFINE_multi_string("set", [], "Set a field of the task's data: --set data.test=500", flag_values=values)
-    _define_data(values)
-
-
-def submit_arguments(values: flags.FlagValues) -> SubmitArguments:
-    """The options of `submit`. Raises `UsageError` if something is missing or out of range."""
-    needed = ("task",) if values.template else ("task", "model", "predictions", "fingerprint")
-    if missing := [f"--{name}" for name in needed if not values[name].value]:
-        raise UsageError(
-            f"submit needs {', '.join(missing)}; --template --task=NAME writes the inputs, and this command"
-        )
-    for name in _REPORTED:
-        if values[name].value is not None and not 0 < values[name].value < 2**63:
-            raise UsageError(f"--{name}={values[name].value:g} is not above 0 and finite")
-    for name in ("model", "accelerator", "note"):
-        text = values[name].value or ""
-        if not text.isprintable() or len(text) > _MOST_LETTERS or text != text.strip():
-            raise UsageError(f"--{name} takes up to {_MOST_LETTERS} printable characters on one line")
-    report = None
-    if not values.template:
-        reported = {name: values[name].value for name in _REPORTED}
-        report = Report(values.model, values.seed, values.accelerator, note=values.note, **reported)
-    return SubmitArguments(
-        values.task, values.length, tuple(values["set"].value), path(values.data), _sources(values),
-        path(values.results), path(values.predictions or ""), values.fingerprint, report,
-        replace=values.replace, out=path(values.out),
-    )  # fmt: skip
-
-
-_MOST_LETTERS = 200
-
-
-def define_list(values: flags.FlagValues) -> None:
-    """Flags of `list`."""
-    flags.DEFINE_bool(
-        "details", False, "With tasks: the prepared data. With models: papers, costs and options.", flag_values=values
-    )
-    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=values)
-
-
-def list_arguments(values: flags.FlagValues) -> ListArguments:
-    """The options of `list`."""
-    return ListArguments(path(values.data), values.details)
-
-
-def _define_grid(values: flags.FlagValues) -> None:
-    flags.DEFINE_list("tasks", [], "Tasks, or all; empty: the protocol's.", flag_values=values)
-    flags.DEFINE_list("models", [], "Models, or all; empty: the protocol's.", flag_values=values)
-    flags.DEFINE_list("lengths", [], "Sequence lengths in tokens; empty: each task's.", flag_values=values)
-    flags.DEFINE_string("protocol", "quick", "Recipes and defaults: see `list protocols`.", flag_values=values)
-    flags.DEFINE_multi_string(
-        "set", [], "Set a field of the recipe: --set optimizer.learning_rate=0.01", flag_values=values
-    )
-
-
-def _grid(values: flags.FlagValues, seeds: Iterable[str], settings: Sequence[str] = ()) -> GridArguments:
-    return GridArguments(
-        values.protocol, tasks=tuple(values.tasks), models=tuple(values.models),
-        lengths=integers("lengths", values.lengths), seeds=integers("seeds", seeds),
-        settings=(*values["set"].value, *settings),
-    )  # fmt: skip
-
-
-def _define_data(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "source",
-        "auto",
-        "Source of the data: auto, generate, tfds, download, or a folder or archive.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "source_dir",
-        None,
-        "Folder with your copies of the data, for tfds, and for auto, which takes them first.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "allow_unverified", False, "Accept copies whose checksum differs from the published one.", flag_values=values
-    )
-    flags.DEFINE_string("data", "data", "Folder of the data cache.", flag_values=values)
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that prepare the data.", 1, flag_values=values)
-
-
-def _sources(values: flags.FlagValues) -> DataOptions:
-    return DataOptions(
-        source=values.source,
-        source_dir=path(values.source_dir).resolve() if values.source_dir else None,
-        allow_unverified=values.allow_unverified,
-        workers=values.workers,
-    )
-
-
-def _define_output(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("results", "results", "Folder of the records.", flag_values=values)
-    flags.DEFINE_string("out", "leaderboard", "Folder for tables and figures.", flag_values=values)
+    return BenchArguments(grid_of(values, ["0"], batch), options, path(values.out), values.jobs, _given_flags(values))
 
 
 def _define_device(values: flags.FlagValues, several: bool = True) -> None:

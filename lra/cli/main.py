@@ -28,11 +28,11 @@ class Verb:
 
 def verbs() -> dict[str, Verb]:
     """All verbs, by name."""
-    from lra.cli import completion, data, flags, report, report_flags, run, share, submit
+    from lra.cli import completion, data, data_flags, flags, report, report_flags, run, share, submit
 
     return {
         "run": Verb(flags.define_run, flags.run_arguments, run.run),
-        "prepare": Verb(flags.define_prepare, flags.prepare_arguments, data.prepare),
+        "prepare": Verb(data_flags.define_prepare, data_flags.prepare_arguments, data.prepare),
         "bench": Verb(flags.define_bench, flags.bench_arguments, run.bench),
         "status": Verb(report_flags.define_status, report_flags.status_arguments, report.status),
         "retry": Verb(report_flags.define_retry, report_flags.retry_arguments, run.retry),
@@ -40,9 +40,9 @@ def verbs() -> dict[str, Verb]:
         "calibrate": Verb(report_flags.define_calibrate, report_flags.calibrate_arguments, report.calibrate),
         "show": Verb(report_flags.define_show, report_flags.show_arguments, report.show, positional=True),
         "compare": Verb(report_flags.define_compare, report_flags.compare_arguments, report.compare, positional=True),
-        "submit": Verb(flags.define_submit, flags.submit_arguments, submit.submit),
+        "submit": Verb(data_flags.define_submit, data_flags.submit_arguments, submit.submit),
         "pack": Verb(report_flags.define_pack, report_flags.pack_arguments, share.pack),
-        "list": Verb(flags.define_list, flags.list_arguments, data.list_, positional=True),
+        "list": Verb(data_flags.define_list, data_flags.list_arguments, data.list_, positional=True),
         "completion": Verb(completion.define, completion.arguments, completion.completion, positional=True),
     }
 

@@ -45,7 +45,18 @@ def help_text(define: Callable[[flags.FlagValues], None]) -> str:
     """Describes the flags and their defaults, for `--help`."""
     values = flags.FlagValues()
     define(values)
-    return str(values.get_help())
+    return "\n".join(_help_of(values[name]) for name in sorted(values))
+
+
+def _help_of(flag: Any) -> str:
+    """'  --[no]name: what it does (default: true)', wrapped."""
+    default = "" if flag.default in (None, False, "", []) else f"default: {flag.default_as_str.strip(chr(39))}"
+    repeated = "can be repeated" if isinstance(flag, flags.MultiFlag) else ""
+    notes = "; ".join(filter(None, [flag.parser.syntactic_help, repeated, default]))
+    help_line = flag.help.partition(";\n")[0]  # absl says the same behind it, on a line of its own
+    line = f"--{'[no]' * flag.boolean}{flag.name}: {help_line}" + (f" ({notes})" if notes else "")
+    text: str = flags.text_wrap(line, indent="    ", firstline_indent="  ")
+    return text
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from importlib import metadata
 
 import pytest
 
+from lra.cli import parsing
 from lra.cli.main import console, main, verbs
 from lra.cli.overview import summaries
 from lra.results import provenance
@@ -87,6 +88,18 @@ def test_help_names_every_verb_and_the_program_as_it_was_started(capsys):
         shown = capsys.readouterr().out
         assert f"\n{program} [VERB]" in shown and f"{program} list: Prints the known" in shown
     assert list(summaries()) == list(verbs()) and all(summaries().values())
+
+
+def test_help_lists_all_flags_of_a_verb_in_order_and_no_module():
+    for verb, how in verbs().items():
+        shown = call(verb, "--help").stdout
+        found = re.findall(r"^  --(?:\[no\])?(\w+): ", shown, re.MULTILINE)
+        assert found == sorted(flag.name for flag in parsing.summaries(how.define)), verb
+        assert "lra.cli" not in shown, verb
+        assert all(len(line) <= 80 for line in shown.splitlines() if line.startswith(("  --", "    "))), verb
+    shown = " ".join(call("run", "--help").stdout.split())
+    assert "--[no]reach: Measure how far each trained model looks, after its test. (default: true) --" in shown
+    assert "--set optimizer.learning_rate=0.01 (can be repeated) --" in shown
 
 
 def test_version_is_one_line_and_comes_without_jax(monkeypatch):
