@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lra.report import markdown, selection
-from lra.report.calibration import AVERAGE, COUNTED, KINDS, MIN_MODELS, Agreement, Calibration
+from lra.report.calibration import AVERAGE, COUNTED, KINDS, LATER, MIN_MODELS, Agreement, Calibration
 from lra.report.correlation import RESAMPLES, Correlation
 from lra.report.markdown import format_number
 
@@ -30,7 +30,7 @@ def to_frame(calibration: Calibration) -> pd.DataFrame:
             {
                 "model": point.model, "family": point.family, "task": point.task,
                 "column": calibration.columns.get(point.task, ""), "ours": point.ours, "seeds": point.seeds,
-                **{f"published {kind}": point.published.values.get(kind) for kind in KINDS},
+                **{f"published {kind}": point.published.values.get(kind) for kind in (*KINDS, LATER)},
                 "publications": len(point.published.sources) or None, "sources": "; ".join(point.published.sources),
             }
             for point in calibration.points

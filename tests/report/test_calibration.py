@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -282,6 +283,7 @@ def test_the_csv_has_a_row_for_each_model_and_task():
     assert len(frame) == 5 * 6
     mega = frame[(frame["model"] == "mega") & (frame["task"] == "image")].iloc[0]
     assert mega["published median"] == mega["published highest"] == mega["published first"] == 90.44
+    assert pd.isna(mega["published later"])
     assert mega["sources"] == "MEGA, MEGA (2209.10655): 90.44" and mega["publications"] == 1
     luna = frame[(frame["model"] == "luna") & (frame["task"] == "text")].iloc[0]
     assert luna["publications"] == 2 and luna["published median"] == pytest.approx(65.175)
