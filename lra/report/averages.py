@@ -57,6 +57,7 @@ def rules_for(columns: Sequence[str]) -> list[Rule]:
     return [Rule(f"average ({', '.join(columns)})", tuple(columns))] if len(columns) > 1 else []
 
 
-def task_order(task: str) -> tuple[int, str]:
-    """Sort key: tasks in the paper's order, other tasks after them by name."""
-    return (list(LENGTHS).index(task) if task in LENGTHS else len(LENGTHS), task)
+def task_order(task: str) -> tuple[int, int, str]:
+    """Sort key: tasks in the paper's order, then those named after one of them in the same order, then the others."""
+    stem = next((place for place, name in enumerate(LENGTHS) if f"{task}_".startswith(f"{name}_")), len(LENGTHS))
+    return (task not in LENGTHS, stem, task)

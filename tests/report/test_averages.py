@@ -64,3 +64,18 @@ def test_other_lengths_have_an_average_over_what_its_name_lists():
     names = [rule.name for rule in averages.rules_for(["listops@2000", "text@1000"])]
     assert names == ["average (listops@2000, text@1000)"]
     assert averages.rules_for(["listops@2000"]) == []
+
+
+def test_tasks_stand_in_the_paper_s_order_and_so_do_those_named_after_them():
+    tasks = [
+        "ordered_pair_4",
+        "pathfinder_mini",
+        "image_mini",
+        "text_mini",
+        "pathx",
+        "listops",
+        "listops_mini",
+        "pathfinder",
+    ]
+    in_order = ["listops", "pathfinder", "pathx", "listops_mini", "text_mini", "image_mini", "pathfinder_mini"]
+    assert sorted(tasks, key=averages.task_order) == [*in_order, "ordered_pair_4"]

@@ -176,7 +176,7 @@ def test_it_is_a_column_of_the_first_table_and_counts_in_no_average():
     table = headline.choose(both, [])
     assert (
         table.columns == before.columns
-        and table.average == before.average == "average (image_mini@256, listops_mini@128)"
+        and table.average == before.average == "average (listops_mini@128, image_mini@256)"
     )
     header, lines = tables.headline_table(table)
     place = header.index("distance")
