@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "run": {"lra.cli"},
 }
 """Packages from the ground up, and what each may import beside itself."""
-KNOW_BY_NAME = {"lra/grid/expand.py", "lra/train/worker.py", "lra/train/describe.py", "lra/report/fairness.py",
-                "lra/report/published.py", "lra/report/distance.py", "lra/report/mixer_code.py",
-                "lra/report/calibration.py", "lra/report/styles.py", "lra/cli/data.py"}  # fmt: skip
+KNOW_BY_NAME = {"lra/grid/expand.py", "lra/grid/names.py", "lra/grid/prepared.py", "lra/train/worker.py",
+                "lra/train/describe.py", "lra/report/fairness.py", "lra/report/published.py", "lra/report/distance.py",
+                "lra/report/mixer_code.py", "lra/report/calibration.py", "lra/report/styles.py",
+                "lra/cli/data.py"}  # fmt: skip
 """The only modules of `lra` that know tasks, models or protocols by name."""
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

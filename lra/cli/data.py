@@ -10,7 +10,7 @@ from configs.recipe import suggest
 from lra.cli.arguments import ListArguments, PrepareArguments
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, printable
-from lra.grid import expand
+from lra.grid import expand, names, prepared
 from models import FAMILIES, MIXERS
 from tasks import TASKS, DataError
 from tasks.io.cache import entries
@@ -21,20 +21,20 @@ from tasks.io.preview import details, preview
 def prepare(args: PrepareArguments) -> int:
     """Prepares the data of a grid in the cache, and exports it; reports tasks whose data is unavailable."""
     grid = args.grid
-    protocol = expand.find_protocol(grid.protocol)
+    protocol = names.find_protocol(grid.protocol)
     plans = expand.make_plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
-    prepared, missing = [], []
+    done, missing = [], []
     for plan in plans:
         try:
-            entry = expand.prepare_data([plan], args.data, args.sources, print_line)[plan]
-            prepared.append(entry)
-            expand.report_entry(f"{plan.task}, length {plan.length:,}", entry, print_line)
+            entry = prepared.prepare_data([plan], args.data, args.sources, print_line)[plan]
+            done.append(entry)
+            prepared.report_entry(f"{plan.task}, length {plan.length:,}", entry, print_line)
             if args.export:
                 print_line(f"  exported to {export(entry, args.export, args.export_format, print_line)}")
         except DataError as error:
             missing.append(str(error) if str(error).startswith(plan.task) else f"{plan.task}: {error}")
     if args.preview:
-        for page in preview(prepared, args.preview):
+        for page in preview(done, args.preview):
             print(page)
     for line in missing:
         print_problem("prepare", line)
@@ -69,11 +69,11 @@ def list_(args: ListArguments, names: Sequence[str]) -> int:
 
 
 def _list_prepared(args: ListArguments) -> int:
-    prepared = entries(args.data)
-    for entry in prepared:
+    found = entries(args.data)
+    for entry in found:
         # Notes may name files of an archive, which anyone may have packed.
         print("\n".join(map(printable, details(entry).split("\n"))), end="\n\n")
-    if not prepared:
+    if not found:
         print(f"Nothing is prepared in {args.data}: see `run.py prepare`.")
     return 0
 

@@ -14,7 +14,7 @@ from lra.cli import flags, parsing, report
 from lra.cli.arguments import BenchArguments, GridArguments, ReportArguments, RetryArguments, RunArguments
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, write_error
-from lra.grid import expand
+from lra.grid import expand, names, prepared
 from lra.grid.cell import Cell, Plan, unique
 from lra.grid.spec import RunOptions
 from lra.launch import local, process, ray_driver, scheduler, slurm
@@ -62,7 +62,7 @@ def run(args: RunArguments, wanted: Set[runs.Request] | None = None) -> int:
 
 
 def _plans(grid: GridArguments) -> list[Plan]:
-    protocol = expand.find_protocol(grid.protocol)
+    protocol = names.find_protocol(grid.protocol)
     return expand.make_plans(protocol, grid.tasks, grid.models, grid.lengths, grid.seeds, grid.settings, grid.sweep)
 
 
@@ -172,7 +172,7 @@ def _submit_to_slurm(args: RunArguments, plans: Sequence[Plan]) -> int:
     command_flags += [f"--source_dir={options.sources.source_dir}"] if options.sources.source_dir else []
     lines = slurm.build_commands(plans, options.vmap_seeds == "on", command_flags)
     settings = slurm.parse_settings(args.slurm) | ({} if args.jobs is None else {"slurm_array_parallelism": args.jobs})
-    expand.report_data(expand.prepare_data(plans, options.data, options.sources, print_line), print_line)
+    prepared.report_data(prepared.prepare_data(plans, options.data, options.sources, print_line), print_line)
     folders = [f"--results={options.results.resolve()}", f"--out={args.out.resolve()}"]
     jobs = slurm.submit([[*line, *folders] for line in lines], options.results / "slurm", settings)
     note = f"python run.py status --results={options.results} shows their progress"

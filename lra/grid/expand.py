@@ -1,4 +1,4 @@
-"""Expands protocol × tasks × models × lengths × seeds into cells: checks names, prepares data, computes keys."""
+"""Expands protocol × tasks × models × lengths × seeds into cells, and computes their keys."""
 
 from __future__ import annotations
 
@@ -9,76 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs import PROTOCOLS
-from configs.recipe import Protocol, Recipe, RecipeError, override, suggest
+from configs.recipe import Protocol, Recipe, RecipeError, override
 from lra.errors import UsageError
 from lra.grid.cell import Cell, Code, ModelSpec, Plan, ProbedMixer, Tuning, cell_key
-from lra.grid.spec import DataOptions, RunOptions
+from lra.grid.names import parse_models, resolve_names
+from lra.grid.prepared import prepare_data, report_data
+from lra.grid.spec import RunOptions
 from lra.grid.sweep import Sweep
 from models import MIXERS, code_versions
-from tasks import TASKS, Task
-from tasks.io.cache import describe, prepare, summary
-
-
-def parse_models(words: Sequence[str], all_models: Sequence[str]) -> list[ModelSpec]:
-    """Parses a comma-separated list of models, in which 'option=value' belongs to the model before it.
-
-    Args:
-        words: the list's items.
-        all_models: names that the item 'all' expands to.
-
-    Raises:
-        UsageError: a name that is neither a model, 'all' nor 'package.module:Class'.
-    """
-    models: list[ModelSpec] = []
-    for word in words:
-        before, _, last = word.rpartition(":")
-        if "=" in word and not before:
-            if not models:
-                raise UsageError(f"--models: no model precedes the option '{word}'")
-            models[-1] = ModelSpec(models[-1].name, (*models[-1].options, _option(word)))
-        elif "=" in last:
-            models.append(ModelSpec(before, (_option(last),)))
-        else:
-            models += [ModelSpec(name) for name in (all_models if word == "all" else [word])]
-    for model in models:
-        if model.name not in MIXERS and ":" not in model.name:
-            raise UsageError(suggest("model", model.name, [*MIXERS, "all"]))
-        names = [name for name, _ in model.options]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UsageError(f"--models: {model} has the option '{twice}' twice")
-    return list(dict.fromkeys(ModelSpec(model.name, tuple(sorted(model.options))) for model in models))
-
-
-def _option(word: str) -> tuple[str, str]:
-    name, _, value = word.partition("=")
-    return name, value
-
-
-def resolve_names(kind: str, names: Sequence[str], known: Iterable[str], all_names: Sequence[str]) -> list[str]:
-    """The names without duplicates, with 'all' expanded.
-
-    Args:
-        kind: what they name, for the error message.
-        names: names as given by the user.
-        known: allowed names.
-        all_names: names that 'all' expands to.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    known = list(known)
-    for name in names:
-        if name != "all" and name not in known:
-            raise UsageError(suggest(kind, name, [*known, "all"]))
-    return list(dict.fromkeys(n for name in names for n in (all_names if name == "all" else [name])))
-
-
-def find_protocol(name: str) -> Protocol:
-    """The protocol of that name. Raises `UsageError` suggesting the nearest one."""
-    if name not in PROTOCOLS:
-        raise UsageError(suggest("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
-
+from tasks import TASKS
+from tasks.io.cache import describe
 
 _LONGEST = 2**24
 """No model or data set here is near it: greater lengths are typing errors."""
@@ -257,52 +197,6 @@ def estimate_step_flops(plan: Plan) -> float:
     documents = 2 if TASKS[plan.task].pair else 1
     weights = 4 * encoder.dim * encoder.qkv + 2 * encoder.dim * encoder.mlp
     return 6.0 * documents * tokens * encoder.layers * weights
-
-
-def prepare_data(
-    plans: Sequence[Plan], cache: Path, sources: DataOptions, report: Callable[[str], None]
-) -> dict[Plan, Path]:
-    """Prepares the plans' data where it is missing from the cache.
-
-    Args:
-        plans: the plans that need data.
-        cache: folder of the data cache.
-        sources: where the data comes from.
-        report: receives a line for each step of the preparation.
-
-    Returns:
-        Each plan's folder in the cache.
-
-    Raises:
-        tasks.DataError: no source has the data, or it is damaged.
-    """
-    entries: dict[Any, Path] = {}
-    for plan in plans:
-        data = (plan.task, plan.length, plan.recipe.data)
-        if data not in entries:
-            task: Task = TASKS[plan.task]
-            entries[data] = prepare(
-                task, plan.length, 0, sources.source, rules=plan.recipe.data, cache=cache, workers=sources.workers,
-                report=lambda line, name=plan.task: report(f"{name}: {line}"),  # type: ignore[misc]
-                source_dir=sources.source_dir, allow_unverified=sources.allow_unverified,
-            )  # fmt: skip
-    return {plan: entries[plan.task, plan.length, plan.recipe.data] for plan in plans}
-
-
-def report_data(entries: Mapping[Plan, Path], report: Callable[[str], None]) -> None:
-    """Names the copies of real data that cells are trained on, with their notes, such as expressions that are cut."""
-    named = {entry: f"{plan.task}, length {plan.length:,}" for plan, entry in entries.items()}
-    for entry, data in named.items():
-        contents = describe(entry)
-        if contents["notes"] or contents["settings"]["source"]["kind"] != "generate":
-            report_entry(data, entry, report)
-
-
-def report_entry(data: str, entry: Path, report: Callable[[str], None]) -> None:
-    """Names one copy of a task's data, with its notes."""
-    report(f"{data}: {summary(entry)}")
-    for note in describe(entry)["notes"]:
-        report(f"  {note}")
 
 
 _RANDOM_TOKENS = {"source": "random tokens", "fingerprint": "", "counts": {}, "majority": {}, "notes": []}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import tokenize
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,10 @@ def _to_classes(values: np.ndarray, examples: int, classes: int) -> tuple[np.nda
 
 def _read_npy(path: Path, examples: int) -> np.ndarray:
     try:
-        # Mapped, so that a header that promises too much costs nothing.
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a header is Python 2's
+            # Mapped, so that a header that promises too much costs nothing.
+            loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except _DAMAGE as error:
         reason = one_line(error).partition(". ")[0] or type(error).__name__
         raise _Refused(f"it is no NumPy array of numbers ({reason})") from None

@@ -8,7 +8,7 @@ import configs.recipe as recipes
 import models
 from configs import PROTOCOLS
 from lra.errors import UsageError
-from lra.grid import expand
+from lra.grid import expand, names
 from lra.grid.cell import ModelSpec, cell_key, split_seeds
 from models import MIXERS
 
@@ -16,7 +16,7 @@ FNET = ("fnet",)
 
 
 def words(text: str) -> list[str]:
-    return [str(model) for model in expand.parse_models(text.split(","), tuple(MIXERS))]
+    return [str(model) for model in names.parse_models(text.split(","), tuple(MIXERS))]
 
 
 def test_an_option_belongs_to_the_model_before_it():

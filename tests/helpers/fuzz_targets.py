@@ -24,7 +24,7 @@ from PIL import Image
 from configs import PROTOCOLS
 from configs.recipe import Recipe, RecipeError, override
 from lra.errors import UsageError, one_line
-from lra.grid import expand, sweep
+from lra.grid import names, sweep
 from lra.report import html_page, latex, leaderboard, show, tables
 from lra.results import archive, load, predictions, records, runs
 from lra.results.lease import Leases
@@ -196,7 +196,7 @@ def parse_overrides(data: bytes) -> None:
         made = override(base, words)
         assert _types(made) == _types(base)
     with _one_line(UsageError):
-        assert all(isinstance(model.name, str) for model in expand.parse_models(words, ("fnet",)))
+        assert all(isinstance(model.name, str) for model in names.parse_models(words, ("fnet",)))
 
 
 def _types(recipe: Recipe) -> list[tuple[str, type]]:

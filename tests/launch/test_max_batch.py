@@ -2,7 +2,7 @@
 
 import pytest
 
-from lra.grid import expand
+from lra.grid import expand, names
 from lra.launch.max_batch import find_largest, search
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "host_cpu": "made up", "host_cores": 2, "count": 1}
@@ -30,7 +30,7 @@ def test_nothing_fits_and_nothing_above_the_limit_is_tried():
 
 
 def cell():
-    (plan,) = expand.make_plans(expand.find_protocol("efficiency_quick"), [], ["fnet"], [256], [0], [])
+    (plan,) = expand.make_plans(names.find_protocol("efficiency_quick"), [], ["fnet"], [256], [0], [])
     return expand.make_cell(plan, None, DEVICE, limits={"max_batch": True})
 
 

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import expand
+from lra.grid import expand, names
 from lra.grid.cell import split_seeds
 from lra.grid.spec import TrainOptions, WorkerSpec
 from lra.launch import multihost
@@ -100,7 +100,7 @@ def test_a_leader_does_not_wait_for_ever():
 
 
 def test_any_number_of_processes_has_the_same_lease_and_checkpoint():
-    plan = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0, 1], [])
+    plan = expand.make_plans(names.find_protocol("quick"), [], ["fnet"], [], [0, 1], [])
     (plan,) = expand.group_seeds(plan, "on", {})
     device = {"platform": "gpu", "kind": "NVIDIA H200", "count": 8}
     one, two = (expand.make_cell(plan, None, device, 4, processes=n) for n in (1, 2))

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from lra.errors import UsageError
-from lra.grid import expand, sweep
+from lra.grid import expand, names, sweep
 from lra.grid.spec import RunOptions
 from lra.launch import ray_driver
 from lra.launch.process import WorkerContext, WorkerProcesses
@@ -83,7 +83,7 @@ class Ray:
 
 
 def cell_on(cpu, swept=None):
-    (plan,) = expand.make_plans(expand.find_protocol("quick"), [], ["fnet"], [], [0], [], swept)
+    (plan,) = expand.make_plans(names.find_protocol("quick"), [], ["fnet"], [], [0], [], swept)
     cell = expand.make_cell(plan, None, {"platform": "cpu", "count": 1, "host_cpu": cpu, "host_cores": 2})
     return dataclasses.replace(cell, entry=Path("data"))
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import expand
+from lra.grid import expand, names
 from lra.grid.cell import Cell
 from lra.grid.spec import RunOptions
 from lra.launch import process
@@ -88,7 +88,7 @@ def test_the_time_of_a_whole_run_ends_it_and_the_next_goes_on(tmp_path):
 @pytest.fixture
 def shared(tmp_path):
     """A cell, its record with speeds, and the record's path."""
-    plans = expand.make_plans(expand.find_protocol("quick"), ["listops_short"], ["fnet"], [], [0], [])
+    plans = expand.make_plans(names.find_protocol("quick"), ["listops_short"], ["fnet"], [], [0], [])
     data = {"source": "here", "fingerprint": "f", "counts": {}, "majority": {}, "notes": [], "task_version": "1"}
     cell = Cell(plans[0], tmp_path, data, "NVIDIA H200", "key")
     record = provenance.initial_record(cell, provenance.current_origin())

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lra.errors import UsageError
-from lra.grid import expand, sweep
+from lra.grid import expand, names, sweep
 from lra.launch import slurm
 from tests.helpers.cli import TINY, cli, places, record_files, saved_records
 
@@ -18,7 +18,7 @@ needs_submitit = pytest.mark.skipif(
 
 
 def plans(models, seeds):
-    return expand.make_plans(expand.find_protocol("quick"), [], models, [], seeds, [])
+    return expand.make_plans(names.find_protocol("quick"), [], models, [], seeds, [])
 
 
 def test_each_cell_has_its_own_command():
@@ -33,7 +33,7 @@ def test_each_cell_has_its_own_command():
 
 def test_the_seeds_of_a_tuned_cell_share_a_command_as_they_share_its_trials():
     swept = sweep.parse(["encoder.dropout=0,0.1"], None, ())
-    grid = expand.make_plans(expand.find_protocol("quick"), [], ["fnet", "luna"], [], [1, 2], [], swept)
+    grid = expand.make_plans(names.find_protocol("quick"), [], ["fnet", "luna"], [], [1, 2], [], swept)
     lines = slurm.build_commands(grid, False, ["--sweep=encoder.dropout=0,0.1"])
     assert [line[-3] for line in lines] == ["--seeds=1,2"] * 2
     assert all("--sweep=encoder.dropout=0,0.1" in line for line in lines)

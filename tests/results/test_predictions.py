@@ -1,6 +1,7 @@
 """Predictions from elsewhere: every form gives the same classes, and what is wrong is told with its place."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,14 @@ def npy(kind, count):
     """The header of an array whose numbers are missing."""
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({count},), }}".ljust(117)
     return b"\x93NUMPY\x01\x00\x76\x00" + text.encode() + b"\n"
+
+
+def test_a_file_of_python_2_is_read_without_a_warning(tmp_path):
+    whole = npy("<i8", N) + RIGHT.astype("<i8").tobytes()
+    path = write(tmp_path, "p.npy", whole.replace(f"({N},)  ".encode(), f"({N}L,) ".encode()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predictions.read(path, N, CLASSES)[0].tolist() == RIGHT.tolist()
 
 
 HEADER = "example,prediction"

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lra.grid import expand, spec
+from lra.grid import expand, names, spec
 from lra.grid.cell import Cell
 from lra.launch import local, scheduler
 from lra.launch.scheduler import Slot
@@ -51,7 +51,7 @@ def entry(data: Path) -> Path:
 
 def cells_of(count: int, data: Path) -> list[Cell]:
     """`count` cells: seeds of four models."""
-    protocol = expand.find_protocol("lra")
+    protocol = names.find_protocol("lra")
     seeds = range(count // len(MODELS))
     plans = expand.make_plans(protocol, ["listops"], MODELS, [], seeds, [])
     return [expand.make_cell(plan, data, DEVICE) for plan in expand.group_seeds(plans, "off", DEVICE)]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lra.grid.expand import PROTOCOLS
+from configs import PROTOCOLS
 from tests.helpers.cli import call, places
 
 TINY = ["--device=cpu", "--set=encoder.dim=8", "--set=encoder.qkv=8", "--set=encoder.mlp=8", "--set=encoder.layers=1"]
