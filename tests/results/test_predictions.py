@@ -76,7 +76,7 @@ def npy(kind, count):
 
 def test_a_file_of_python_2_is_read_without_a_warning(tmp_path):
     whole = npy("<i8", N) + RIGHT.astype("<i8").tobytes()
-    path = write(tmp_path, "p.npy", whole.replace(f"({N},)  ".encode(), f"({N}L,) ".encode()))
+    path = write(tmp_path, "p.npy", whole.replace(f"({N},), }} ".encode(), f"({N}L,), }}".encode()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert predictions.read(path, N, CLASSES)[0].tolist() == RIGHT.tolist()
