@@ -92,9 +92,9 @@ class Skyformer(nnx.Module):
     Half of Z comes from Q and half from K, at the same positions for all heads, drawn anew from the step's
     random key while training; evaluation uses positions drawn when the model was built. One is drawn in each of
     M/2 equal segments of a document's real positions, so that no landmark is drawn twice, unless there are fewer
-    than M/2 positions; the paper samples all independently. Padded keys have no weight and are no landmarks, so padding changes no logit. The kernels and
-    the inverse are float32; γ is 0.1 as in the authors' code, which starts the iteration from a multiple of Aᵀ:
-    six steps from there can be far from the inverse. No weights are dropped.
+    than M/2; the paper samples all independently. Padded keys have no weight and are no landmarks, so padding
+    changes no logit. The kernels and the inverse are float32; γ is 0.1 as in the authors' code, which starts the
+    iteration from a multiple of Aᵀ: six steps from there can be far from the inverse. No weights are dropped.
     """
 
     def __init__(
