@@ -10,7 +10,8 @@ from configs.recipe import suggest
 from lra.cli.arguments import ListArguments, PrepareArguments
 from lra.cli.output import print_line, print_problem
 from lra.errors import UsageError, printable
-from lra.grid import expand, names, prepared
+from lra.grid import expand, prepared
+from lra.grid.names import find_protocol
 from models import FAMILIES, MIXERS
 from tasks import TASKS, DataError
 from tasks.io.cache import entries
@@ -21,7 +22,7 @@ from tasks.io.preview import details, preview
 def prepare(args: PrepareArguments) -> int:
     """Prepares the data of a grid in the cache, and exports it; reports tasks whose data is unavailable."""
     grid = args.grid
-    protocol = names.find_protocol(grid.protocol)
+    protocol = find_protocol(grid.protocol)
     plans = expand.make_plans(protocol, grid.tasks, ["transformer"], grid.lengths, grid.seeds, grid.settings)
     done, missing = [], []
     for plan in plans:

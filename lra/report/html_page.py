@@ -248,10 +248,9 @@ def _estimate(estimate: Estimate | None) -> dict[str, Any]:
 def _score(row: Row, score: Score, leaderboard: Leaderboard, name: str) -> dict[str, Any]:
     theirs = published.published_for(row, leaderboard.columns[name])
     beside = None if theirs is None else {"value": theirs.value, "name": theirs.name, "source": theirs.source}
-    look = looks.of_score(score)
     return _estimate(score.estimate) | {
         "best": score.best, "lost": score.failures, "steps": _digits(score.steps_per_second),
-        "published": beside, "seen": look.text if look else "",
+        "published": beside,
     }  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def combine(rows: Sequence[Row]) -> Row:
     scores: dict[str, Score] = {}
     for name, found in by_column.items():
         first, *others = sorted(found, key=_weight, reverse=True)
-        scores[name] = dataclasses.replace(first, elsewhere=tuple(others)) if others else first
+        scores[name] = dataclasses.replace(first, elsewhere=tuple(others))
     main = max(rows, key=lambda row: (row.results, max(map(_latest, row.scores.values())), row.accelerator))
     return dataclasses.replace(main, scores=scores, averages=main.averages if len(rows) == 1 else {})
 
