@@ -260,7 +260,7 @@ def test_what_cannot_be_exported_is_one_line_for_each_task(tmp_path):
     ],
 )
 def test_wrong_flags_are_one_line_before_anything_is_prepared(tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr("lra.cli.flags.find_spec", lambda name: None)
+    monkeypatch.setattr("lra.cli.data_flags.find_spec", lambda name: None)
     done = exported(tmp_path, *arguments)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "data").exists()
