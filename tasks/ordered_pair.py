@@ -1,15 +1,19 @@
 """Ordered pairs: which of two marked symbols comes first? A task whose answer about range is known.
 
 Data card
-    What        Filler symbols, and among them two marked symbols a and b of a ring of 8, where b follows a or precedes
-                it: the class says whether b = a + 1 or b = a − 1 (mod 8), counted from the one that comes first. They
-                are D apart, and D is uniform from d to 2d − 1; `ordered_pair_16` has d = 16.
+    What        Filler symbols, and among them two marked symbols a and b of a ring of 3, where b follows a or precedes
+                it: the class says whether b = a + 1 or b = a − 1 (mod 3), counted from the one that comes first. They
+                are D apart, and D is uniform from d to 2d − 1; `ordered_pair_16` has d = 16. In training D is
+                1, 2 to 3, 4 to 7, …, or d to 2d − 1, each as often: models learn from the near pairs to look
+                for the far ones. In validation and test all pairs are far.
     Demands     To bring together two tokens at least d apart, and their order. Both classes have the same symbols, and
-                the same windows of any size up to d: whoever sees no further guesses right half of the time. Who sees
-                2d tokens at once can always tell. The smallest d at which a model fails says how far it looks.
+                the same windows of any size up to d: whoever sees no further guesses right half of the time in the
+                test, whatever the training had. Who sees 2d tokens at once can always tell. The smallest d at which a
+                model fails says how far it looks.
     Beware      A model with absolute positions need not look from one token to the other: it can note the place of
-                each, and a head with a hidden layer compares them. `ff_only`, which looks nowhere, shows how far that
-                goes.
+                each, and a head with a hidden layer compares them. A linear head of the mean of the states adds up
+                what single tokens say, and whatever they say, that is wrong on at least one in six: of any two places
+                and the six pairs of the ring, the sum over those of one class is also the sum over the other's.
     From        Our generator, after the adding problem (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735),
                 which asks for two marked numbers far apart. 50,000 / 1,000 / 2,000 examples.
     Licence     Generated data has none.
@@ -25,8 +29,8 @@ from tasks.io.room import require_room
 from tasks.io.splits import consecutive
 from tasks.task import BuildRequest, DataError, RawDataset, Task
 
-FILLERS, RING = 8, 8
-"""Values 0 … 7 are fillers, and 8 … 15 the marked symbols."""
+FILLERS, RING = 8, 3
+"""Values 0 … 7 are fillers, and 8, 9 and 10 the marked symbols."""
 DISTANCES = (1, 4, 16, 64, 256)
 _BLOCK = 4096
 """Examples drawn at once: a constant of the stream, so changing it changes the data (and the version)."""
@@ -37,20 +41,25 @@ class OrderedPairConfig:
     """How far apart the two symbols are, and how many examples there are."""
 
     distance: int
-    """Power of two d: they are d to 2d − 1 apart. The length must be a multiple of it, and at least 4d."""
+    """Power of two d: in validation and test they are d to 2d − 1 apart. The length must be a multiple of it, and at
+    least 4d."""
     train: int = 50_000
     validation: int = 1_000
     test: int = 2_000
 
 
-def draw_examples(rng: np.random.Generator, count: int, length: int, distance: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_examples(
+    rng: np.random.Generator, count: int, length: int, distance: int, *, near: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws examples: values uint8 [count, length] and classes uint8 [count].
 
-    The first symbol stands at any of the places 0 … length − 2 · distance − 1 with the same probability.
+    The first symbol stands at any of the places 0 … length − 2 · distance − 1 with the same probability. With `near`
+    pairs are 1, 2 to 3, 4 to 7, … or `distance` to 2 · `distance` − 1 apart, each as often.
     """
     values = rng.integers(0, FILLERS, (count, length), np.uint8)
     first = rng.integers(0, length - 2 * distance, count)
-    second = first + rng.integers(distance, 2 * distance, count)
+    least = 2 ** rng.integers(0, distance.bit_length(), count) if near else np.full(count, distance)
+    second = first + rng.integers(least, 2 * least)
     symbol = rng.integers(0, RING, count)
     labels = rng.integers(0, 2, count)
     rows = np.arange(count)
@@ -76,10 +85,15 @@ def build(request: BuildRequest) -> RawDataset:
     total = sum(counts)
     require_room(request, total)
     values, labels = np.empty((total, length), np.uint8), np.empty(total, np.uint8)
-    for block, start in enumerate(range(0, total, _BLOCK)):
-        drawn = draw_examples(np.random.default_rng([request.seed, block]), _BLOCK, length, distance)
-        part = slice(start, min(start + _BLOCK, total))
-        values[part], labels[part] = (array[: part.stop - start] for array in drawn)
+    done = 0
+    for split, count in enumerate(counts):
+        for block, start in enumerate(range(0, count, _BLOCK)):
+            rng = np.random.default_rng([request.seed, split, block])
+            drawn = draw_examples(rng, _BLOCK, length, distance, near=split == 0)
+            size = min(_BLOCK, count - start)
+            part = slice(done, done + size)
+            values[part], labels[part] = (array[:size] for array in drawn)
+            done += size
     lengths = np.full(total, length, np.int32)
     return RawDataset(values, lengths, consecutive(labels, counts), f"generated (seed {request.seed})")
 
@@ -91,7 +105,7 @@ def _apart(distance: int) -> str:
 ORDERED_PAIRS = tuple(
     Task(
         name=f"ordered_pair_{distance}",
-        version="1",
+        version="2",
         vocab=FILLERS + RING + 1,
         classes=2,
         length=1024,
@@ -101,7 +115,7 @@ ORDERED_PAIRS = tuple(
         sources=("generate",),
         summary=f"the order of two symbols that are {_apart(distance)}",
         names=("falls", "rises"),
-        alphabet=(*"abcdefgh", *"01234567"),
+        alphabet=(*"abcdefgh", *"012"),
         distance=distance,
     )
     for distance in DISTANCES

@@ -57,15 +57,14 @@ def averaged(columns: Iterable[str]) -> list[str]:
 
 
 def of_row(row: Row, columns: Mapping[str, Column]) -> Distance | None:
-    """A row's largest distance; None where no such task was run. Of several lengths, the one with most distances."""
-    by_length: dict[int, dict[int, Score]] = {}
-    for name, score in row.scores.items():
+    """A row's largest distance; None where no such task was run. Of a distance's lengths, the longest counts."""
+    scores: dict[int, Score] = {}
+    for name, score in sorted(row.scores.items(), key=lambda item: columns[item[0]].length):
         distance = asked(columns[name].task)
         if distance and score.values:
-            by_length.setdefault(columns[name].length, {})[distance] = score
-    if not by_length:
+            scores[distance] = score
+    if not scores:
         return None
-    scores = max(sorted(by_length.items()), key=lambda item: len(item[1]))[1]
     solved = [distance for distance, score in scores.items() if _is_solved(score)]
     largest = max(solved, default=0)
     steps = _first_steps(scores[largest]) if largest else []

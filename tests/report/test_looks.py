@@ -149,6 +149,16 @@ def test_the_largest_distance_that_all_seeds_solve():
     assert distance_of(*diverged).solved == 1
 
 
+def test_distances_have_lengths_of_their_own_and_the_longest_counts():
+    near, far = pairs("fnet", {1: 1.0, 4: 1.0}, length=64), pairs("fnet", {16: 1.0}, length=256)
+    assert distance_of(*near, *far).text == "16"
+    longer = pairs("fnet", {1: 0.95, 4: 0.5}, length=128)
+    found = distance_of(*near, *longer, *far)
+    assert (found.solved, found.run) == (16, (1, 4, 16))
+    found = distance_of(*near, *longer)
+    assert (found.solved, found.run) == (1, (1, 4))
+
+
 def test_fewer_seeds_and_nothing_solved_are_told():
     assert distance_of(*pairs("fnet", {1: 0.95, 4: 0.95}, (0,))).text == "4 (1 seed)"
     assert distance_of(*pairs("fnet", {4: 0.6, 16: 0.5})).text == "< 4"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from tasks import TASKS
 from tasks.ordered_pair import DISTANCES, FILLERS, RING, draw_examples
@@ -32,7 +32,7 @@ def best_accuracy(length, distance, ring, size):
     return sum(max(counts[bag, 0], counts[bag, 1]) for bag in bags) / counts.total()
 
 
-@pytest.mark.parametrize(("length", "distance", "ring"), [(8, 1, 8), (16, 4, 8), (32, 8, 5), (48, 4, 3)])
+@pytest.mark.parametrize(("length", "distance", "ring"), [(8, 1, 3), (16, 4, 3), (32, 8, 3), (48, 4, 5)])
 def test_windows_up_to_the_distance_give_nothing_away_and_of_twice_the_distance_all(length, distance, ring):
     for size in (2**e for e in range(length.bit_length())):
         accuracy = best_accuracy(length, distance, ring, size)
@@ -44,8 +44,23 @@ def test_windows_up_to_the_distance_give_nothing_away_and_of_twice_the_distance_
             assert 0.5 < accuracy < 1
 
 
-def drawn(count=40_000, length=64, distance=8, seed=0):
-    values, labels = draw_examples(np.random.default_rng(seed), count, length, distance)
+@pytest.mark.parametrize(("right", "possible"), [(5, True), (6, False)])
+def test_sums_of_what_single_tokens_say_are_wrong_on_one_in_six(right, possible):
+    """g(place, symbol) for two places: a linear program for each choice of the pairs that the sum's sign gets right."""
+    pairs = []
+    for a, label in itertools.product(range(RING), (0, 1)):
+        row = np.zeros(2 * RING)
+        row[a] = row[RING + (a + 2 * label - 1) % RING] = 1 - 2 * label
+        pairs.append(row)
+    found = [
+        optimize.linprog(np.zeros(2 * RING), np.array(some), -np.ones(right), bounds=(None, None)).status == 0
+        for some in itertools.combinations(pairs, right)
+    ]
+    assert any(found) is possible
+
+
+def drawn(count=40_000, length=64, distance=8, seed=0, **changes):
+    values, labels = draw_examples(np.random.default_rng(seed), count, length, distance, **changes)
     marked = values >= FILLERS
     assert (marked.sum(1) == 2).all() and values.max() < FILLERS + RING and set(labels) == {0, 1}
     rows, places = np.nonzero(marked)
@@ -75,21 +90,36 @@ def test_all_that_is_drawn_is_uniform_and_independent():
         assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+def test_near_pairs_are_as_many_as_far_ones():
+    _, labels, first, apart, symbols = drawn(near=True)
+    assert apart.min() == 1 and apart.max() == 15
+    octaves = np.log2(apart).astype(int)
+    assert stats.chisquare(np.bincount(octaves, minlength=4)).pvalue > 1e-3
+    for e in range(4):
+        counts = np.bincount(apart[octaves == e] - 2**e, minlength=2**e)
+        assert len(counts) == 2**e and (e == 0 or stats.chisquare(counts).pvalue > 1e-3)
+    for other in (first, symbols[:, 0], labels):
+        table = np.zeros((4, other.max() + 1))
+        np.add.at(table, (octaves, other), 1)
+        assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_each_distance_is_a_task_that_says_so(distance):
     task = TASKS[f"ordered_pair_{distance}"]
     assert task.distance == task.rules.distance == distance and task.length >= 4 * distance
     arrays = task.build(
-        archives.request(task, "generate", rules=replace(task.rules, train=9000, validation=50, test=90))
+        archives.request(task, "generate", rules=replace(task.rules, train=9000, validation=50, test=900))
     )
     assert {name: len(split.labels) for name, split in arrays.splits.items()} == {
-        "train": 9000, "validation": 50, "test": 90,
+        "train": 9000, "validation": 50, "test": 900,
     }  # fmt: skip
-    assert (arrays.lengths == 1024).all() and arrays.values.shape == (9140, 1024)
+    assert (arrays.lengths == 1024).all() and arrays.values.shape == (9950, 1024)
     marked = arrays.values >= FILLERS
     assert (marked.sum(1) == 2).all()
     apart = np.diff(np.nonzero(marked)[1].reshape(-1, 2), axis=1)
-    assert apart.min() == distance and apart.max() == 2 * distance - 1
+    training, others = apart[:9000], apart[9000:]
+    assert training.min() == 1 and training.max() == others.max() == 2 * distance - 1 and others.min() == distance
 
 
 def test_data_depend_on_the_seed_alone_and_splits_share_nothing():
