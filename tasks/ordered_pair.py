@@ -1,11 +1,12 @@
 """Ordered pairs: which of two marked symbols comes first? A task whose answer about range is known.
 
 Data card
-    What        Filler symbols, and among them two marked symbols a and b of a ring of 3, where b follows a or precedes
-                it: the class says whether b = a + 1 or b = a − 1 (mod 3), counted from the one that comes first. They
-                are D apart, and D is uniform from d to 2d − 1; `ordered_pair_16` has d = 16. In training D is
-                1, 2 to 3, 4 to 7, …, or d to 2d − 1, each as often: models learn from the near pairs to look
-                for the far ones. In validation and test all pairs are far.
+    What        Fillers, and among them two marked symbols a and b of a ring of 3, where b follows a or precedes it: the
+                class says whether b = a + 1 or b = a − 1 (mod 3), counted from the one that comes first. They are D
+                apart, and D is uniform from d to 2d − 1; `ordered_pair_16` has d = 16. In training half of the pairs
+                are neighbours, and the others 1, 2 to 3, 4 to 7, …, or d to 2d − 1 apart, each as often: models learn
+                what to look for from the near pairs. In validation and test all pairs are far. One filler in eight is
+                of another kind, so that hardly any two examples are the same.
     Demands     To bring together two tokens at least d apart, and their order. Both classes have the same symbols, and
                 the same windows of any size up to d: whoever sees no further guesses right half of the time in the
                 test, whatever the training had. Who sees 2d tokens at once can always tell. The smallest d at which a
@@ -14,6 +15,9 @@ Data card
                 each, and a head with a hidden layer compares them. A linear head of the mean of the states adds up
                 what single tokens say, and whatever they say, that is wrong on at least one in six: of any two places
                 and the six pairs of the ring, the sum over those of one class is also the sum over the other's.
+    Tried       With far pairs only, a ring of 8, and 8 kinds of fillers as often, MEGA, S5 and the Transformer guess at
+                d = 16 after 3,000 steps, and MEGA after 6,000, though all can do it: they had not begun. Each of the
+                three changes makes models begin earlier.
     From        Our generator, after the adding problem (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735),
                 which asks for two marked numbers far apart. 50,000 / 1,000 / 2,000 examples.
     Licence     Generated data has none.
@@ -29,8 +33,10 @@ from tasks.io.room import require_room
 from tasks.io.splits import consecutive
 from tasks.task import BuildRequest, DataError, RawDataset, Task
 
-FILLERS, RING = 8, 3
-"""Values 0 … 7 are fillers, and 8, 9 and 10 the marked symbols."""
+FILLERS, RING = 2, 3
+"""Values 0 and 1 are fillers, and 2, 3 and 4 the marked symbols."""
+_RARE = 8
+"""One filler in so many is a 1."""
 DISTANCES = (1, 4, 16, 64, 256)
 _BLOCK = 4096
 """Examples drawn at once: a constant of the stream, so changing it changes the data (and the version)."""
@@ -54,11 +60,14 @@ def draw_examples(
     """Draws examples: values uint8 [count, length] and classes uint8 [count].
 
     The first symbol stands at any of the places 0 … length − 2 · distance − 1 with the same probability. With `near`
-    pairs are 1, 2 to 3, 4 to 7, … or `distance` to 2 · `distance` − 1 apart, each as often.
+    half of the pairs are neighbours, and the others are 1, 2 to 3, 4 to 7, …, or `distance` to 2 · `distance` − 1
+    apart, each as often.
     """
-    values = rng.integers(0, FILLERS, (count, length), np.uint8)
+    values = (rng.integers(0, _RARE, (count, length), np.uint8) == 0).astype(np.uint8)
     first = rng.integers(0, length - 2 * distance, count)
-    least = 2 ** rng.integers(0, distance.bit_length(), count) if near else np.full(count, distance)
+    least = np.full(count, distance)
+    if near:
+        least = np.where(rng.integers(0, 2, count), 1, 2 ** rng.integers(0, distance.bit_length(), count))
     second = first + rng.integers(least, 2 * least)
     symbol = rng.integers(0, RING, count)
     labels = rng.integers(0, 2, count)
@@ -115,7 +124,7 @@ ORDERED_PAIRS = tuple(
         sources=("generate",),
         summary=f"the order of two symbols that are {_apart(distance)}",
         names=("falls", "rises"),
-        alphabet=(*"abcdefgh", *"012"),
+        alphabet=(*"ab", *"012"),
         distance=distance,
     )
     for distance in DISTANCES

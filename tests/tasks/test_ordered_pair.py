@@ -81,8 +81,8 @@ def test_all_that_is_drawn_is_uniform_and_independent():
     for array, size, start in ((first, 48, 0), (apart, 8, 8), (symbols[:, 0], RING, 0), (labels, 2, 0)):
         counts = np.bincount(array - start, minlength=size)
         assert len(counts) == size and stats.chisquare(counts).pvalue > 1e-3
-    fillers = np.bincount(values[values < FILLERS], minlength=FILLERS)
-    assert stats.chisquare(fillers).pvalue > 1e-3
+    fillers = values[values < FILLERS]
+    assert stats.binomtest(int(fillers.sum()), fillers.size, 1 / 8).pvalue > 1e-3
     for a, b in itertools.combinations((first, apart, symbols[:, 0], labels), 2):
         table = np.zeros((a.max() + 1, b.max() + 1))
         np.add.at(table, (a, b), 1)
@@ -90,11 +90,12 @@ def test_all_that_is_drawn_is_uniform_and_independent():
         assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
-def test_near_pairs_are_as_many_as_far_ones():
+def test_half_of_the_near_pairs_are_neighbours_and_the_others_of_all_scales():
     _, labels, first, apart, symbols = drawn(near=True)
     assert apart.min() == 1 and apart.max() == 15
     octaves = np.log2(apart).astype(int)
-    assert stats.chisquare(np.bincount(octaves, minlength=4)).pvalue > 1e-3
+    expected = len(octaves) * np.array([5, 1, 1, 1]) / 8
+    assert stats.chisquare(np.bincount(octaves, minlength=4), expected).pvalue > 1e-3
     for e in range(4):
         counts = np.bincount(apart[octaves == e] - 2**e, minlength=2**e)
         assert len(counts) == 2**e and (e == 0 or stats.chisquare(counts).pvalue > 1e-3)
