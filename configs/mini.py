@@ -39,7 +39,7 @@ ORDERED_PAIRS = {
 }  # fmt: skip
 """Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, and at least 64. They run
 where they are named."""
-PAIR_STEPS = 4_000
+PAIR_STEPS = 3_000
 
 
 @dataclass(frozen=True)

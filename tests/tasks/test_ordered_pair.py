@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, stats
 
 from tasks import TASKS
-from tasks.ordered_pair import DISTANCES, FILLERS, RING, draw_examples
+from tasks.ordered_pair import DISTANCES, RING, draw_examples
 from tasks.task import DataError
 from tests.helpers import archives
 
@@ -61,11 +61,11 @@ def test_sums_of_what_single_tokens_say_are_wrong_on_one_in_six(right, possible)
 
 def drawn(count=40_000, length=64, distance=8, seed=0, **changes):
     values, labels = draw_examples(np.random.default_rng(seed), count, length, distance, **changes)
-    marked = values >= FILLERS
-    assert (marked.sum(1) == 2).all() and values.max() < FILLERS + RING and set(labels) == {0, 1}
+    marked = values > 0
+    assert (marked.sum(1) == 2).all() and values.max() == RING and set(labels) == {0, 1}
     rows, places = np.nonzero(marked)
     first, second = places.reshape(-1, 2).T
-    symbols = (values[rows, places] - FILLERS).reshape(-1, 2)
+    symbols = (values[rows, places] - 1).reshape(-1, 2)
     return values, labels, first, second - first, symbols
 
 
@@ -77,12 +77,10 @@ def test_the_class_is_the_order():
 
 
 def test_all_that_is_drawn_is_uniform_and_independent():
-    values, labels, first, apart, symbols = drawn()
+    _, labels, first, apart, symbols = drawn()
     for array, size, start in ((first, 48, 0), (apart, 8, 8), (symbols[:, 0], RING, 0), (labels, 2, 0)):
         counts = np.bincount(array - start, minlength=size)
         assert len(counts) == size and stats.chisquare(counts).pvalue > 1e-3
-    fillers = values[values < FILLERS]
-    assert stats.binomtest(int(fillers.sum()), fillers.size, 1 / 8).pvalue > 1e-3
     for a, b in itertools.combinations((first, apart, symbols[:, 0], labels), 2):
         table = np.zeros((a.max() + 1, b.max() + 1))
         np.add.at(table, (a, b), 1)
@@ -116,19 +114,19 @@ def test_each_distance_is_a_task_that_says_so(distance):
         "train": 9000, "validation": 50, "test": 900,
     }  # fmt: skip
     assert (arrays.lengths == 1024).all() and arrays.values.shape == (9950, 1024)
-    marked = arrays.values >= FILLERS
+    marked = arrays.values > 0
     assert (marked.sum(1) == 2).all()
     apart = np.diff(np.nonzero(marked)[1].reshape(-1, 2), axis=1)
     training, others = apart[:9000], apart[9000:]
     assert training.min() == 1 and training.max() == others.max() == 2 * distance - 1 and others.min() == distance
 
 
-def test_data_depend_on_the_seed_alone_and_splits_share_nothing():
+def test_data_depend_on_the_seed_alone():
     task = TASKS["ordered_pair_4"]
     rules = replace(task.rules, train=6000, validation=100, test=100)
     a, b, c = (task.build(archives.request(task, "generate", 64, seed, rules=rules)).values for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
-    assert (a != c).any() and len(np.unique(a, axis=0)) == len(a)
+    assert (a != c).any()
     more = task.build(archives.request(task, "generate", 64, rules=replace(rules, test=300))).values
     np.testing.assert_array_equal(more[: len(a)], a)
 
