@@ -18,8 +18,8 @@ Data card
                 are in the training split too.
     Tried       With far pairs only, a ring of 8, and fillers of 8 kinds, MEGA, S5 and the Transformer guess at d = 16
                 after 3,000 steps, and MEGA after 6,000, though all can do it: they had not begun. Near pairs let MEGA
-                begin, the small ring S4D; with 2 kinds of fillers, also where 1 in 8 is of the second, S5 and the
-                Transformer begin with some seeds only.
+                begin, the small ring S4D and one S5 of two. With two kinds of fillers, also where one in eight is of
+                the second, one Transformer of two stays below 90 %; with one kind two of two pass.
     From        Our generator, after the adding problem (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735),
                 which asks for two marked numbers far apart. 50,000 / 1,000 / 2,000 examples.
     Licence     Generated data has none.
