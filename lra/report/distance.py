@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lra.report.charts import counted
@@ -14,8 +14,6 @@ from tasks import TASKS
 
 SOLVED = 90.0
 """Accuracy (%) from which a seed counts as solved; guessing gives 50."""
-SEEDS = 3
-"""Seeds that a distance should have been run with."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,15 @@ class Distance:
     """Median over seeds of the step of the first validation that was above `SOLVED`, at the largest distance solved."""
 
     @property
-    def text(self) -> str:
-        """'16', with the number of seeds where it is below `SEEDS`; '< 1' where none was solved."""
-        largest = str(self.solved) if self.solved else f"< {self.run[0]}"
-        return largest if self.seeds >= SEEDS else f"{largest} ({counted(self.seeds, 'seed')})"
+    def reached(self) -> str:
+        """'16'; '≥ 16' where no larger one was run, '< 1' where none was solved."""
+        if not self.solved:
+            return f"< {self.run[0]}"
+        return f"≥ {self.solved}" if self.solved == self.run[-1] else str(self.solved)
+
+    def text(self, usual: int) -> str:
+        """The same, with the number of seeds where it is not the usual one."""
+        return self.reached if self.seeds == usual else f"{self.reached} ({counted(self.seeds, 'seed')})"
 
     @property
     def told(self) -> str:
@@ -89,12 +92,19 @@ def _first_steps(score: Score) -> list[float]:
     return [step for step in firsts if step < math.inf]
 
 
-def note(found: Iterable[Distance | None]) -> list[str]:
+def usual_seeds(found: Sequence[Distance | None]) -> int:
+    """The number of seeds of most rows; 0 where none has a distance."""
+    seeds = [distance.seeds for distance in found if distance is not None]
+    return max(seeds, key=lambda number: (seeds.count(number), number), default=0)
+
+
+def note(found: Sequence[Distance | None]) -> list[str]:
     """The footnote of a column of distances, where there is one."""
-    some = [distance for distance in found if distance is not None]
-    if not some:
+    usual = usual_seeds(found)
+    if not usual:
         return []
     return [
         "Distance: the largest d of the tasks ordered_pair_d, whose two symbols are d to 2d − 1 tokens apart, that "
-        f"all seeds solve ({SOLVED:g} %); of three, where no other number is given."
+        f"all seeds solve ({SOLVED:g} %): of {counted(usual, 'seed')}, where no other number is given. ≥: no larger d "
+        "was run."
     ]

@@ -164,6 +164,7 @@ def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any
         for place, row in enumerate(rows)
         if row.ours_alone
     }
+    usual = table.distance_seeds
     source = {id(score.records): place for place, row in enumerate(rows) for score in row.scores.values()}
     entries = [
         {"row": main[entry.row.model, entry.row.protocol, entry.row.accelerator, table.trials, table.sweep],
@@ -172,7 +173,7 @@ def _first_table(table: headline.Headline, rows: Sequence[Row]) -> dict[str, Any
          "rank": entry.rank, "family": styles.family_of(entry.row.model), "value": _estimate(entry.value),
          "speed": _digits(entry.speed), "memory": _digits(entry.memory), "best": sorted(entry.best),
          "distance": entry.distance and
-         {"text": entry.distance.text, "solved": entry.distance.solved, "told": entry.distance.told},
+         {"text": entry.distance.text(usual), "solved": entry.distance.solved, "told": entry.distance.told},
          "mark": headline.mark(entry, table)}
         for entry in table.entries
     ]  # fmt: skip

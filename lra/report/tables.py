@@ -178,14 +178,14 @@ def headline_notes(table: Headline) -> list[str]:
 
 def headline_table(table: Headline) -> tuple[list[str], list[list[TableCell]]]:
     """Header and lines of the first table: one row a model, a column a task."""
-    average, has_distances = ["average (%)"] if table.average else [], table.has_distances
-    distance = ["distance"] if has_distances else []
+    average = ["average (%)"] if table.average else []
+    distance = ["distance"] if table.distance_seeds else []
     scores = [f"{name} (%)" for name in table.columns]
     header = ["#", "model", "family", *scores, *average, *distance, "steps/s", "memory"]
-    return header, [_headline_line(entry, table, has_distances) for entry in table.entries]
+    return header, [_headline_line(entry, table) for entry in table.entries]
 
 
-def _headline_line(entry: Entry, table: Headline, has_distances: bool) -> list[TableCell]:
+def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
     row = entry.row
     line = [
         TableCell("–" if entry.rank is None else str(entry.rank)),
@@ -200,8 +200,8 @@ def _headline_line(entry: Entry, table: Headline, has_distances: bool) -> list[T
         seen = f" · {look.text}" if look and look.text else ""
         line.append(TableCell(text, name in entry.best, seen))
     line += [TableCell(estimate_text(entry.value), "" in entry.best)] if table.average else []
-    if has_distances:
-        line.append(TableCell(entry.distance.text if entry.distance else "–"))
+    if usual := table.distance_seeds:
+        line.append(TableCell(entry.distance.text(usual) if entry.distance else "–"))
     return [*line, TableCell("–" if entry.speed is None else short(entry.speed)), TableCell(bytes_text(entry.memory))]
 
 

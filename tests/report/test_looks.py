@@ -140,9 +140,9 @@ def distance_of(*records):
 
 def test_the_largest_distance_that_all_seeds_solve():
     found = distance_of(*pairs("fnet", {1: 0.99, 4: 0.9, 16: 0.89, 64: 0.5}))
-    assert (found.solved, found.run, found.seeds, found.text) == (4, (1, 4, 16, 64), 3, "4")
+    assert (found.solved, found.run, found.seeds, found.reached) == (4, (1, 4, 16, 64), 3, "4")
     one_fails = [*pairs("fnet", {1: 1.0, 4: 1.0}), *pairs("fnet", {16: 1.0}, (0, 1)), *pairs("fnet", {16: 0.6}, (2,))]
-    assert distance_of(*one_fails).text == "4"
+    assert distance_of(*one_fails).reached == "4"
     diverged = [*pairs("fnet", {1: 1.0}), *pairs("fnet", {4: 1.0}, (0, 1))]
     diverged += [record("fnet", "ordered_pair_4", None, 2, "diverged", length=256, protocol="mini",
                         recipe=recipe("ordered_pair_4", "fnet", "mini"))]  # fmt: skip
@@ -151,7 +151,7 @@ def test_the_largest_distance_that_all_seeds_solve():
 
 def test_distances_have_lengths_of_their_own_and_the_longest_counts():
     near, far = pairs("fnet", {1: 1.0, 4: 1.0}, length=64), pairs("fnet", {16: 1.0}, length=256)
-    assert distance_of(*near, *far).text == "16"
+    assert distance_of(*near, *far).reached == "≥ 16"
     longer = pairs("fnet", {1: 0.95, 4: 0.5}, length=128)
     found = distance_of(*near, *longer, *far)
     assert (found.solved, found.run) == (16, (1, 4, 16))
@@ -160,8 +160,13 @@ def test_distances_have_lengths_of_their_own_and_the_longest_counts():
 
 
 def test_fewer_seeds_and_nothing_solved_are_told():
-    assert distance_of(*pairs("fnet", {1: 0.95, 4: 0.95}, (0,))).text == "4 (1 seed)"
-    assert distance_of(*pairs("fnet", {4: 0.6, 16: 0.5})).text == "< 4"
+    one = distance_of(*pairs("fnet", {1: 0.95, 4: 0.95}, (0,)))
+    assert (one.text(3), one.text(1)) == ("≥ 4 (1 seed)", "≥ 4")
+    assert distance_of(*pairs("fnet", {4: 0.6, 16: 0.5})).text(3) == "< 4"
+    three = distance_of(*pairs("fnet", {4: 0.95, 16: 0.5}))
+    assert distance.usual_seeds([one, None, three, three]) == 3 and distance.usual_seeds([one, None]) == 1
+    assert distance.note([one, None])[0].endswith("of 1 seed, where no other number is given. ≥: no larger d was run.")
+    assert distance.note([None]) == [] and distance.usual_seeds([]) == 0
     assert distance_of(record()) is None
 
 
