@@ -106,5 +106,5 @@ def note(found: Sequence[Distance | None]) -> list[str]:
     return [
         "Distance: the largest d of the tasks ordered_pair_d, whose two symbols are d to 2d − 1 tokens apart, that "
         f"all seeds solve ({SOLVED:g} %): of {counted(usual, 'seed')}, where no other number is given. ≥: no larger d "
-        "was run."
+        "was run. Solving it proves the range; failing does not disprove it."
     ]
