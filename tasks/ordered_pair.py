@@ -8,8 +8,8 @@ Data card
                 learn what to look for from the near pairs. In validation and test all pairs are far.
     Demands     To bring together two tokens at least d apart, and their order. Both classes have the same symbols, and
                 the same windows of any size up to d: whoever sees no further guesses right half of the time in the
-                test, whatever the training had. Who sees 2d tokens at once can always tell. Solving it proves the range;
-                failing does not disprove it, as a model may need more steps to begin.
+                test, whatever the training had. Who sees 2d tokens at once can always tell. Solving it proves the
+                range; failing does not disprove it, as a model may need more steps to begin.
     Beware      A model with absolute positions need not look from one token to the other: it can note the place of
                 each, and a head with a hidden layer compares them. A linear head of the mean of the states adds up
                 what single tokens say, and whatever they say, that is wrong on at least one in six: of any two places
