@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lra.report.charts import counted
@@ -92,13 +92,12 @@ def _first_steps(score: Score) -> list[float]:
     return [step for step in firsts if step < math.inf]
 
 
-def usual_seeds(found: Sequence[Distance | None]) -> int:
+def usual_seeds(found: Iterable[Distance | None]) -> int:
     """The number of seeds of most rows; 0 where none has a distance."""
-    seeds = [distance.seeds for distance in found if distance is not None]
-    return max(seeds, key=lambda number: (seeds.count(number), number), default=0)
+    return max(statistics.multimode(distance.seeds for distance in found if distance is not None), default=0)
 
 
-def note(found: Sequence[Distance | None]) -> list[str]:
+def note(found: Iterable[Distance | None]) -> list[str]:
     """The footnote of a column of distances, where there is one."""
     usual = usual_seeds(found)
     if not usual:

@@ -89,7 +89,7 @@ class Headline:
     @property
     def distance_seeds(self) -> int:
         """The number of seeds of most distances; 0 where no entry was asked for one."""
-        return distance.usual_seeds([entry.distance for entry in self.entries])
+        return distance.usual_seeds(entry.distance for entry in self.entries)
 
     @property
     def value_name(self) -> str:
@@ -136,7 +136,7 @@ def _table(protocol: str, trials: int, sweep: str, rows: Sequence[Row], board: L
         if leader is not None and not _diverged(leader.row, [name] if name else columns):
             leader.best.add(name)
     entries.sort(key=lambda e: (e.value is None, -e.value.mean if e.value else 0.0, e.row.model))
-    notes = _notes(kept, len(ranked), rare) + distance.note([entry.distance for entry in entries])
+    notes = _notes(kept, len(ranked), rare) + distance.note(entry.distance for entry in entries)
     none = Measure("", ())
     average = rules[0].name if rules else ""
     return Headline(protocol, columns, average, entries, none, none, "", notes, sweep, trials)

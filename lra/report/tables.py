@@ -178,14 +178,14 @@ def headline_notes(table: Headline) -> list[str]:
 
 def headline_table(table: Headline) -> tuple[list[str], list[list[TableCell]]]:
     """Header and lines of the first table: one row a model, a column a task."""
-    average = ["average (%)"] if table.average else []
-    distance = ["distance"] if table.distance_seeds else []
+    average, usual = ["average (%)"] if table.average else [], table.distance_seeds
+    distance = ["distance"] if usual else []
     scores = [f"{name} (%)" for name in table.columns]
     header = ["#", "model", "family", *scores, *average, *distance, "steps/s", "memory"]
-    return header, [_headline_line(entry, table) for entry in table.entries]
+    return header, [_headline_line(entry, table, usual) for entry in table.entries]
 
 
-def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
+def _headline_line(entry: Entry, table: Headline, usual: int) -> list[TableCell]:
     row = entry.row
     line = [
         TableCell("–" if entry.rank is None else str(entry.rank)),
@@ -200,7 +200,7 @@ def _headline_line(entry: Entry, table: Headline) -> list[TableCell]:
         seen = f" · {look.text}" if look and look.text else ""
         line.append(TableCell(text, name in entry.best, seen))
     line += [TableCell(estimate_text(entry.value), "" in entry.best)] if table.average else []
-    if usual := table.distance_seeds:
+    if usual:
         line.append(TableCell(entry.distance.text(usual) if entry.distance else "–"))
     return [*line, TableCell("–" if entry.speed is None else short(entry.speed)), TableCell(bytes_text(entry.memory))]
 

@@ -32,7 +32,10 @@ def best_accuracy(length, distance, ring, size):
     return sum(max(counts[bag, 0], counts[bag, 1]) for bag in bags) / counts.total()
 
 
-@pytest.mark.parametrize(("length", "distance", "ring"), [(8, 1, 3), (16, 4, 3), (32, 8, 3), (48, 4, 5)])
+@pytest.mark.parametrize(
+    ("length", "distance", "ring"),
+    [(8, 1, 3), (16, 4, 3), (32, 8, 3), (8, 1, 8), (16, 4, 8), (32, 8, 5), (48, 4, 3)],
+)
 def test_windows_up_to_the_distance_give_nothing_away_and_of_twice_the_distance_all(length, distance, ring):
     for size in (2**e for e in range(length.bit_length())):
         accuracy = best_accuracy(length, distance, ring, size)
