@@ -34,11 +34,9 @@ STEPS = {
 }
 """Training steps by task: two to five minutes of two cores for most models."""
 
-ORDERED_PAIRS = {
-    "ordered_pair_1": 64, "ordered_pair_4": 64, "ordered_pair_16": 64, "ordered_pair_64": 256, "ordered_pair_256": 1024,
-}  # fmt: skip
-"""Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, and at least 64. They run
-where they are named."""
+ORDERED_PAIRS = {f"ordered_pair_{distance}": 4 * distance for distance in (1, 4, 16, 64, 256)}
+"""Lengths of the tasks that measure range (`tasks.ordered_pair`): four times the distance, so that each distance is the
+same task at another scale. They run where they are named."""
 PAIR_STEPS = 3_000
 
 
