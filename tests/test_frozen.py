@@ -1,4 +1,4 @@
-"""What must stay while code moves: keys and names of cells, losses, contents of checkpoints, tables of old records.
+"""What must stay while code moves: names and keys of cells, data, losses, contents of checkpoints, old tables.
 
 tests/frozen.json was written before the modules were put into packages. A change that is meant to change one of these
 says so in its commit, and writes the file anew: `python -m tests.test_frozen`.
@@ -21,7 +21,9 @@ from lra.report.write import write_leaderboard
 from lra.train.loop import Hooks, TrainResult, fit
 from models.core.encoder import Encoder
 from models.core.factory import mixer_factory
+from tasks import TASKS
 from tasks.task import Dataset, Split
+from tests.helpers import archives
 from tests.helpers.cli import ROOT
 
 FROZEN = Path(__file__).with_name("frozen.json")
@@ -46,6 +48,24 @@ def cells_of(name: str, mixer: str) -> list[list[str]]:
     together = expand.group_seeds(plans, "on", DEVICES["gpu"])
     cells += [expand.make_cell(plan, None, DEVICES["gpu"]) for plan in together]
     return [[cell.name, cell.key] for cell in cells]
+
+
+def data_of(name: str, folder: Path) -> dict[str, str]:
+    """A task's version, and a digest of all arrays of a small copy, drawn or read from made-up archives."""
+    task = TASKS[name]
+    sizes = {"train": 30, "validation": 70, "test": 70}  # but where the validation split is a fraction, or none
+    sizes = {split: size for split, size in sizes.items() if getattr(task.rules, split, 0) >= 1}
+    rules = dataclasses.replace(task.rules, **sizes)
+    source: str | Path = "generate"
+    if "generate" not in task.sources:
+        source = archives.papers(folder) if name == "retrieval" else folder
+        archives.cifar(folder, test=200)
+        archives.imdb(folder, each=120)
+    arrays = task.build(archives.request(task, source, rules=rules))
+    parts = [arrays.values, arrays.lengths]
+    for split in sorted(arrays.splits):
+        parts += [arrays.splits[split].index, arrays.splits[split].labels]
+    return {"version": task.version, "sha256": hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()}
 
 
 def trained(model: str) -> tuple[TrainResult, list[str], list[str]]:
@@ -109,6 +129,12 @@ def test_keys_and_names_of_cells(frozen, protocol):
     assert {mixer: digest(cells_of(protocol, mixer)) for mixer in expected} == expected
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_data_change_with_their_version_only(frozen, name, tmp_path):
+    """Prepared copies are found by it: with other data under the same version a model trains on the old ones."""
+    assert data_of(name, tmp_path) == frozen["data"][name], f"raise the version of {name} when its data change"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", TRAINED)
 def test_losses_and_checkpoints(frozen, model):
@@ -139,7 +165,8 @@ def main() -> None:
                            "fields": sorted(dataclasses.asdict(seed))}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         cells = {name: {mixer: digest(cells_of(name, mixer)) for mixer in models.MIXERS} for name in PROTOCOLS}
-        frozen = {"cells": cells, "training": training, "tables": tables(Path(folder) / "results")}
+        data = {name: data_of(name, Path(folder) / name) for name in TASKS}
+        frozen = {"cells": cells, "data": data, "training": training, "tables": tables(Path(folder) / "results")}
     FROZEN.write_text(json.dumps(frozen, indent=1) + "\n")
 
 
