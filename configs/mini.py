@@ -6,7 +6,8 @@ Width 64, 4 heads, batches of 32, mean pooling, batch norm, a linear head and no
 mixer is one of two *frames* of the field, of equal size:
 
 - `transformer`: two blocks of a mixer and a feed-forward, and learned positions;
-- `state_space`: more blocks, of a mixer and GLU (S4's), and no positions. As many as come closest to the size.
+- `state_space`: more blocks, of a mixer and GLU (S4's), and no positions, but for mixers that are their own mirror
+  image (`MIRRORED`). As many blocks as come closest to the size.
 
 Each family of mixers has one frame and one learning rate, tuned for all its models by the same few trials of one of
 them (`docs/mini.md`); a mixer of a user's has the recipe that was best over all families. Sizes of feed-forwards, or
@@ -113,6 +114,8 @@ _MLP_BY_TASK: dict[tuple[str, str], int] = {
 }
 _TAPS_BY_TASK: dict[tuple[str, str], int] = {("sgconv", "listops_mini"): 24, ("sgconv", "retrieval_mini"): 24}
 """Sizes of mixers whose parameters grow with the length."""
+MIRRORED = ("lion_d", "lion_s")
+"""Mixers that see distances alone, and so without positions could not tell a text from its reverse."""
 OVERSIZED = ("linear_mixing", "long_conv")
 """Models that are larger than the Transformer: their matrices and kernels are as long as the input, and no part of them
 can be left out. Tables mark them and do not rank them."""
@@ -128,7 +131,8 @@ def recipe(task: str, model: str) -> Recipe:
         attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",
     )  # fmt: skip
     if tuned.frame == "state_space":
-        encoder = dataclasses.replace(encoder, layers=3, positions="none", block="glu")
+        positions = "learned" if model in MIRRORED else "none"
+        encoder = dataclasses.replace(encoder, layers=3, positions=positions, block="glu")
     encoder = dataclasses.replace(encoder, **_SIZES.get(model, {}))
     mlp = _MLP_BY_TASK.get((model, task), encoder.mlp)
     taps = _TAPS_BY_TASK.get((model, task))

@@ -92,7 +92,10 @@ MIXERS: dict[str, str] = {
 }
 """'package.module:Class' of every mixer, by name."""
 
-VERSIONS: dict[str, int] = {"luna": 2, "performer": 2, "reformer": 2}
+VERSIONS: dict[str, int] = {
+    "luna": 2, "performer": 2, "reformer": 2, "mamba": 2, "retnet": 2, "gla": 2, "hgrn": 2, "mamba2": 2, "deltanet": 2,
+    "gated_deltanet": 2, "hyena": 2,
+}  # fmt: skip
 """A mixer's version, where it is above 1. It goes up when the same recipe and seed give other numbers; what rounds
 otherwise is no reason. It is part of a cell's key, so finished cells of other versions run again."""
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.initial import Linear
 from models.core.layers import at_least
 from models.core.long_convolution import convolve
@@ -83,8 +83,9 @@ class Hyena(nnx.Module):
         x⁰, …, x^{N−1}, v = conv₃(W x + b);    v ← h^i ⊛ (x^i ⊙ v) + s^i ⊙ x^i ⊙ v,  i = N − 1 … 1;    y = W_o (x⁰ ⊙ v)
 
     Time L·D² + L·log L·D, memory L·D. The operator is causal. With `bidirectional` everything between the two linear
-    maps also runs on each document's real part reversed, with the same parameters, and both results are added before
-    W_o: a position itself then counts twice. Streams are zero at masked positions, so padding changes no logit.
+    maps also runs on each document's real part reversed, with the same parameters but for a gain of that result, and
+    both results are added before W_o: a position itself then counts twice, or not at all. Streams are zero at masked
+    positions, so padding changes no logit.
     Between the linear maps all is float32, transforms too. Attention dropout does not apply.
 
     The paper reports no results on Long Range Arena. Filters are functions of the lag over the model's length: built
@@ -100,6 +101,7 @@ class Hyena(nnx.Module):
         short.kernel [3, (N + 1) H] and bias: starts as a linear map from 3 inputs does.
         filters: see `Filters`; 27,000 numbers for N = 2 and H = 256.
         skip [N − 1, H]: s, drawn from N(0, 1).
+        backward [H]: if bidirectional, the gain of what is read from the end (`backward_gain`).
 
     Args:
         dim: H.
@@ -125,11 +127,12 @@ class Hyena(nnx.Module):
     ):
         at_least(2, order=order)
         at_least(1, filter_width=filter_width)
-        self.order, self.bidirectional = order, bidirectional
+        self.order = order
         self.into = Linear(dim, (order + 1) * dim, rngs=rngs)
         self.short = Linear(3, (order + 1) * dim, rngs=rngs)
         self.filters = Filters(order - 1, dim, length, filter_width, rngs=rngs)
         self.skip = nnx.Param(jax.random.normal(rngs.params(), (order - 1, dim)))
+        self.backward = backward_gain(dim) if bidirectional else None
         self.out = Linear(dim, dim, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -145,6 +148,6 @@ class Hyena(nnx.Module):
             return v * gates[0]
 
         streams = jnp.where(mask[..., None], self.into(x), 0).astype(jnp.float32)
-        y = both_ways(operate, streams, mask) if self.bidirectional else operate(streams, mask)
+        y = read(operate, streams, mask, self.backward)
         joined: jax.Array = self.out(y.astype(x.dtype))
         return joined

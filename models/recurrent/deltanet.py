@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from models.core.delta_rule import delta_rule
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.initial import Linear
 from models.core.layers import at_least, expanded, merge_heads, split_heads
 from models.core.norms import unit_rms
@@ -32,10 +32,10 @@ class DeltaNet(nnx.Module):
 
     Time L (c + K) (c + V) a head, memory L·D, by chunks of c = 64 positions (models/core/delta_rule.py). The paper's
     mixer is causal. With `bidirectional` convolution and rule also run over each document's reversed real part, with
-    the same parameters, and RMS is of the sum of both o. Without it, the mixer is causal. Masked inputs are zero before
-    mixing, and β is 0 there, which leaves the memory as it is: padding changes no logit, and a hole is a zero to the
-    convolution and nothing to the memory. The convolution, lengths, β, the memory and RMS are float32, projections and
-    the products inside chunks in x's type. Attention dropout does not apply.
+    the same parameters but for a gain of that o, and RMS is of the sum of both. Without it, the mixer is causal. Masked
+    inputs are zero before mixing, and β is 0 there, which leaves the memory as it is: padding changes no logit, and a
+    hole is a zero to the convolution and nothing to the memory. The convolution, lengths, β, the memory and RMS are
+    float32, projections and the products inside chunks in x's type. Attention dropout does not apply.
 
     Lengths are √(‖·‖² + 10⁻⁶), and RMS adds 10⁻⁶, the authors' code 10⁻⁵. That code also divides q by √K, which RMS
     would hide but for this.
@@ -44,6 +44,7 @@ class DeltaNet(nnx.Module):
         query, key [D, H·K], value [D, H·V], beta [D, H] (w), out [H·V, D].
         taps [conv, H·(K + K + V)]: the convolution; starts as a linear map from `conv` inputs.
         gain [V]: g, 1 at first.
+        backward [H·V]: if bidirectional, the gain of what is read from the end (`backward_gain`).
 
     Args:
         dim: D.
@@ -76,7 +77,7 @@ class DeltaNet(nnx.Module):
         at_least(1, heads=heads, conv=conv)
         width = dim if qkv is None else qkv
         values, keys = expanded(width, heads, qkv=1.0), expanded(width, heads, expand_k=expand_k)
-        self.heads, self.negative, self.bidirectional = heads, negative, bidirectional
+        self.heads, self.negative = heads, negative
         self.widths = (keys, keys, values)
         self.query = Linear(dim, keys, use_bias=False, rngs=rngs)
         self.key = Linear(dim, keys, use_bias=False, rngs=rngs)
@@ -84,6 +85,7 @@ class DeltaNet(nnx.Module):
         self.taps = Linear(conv, sum(self.widths), use_bias=False, rngs=rngs)
         self.beta = Linear(dim, heads, use_bias=False, rngs=rngs)
         self.gain = nnx.Param(jnp.ones((values // heads,)))
+        self.backward = backward_gain(values) if bidirectional else None
         self.out = Linear(values, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -94,7 +96,7 @@ class DeltaNet(nnx.Module):
         """g ⊙ RMS(o) of x [B, L, D]: float32 [B, L, H·V]."""
         x = jnp.where(mask[..., None], x, 0)
         parts = jnp.concatenate([project(x) for project in self.projections()], -1)
-        o = both_ways(self._attend, parts, mask) if self.bidirectional else self._attend(parts, mask)
+        o = read(self._attend, parts, mask, self.backward)
         return merge_heads(unit_rms(split_heads(o, self.heads)) * self.gain[...].astype(jnp.float32)[None, None, None])
 
     def projections(self) -> list[Linear]:

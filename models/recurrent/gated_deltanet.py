@@ -26,7 +26,7 @@ class GatedDeltaNet(DeltaNet):
     Parameters, 4 D² and a few with the defaults; without bias, but step:
         query, key [D, H·K], value, gate [D, H·V], beta [D, H], out [H·V, D].
         step [D, H]: w_Δ.
-        taps [conv, H·(K + K + V)], gain [V]: as in `deltanet`.
+        taps [conv, H·(K + K + V)], gain [V], backward [H·V]: as in `deltanet`.
         decay.log_rate [H]: ln A, from A uniform in [1, 16]. Role `A`.
         decay.step_bias [H]: b_Δ, so that softplus(b_Δ) is log-uniform in [0.001, 0.1]. Role `step`.
 

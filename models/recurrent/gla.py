@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from models.core.decayed_attention import decayed_attention
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.initial import Linear
 from models.core.layers import at_least, expanded, merge_heads, split_heads
 from models.core.norms import unit_rms
@@ -23,11 +23,10 @@ class GLA(nnx.Module):
         y_t = W_out (silu(W_gate x_t) ⊙ RMS(o_t))
 
     Time L (c + K) V + L b K a head, memory L·D, by chunks of c = 64 positions in tiles of b = 16, exactly for any
-    gates.
-    With `bidirectional` o is the sum of both directions, with the same parameters, and RMS and gate follow once: the
-    paper's is causal only. Masked keys are zero and α = 1 there, so padding changes no logit, and a hole passes the
-    memory on. ln α, states and RMS are float32, the maps that lead there in x's type. Attention dropout does not
-    apply.
+    gates. With `bidirectional` o is the sum of both directions, with the same parameters but for a gain of the second,
+    and RMS and gate follow once: the paper's is causal only. Masked keys are zero and α = 1 there, so padding changes
+    no logit, and a hole passes the memory on. ln α, states and RMS are float32, the maps that lead there in x's type.
+    Attention dropout does not apply.
 
     As in the authors' code, RMS is over a head's features, with a gain that heads share: the paper has LayerNorm, and
     a bias in W_gate.
@@ -36,6 +35,7 @@ class GLA(nnx.Module):
         query, key [D, H·K], value, gate [D, H·V], out [H·V, D].
         reduce [D, rank] (W₁), forget [rank, H·K] (W₂) with bias [H·K] (b).
         gain [V]: of RMS, 1 at first.
+        backward [H·V]: if bidirectional, the gain of what is read from the end (`backward_gain`).
 
     Args:
         dim: D.
@@ -70,7 +70,7 @@ class GLA(nnx.Module):
             raise ValueError(f"slowness must be above 0, not {slowness}")
         width = dim if qkv is None else qkv
         values, keys = expanded(width, heads, qkv=1.0), expanded(width, heads, expand_k=expand_k)
-        self.heads, self.slowness, self.bidirectional = heads, slowness, bidirectional
+        self.heads, self.slowness = heads, slowness
         self.widths = (keys, keys, values, rank)
         self.query = Linear(dim, keys, use_bias=False, rngs=rngs)
         self.key = Linear(dim, keys, use_bias=False, rngs=rngs)
@@ -79,11 +79,12 @@ class GLA(nnx.Module):
         self.forget = Linear(rank, keys, rngs=rngs)
         self.gate = Linear(dim, values, use_bias=False, rngs=rngs)
         self.gain = nnx.Param(jnp.ones((values // heads,)))
+        self.backward = backward_gain(values) if bidirectional else None
         self.out = Linear(values, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         parts = jnp.concatenate([f(x) for f in (self.query, self.key, self.value, self.reduce)], -1)
-        o = both_ways(self.attend, parts, mask) if self.bidirectional else self.attend(parts, mask)
+        o = read(self.attend, parts, mask, self.backward)
         o = unit_rms(split_heads(o, self.heads)) * self.gain[...].astype(jnp.float32)[None, None, None]
         gate = jax.nn.silu(self.gate(x).astype(jnp.float32))
         y: jax.Array = self.out((gate * merge_heads(o)).astype(x.dtype))

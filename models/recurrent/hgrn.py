@@ -25,24 +25,25 @@ class HGRN(nnx.Module):
     γ and P on from layer to layer; it calls `carry` where a mixer has it. `__call__` is the mixing of the first layer
     alone, with γ = 0. Time L·H·K, memory L·K: the states are formed, by a scan.
 
-    With `bidirectional` the recurrence also runs from the end, with the same parameters, and both h are added before
-    the norm, as in the authors' code; without it, the mixer is causal. Masked positions leave the state as it is in
+    With `bidirectional` the recurrence also runs from the end, with the same parameters but a θ of its own, and both h
+    are added before the norm, as in the module that the authors took for Long Range Arena (with one θ for both, the
+    mixer would be its own mirror image); without it, the mixer is causal. Masked positions leave the state as it is in
     either direction, so padding changes no logit, and a hole is as if it were not there. Gates, states and norm are
     float32, projections in x's type. Attention dropout does not apply.
 
     Parameters, with H features; linear maps start as the recipe's:
         content.kernel [H, 2 K], content.bias [2 K]: W_r and W_i.
         forget.kernel [H, K], forget.bias [K]: W_λ.
-        phase [K]: θ, 10000^(−2k/K) for k = 0 … K − 1 at first. Role `A`.
+        phase [K], with `bidirectional` [2, K]: θ, 10000^(−2k/K) for k = 0 … K − 1 at first. Role `A`.
         bounds [layers, K]: Γ, 0 at first, which makes γ = n / layers; in the first layer only. Role `A`.
         gate.kernel [H, 2 K], gate.bias [2 K]: W_g.
         norm.scale, norm.bias [2 K].
         out.kernel [2 K, H], out.bias [H]: W_o.
 
     Departures: the paper has K = H (`expand=1`), 7·H² parameters a mixer; the default makes 3.9·H², as attention has
-    4·H². The norm stands before the gate, as in the authors' code, where the paper's equation has it behind. Another
-    module of that code has a θ for each direction. The paper's feed-forward is a GLU; ours is the encoder's block. Its
-    results for pictures are those of a variant in two dimensions, which this is not.
+    4·H². The norm stands before the gate, as in the authors' code, where the paper's equation has it behind. The
+    paper's feed-forward is a GLU; ours is the encoder's block. Its results for pictures are those of a variant in two
+    dimensions, which this is not.
 
     Args:
         dim: H.
@@ -71,10 +72,10 @@ class HGRN(nnx.Module):
         states = round(expand * dim)
         if states < 1:
             raise ValueError(f"expand ({expand}) times dim ({dim}) must be at least 1")
-        self.bidirectional = bidirectional
         self.content = Linear(dim, 2 * states, rngs=rngs)
         self.forget = Linear(dim, states, rngs=rngs)
-        self.phase = nnx.Param(10_000.0 ** (-2 / states * jnp.arange(states, dtype=jnp.float32)), role="A")
+        phase = 10_000.0 ** (-2 / states * jnp.arange(states, dtype=jnp.float32))
+        self.phase = nnx.Param(jnp.tile(phase, (2, 1)) if bidirectional else phase, role="A")
         self.bounds = nnx.Param(jnp.zeros((layers, states)), role="A") if layer == 0 else None
         self.gate = Linear(dim, 2 * states, rngs=rngs)
         self.norm = LayerNorm(2 * states, rngs=rngs)
@@ -101,23 +102,28 @@ class HGRN(nnx.Module):
 
     def _mix(self, x: jax.Array, mask: jax.Array, bound: jax.Array) -> jax.Array:
         x = jnp.where(mask[..., None], x, 0)
-        a, b = self._recurrence(x, mask, bound)
-        re, im = linear_scan(a, b)
-        if self.bidirectional:
-            back = linear_scan(a, b, reverse=True)
+        decay, b = self._recurrence(x, mask, bound)
+        forward, *backward = jnp.atleast_2d(self.phase[...].astype(jnp.float32))
+        re, im = linear_scan(_rotated(decay, forward, mask), b)
+        for phase in backward:
+            back = linear_scan(_rotated(decay, phase, mask), b, reverse=True)
             re, im = re + back[0], im + back[1]
         normed = self.norm(jnp.concatenate([re, im], -1))
         mixed: jax.Array = self.out((normed * jax.nn.silu(self.gate(x).astype(jnp.float32))).astype(x.dtype))
         return mixed
 
-    def _recurrence(self, x: jax.Array, mask: jax.Array, bound: jax.Array) -> tuple[Pair, Pair]:
-        """a and b [B, L, K] of h_t = a_t h_{t−1} + b_t for x [B, L, H] and γ [K]: 1 and 0 where `mask` is False."""
+    def _recurrence(self, x: jax.Array, mask: jax.Array, bound: jax.Array) -> tuple[jax.Array, Pair]:
+        """λ [B, L, K]; and (1 − λ) c, real and imaginary part, for x [B, L, H] and γ [K]: 0 where `mask` is False."""
         real = mask[..., None]
         content = jax.nn.silu(self.content(x).astype(jnp.float32))
         gate, rest = self.forget(x).astype(jnp.float32), (1 - bound)[None, None, :]
         decay = bound[None, None, :] + rest * jax.nn.sigmoid(gate)
         fresh = rest * jax.nn.sigmoid(-gate)  # 1 − λ, exactly, also where λ rounds to 1
-        phase = self.phase[...].astype(jnp.float32)[None, None, :]
-        a = jnp.where(real, decay * jnp.cos(phase), 1), jnp.where(real, decay * jnp.sin(phase), 0)
         re, im = jnp.split(jnp.where(real, jnp.tile(fresh, 2) * content, 0), 2, axis=-1)
-        return a, (re, im)
+        return decay, (re, im)
+
+
+def _rotated(decay: jax.Array, phase: jax.Array, mask: jax.Array) -> Pair:
+    """λ e^{iθ} for λ [B, L, K] and θ [K]: 1 where `mask` is False."""
+    real, phase = mask[..., None], phase[None, None, :]
+    return jnp.where(real, decay * jnp.cos(phase), 1), jnp.where(real, decay * jnp.sin(phase), 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.core.decayed_attention import decayed_attention
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.head_decay import HeadDecay
 from models.core.initial import Linear
 from models.core.layers import at_least, merge_heads, split_heads
@@ -29,10 +29,11 @@ class Mamba2(nnx.Module):
     Time L (c + N) P a head, memory L (E + N), by chunks of c = 64 positions, exactly for any Δ
     (models/core/decayed_attention.py): the states of all positions are never formed. The paper's mixer is causal. With
     `bidirectional` convolution and recurrence also run over each document's reversed real part, with the same
-    parameters, and both y are added before the gate. Without it, the mixer is causal. Masked inputs are zero before
-    mixing, and Δ is 0 there, which leaves the state as it is, whatever the convolution's bias: padding changes no
-    logit, and a hole is a zero to the convolution and nothing to the state. The convolution, Δ, decays, states and RMS
-    are float32, projections and the products inside chunks in x's type. Attention dropout does not apply.
+    parameters but for a gain of that y, and both y are added before the gate. Without it, the mixer is causal. Masked
+    inputs are zero before mixing, and Δ is 0 there, which leaves the state as it is, whatever the convolution's bias:
+    padding changes no logit, and a hole is a zero to the convolution and nothing to the state. The convolution, Δ,
+    decays, states and RMS are float32, projections and the products inside chunks in x's type. Attention dropout does
+    not apply.
 
     Parameters, with a width of M outside; linear maps start as the recipe's:
         into.kernel [M, 2 E + 2 N + H]: W_in.
@@ -41,6 +42,7 @@ class Mamba2(nnx.Module):
         decay.step_bias [H]: b_Δ, so that softplus(b_Δ) is log-uniform in [0.001, 0.1]. Role `step`.
         skip [H]: D, 1 at first. Role `D`: the authors leave it, b_Δ and A without weight decay.
         gain [E]: g, 1 at first.
+        backward [E]: if bidirectional, the gain of what is read from the end (`backward_gain`).
         out.kernel [E, M]: W_out.
 
     The authors' code has E = 2 M, P = 64 and N = 128 (`expand=2`, with 2 M / 64 heads and `state=128`), and two such
@@ -79,18 +81,19 @@ class Mamba2(nnx.Module):
             raise ValueError(
                 f"expand ({expand}) times dim ({dim}) must be at least one feature for each head ({heads})"
             )
-        self.heads, self.state, self.bidirectional = heads, state, bidirectional
+        self.heads, self.state = heads, state
         self.into = Linear(dim, 2 * width + 2 * state + heads, use_bias=False, rngs=rngs)
         self.taps = Linear(conv, width + 2 * state, rngs=rngs)
         self.decay = HeadDecay(heads, rngs=rngs)
         self.skip = nnx.Param(jnp.ones((heads,)), role="D")
         self.gain = nnx.Param(jnp.ones((width,)))
+        self.backward = backward_gain(width) if bidirectional else None
         self.out = Linear(width, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         width = self.gain.shape[0]
         gate, parts = jnp.split(self.into(jnp.where(mask[..., None], x, 0)), [width], axis=-1)
-        y = both_ways(self._scan, parts, mask) if self.bidirectional else self._scan(parts, mask)
+        y = read(self._scan, parts, mask, self.backward)
         y = unit_rms(y * jax.nn.silu(gate.astype(jnp.float32))) * self.gain[...].astype(jnp.float32)[None, None, :]
         mixed: jax.Array = self.out(y.astype(x.dtype))
         return mixed

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from models.core.decayed_attention import decayed_attention, with_ones
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.initial import Linear
 from models.core.layers import expanded, merge_heads, split_heads
 from models.core.norms import unit_rms
@@ -30,14 +30,16 @@ class RetNet(nnx.Module):
 
     Time L (c + K) V a head, memory L·D, by chunks of c = 64 positions, exactly as above: the authors' form by chunks
     bounds other sums, which makes it another function. With `bidirectional` o is the sum of both directions, with the
-    same parameters and a divisor for each, and RMS and gate follow once: the paper's is causal only. Masked inputs
+    same parameters but for a gain of the second, and a divisor for each, and RMS and gate follow once: the paper's is
+    causal only. Masked inputs
     are zero before mixing, so padding changes no logit, and a hole is read as a zero. Angles, decays, states, divisors
     and RMS are float32. Attention dropout does not apply.
 
     Departs from the paper: V = K by default, with 5 D² parameters, where it has V = 2 K and 8 D² (`expand=2`). Linear
     maps start as `encoder.init` asks, where the authors' code shrinks Xavier's by 2^−2.5.
 
-    Parameters, without bias: query, key [D, H·K], value, gate [D, H·V], out [H·V, D].
+    Parameters, without bias: query, key [D, H·K], value, gate [D, H·V], out [H·V, D]; and if bidirectional, backward
+    [H·V], the gain of what is read from the end (`backward_gain`).
 
     Args:
         dim: D.
@@ -67,16 +69,17 @@ class RetNet(nnx.Module):
         if heads < 1 or keys % (2 * heads):
             raise ValueError(f"qkv ({keys}) must be an even multiple of heads ({heads})")
         values = expanded(keys, heads, expand=expand)
-        self.heads, self.bidirectional, self.widths = heads, bidirectional, (keys, keys, values)
+        self.heads, self.widths = heads, (keys, keys, values)
         self.query = Linear(dim, keys, use_bias=False, rngs=rngs)
         self.key = Linear(dim, keys, use_bias=False, rngs=rngs)
         self.value = Linear(dim, values, use_bias=False, rngs=rngs)
         self.gate = Linear(dim, values, use_bias=False, rngs=rngs)
+        self.backward = backward_gain(values) if bidirectional else None
         self.out = Linear(values, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         qkv = jnp.concatenate([self.query(x), self.key(x), self.value(x)], -1)
-        o = both_ways(self.retain, qkv, mask) if self.bidirectional else self.retain(qkv, mask)
+        o = read(self.retain, qkv, mask, self.backward)
         o = merge_heads(unit_rms(split_heads(o, self.heads)))
         gate = jax.nn.silu(self.gate(x).astype(jnp.float32))
         y: jax.Array = self.out((gate * o).astype(x.dtype))

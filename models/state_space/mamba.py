@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.core.directions import both_ways
+from models.core.directions import backward_gain, read
 from models.core.initial import Linear
 from models.core.layers import at_least
 from models.core.selective_scan import selective_scan
@@ -28,10 +28,10 @@ class Mamba(nnx.Module):
     (models/core/selective_scan.py).
 
     The paper's mixer is causal. With `bidirectional` convolution and recurrence also run over each document's reversed
-    real part, with the same parameters, and both y are added before the gate. Without it, the mixer is causal.
-    Masked inputs are zero before mixing, and Δ is 0 there, which leaves the state as it is, whatever the convolution's
-    bias: padding changes no logit, and a hole is a zero to the convolution and nothing to the state. The convolution, Δ
-    and the recurrence are float32, projections in x's type. Attention dropout does not apply.
+    real part, with the same parameters but for a gain of that y, and both y are added before the gate. Without it, the
+    mixer is causal. Masked inputs are zero before mixing, and Δ is 0 there, which leaves the state as it is, whatever
+    the convolution's bias: padding changes no logit, and a hole is a zero to the convolution and nothing to the state.
+    The convolution, Δ and the recurrence are float32, projections in x's type. Attention dropout does not apply.
 
     Parameters, with H features outside and a rank of Δ of R = ⌈H/16⌉; linear maps start as the recipe's:
         into.kernel [H, 2 E]: W_in, for x and z.
@@ -41,6 +41,7 @@ class Mamba(nnx.Module):
         step_bias [E]: b_Δ, so that softplus(b_Δ) is log-uniform in [0.001, 0.1]. Role `step`.
         log_rate [E, N]: ln(−A), from ln 1 … ln N in each feature (S4D-Real). Role `A`.
         skip [E]: D, 1 at first. Role `D`: the authors leave it and A without weight decay.
+        backward [E]: if bidirectional, the gain of what is read from the end (`backward_gain`).
         out.kernel [E, H]: W_out.
 
     The paper has E = 2 H (`expand=2`), and two such mixers in place of attention and feed-forward: 6·H² parameters and
@@ -74,7 +75,7 @@ class Mamba(nnx.Module):
         width, rank = round(expand * dim), -(-dim // 16)
         if width < 1:
             raise ValueError(f"expand ({expand}) times dim ({dim}) must be at least 1")
-        self.state, self.bidirectional = state, bidirectional
+        self.state = state
         self.into = Linear(dim, 2 * width, use_bias=False, rngs=rngs)
         self.taps = Linear(conv, width, rngs=rngs)
         self.select = Linear(width, rank + 2 * state, use_bias=False, rngs=rngs)
@@ -86,11 +87,12 @@ class Mamba(nnx.Module):
         rates = jnp.log(jnp.arange(1, state + 1, dtype=jnp.float32))
         self.log_rate = nnx.Param(jnp.broadcast_to(rates, (width, state)), role="A")
         self.skip = nnx.Param(jnp.ones((width,)), role="D")
+        self.backward = backward_gain(width) if bidirectional else None
         self.out = Linear(width, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         inner, gate = jnp.split(self.into(jnp.where(mask[..., None], x, 0)), 2, axis=-1)
-        y = both_ways(self._scan, inner, mask) if self.bidirectional else self._scan(inner, mask)
+        y = read(self._scan, inner, mask, self.backward)
         mixed: jax.Array = self.out((y * jax.nn.silu(gate.astype(jnp.float32))).astype(x.dtype))
         return mixed
 

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from models.core.initial import InitialRngs
+from models.core.layers import split_heads
 from models.recurrent.deltanet import DeltaNet
 from models.recurrent.gated_deltanet import GatedDeltaNet
 from tests.helpers.mixing import assert_equals, build, error, inputs, padding_changes, parameter_count, run
@@ -51,9 +52,10 @@ def naive(mixer, x, mask, xp=jnp):
     if gated:
         p |= {"log_rate": array(mixer.decay.log_rate), "step_bias": array(mixer.decay.step_bias)}
     o = one_way(p, mixer, parts, mask, xp)
-    if mixer.bidirectional:  # the zeros at the end count as little as those before the first position
+    if mixer.backward is not None:  # the zeros at the end count as little as those before the first position
         back = {name: part[:, ::-1] for name, part in parts.items()}
-        o = o + one_way(p, mixer, back, mask[:, ::-1], xp)[:, ::-1]
+        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        o = o + gain * one_way(p, mixer, back, mask[:, ::-1], xp)[:, ::-1]
     o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain)
     o = o.reshape(*mask.shape, -1)
     if gated:
@@ -154,7 +156,8 @@ def shapes(mixer):
 def test_parameters():
     plain = {
         "query": {"kernel": (8, 6)}, "key": {"kernel": (8, 6)}, "value": {"kernel": (8, 12)},
-        "taps": {"kernel": (4, 24)}, "beta": {"kernel": (8, 2)}, "gain": (6,), "out": {"kernel": (12, 8)},
+        "taps": {"kernel": (4, 24)}, "beta": {"kernel": (8, 2)}, "gain": (6,), "backward": (12,),
+        "out": {"kernel": (12, 8)},
     }  # fmt: skip
     added = {
         "step": {"kernel": (8, 2)}, "decay": {"log_rate": (2,), "step_bias": (2,)}, "gate": {"kernel": (8, 12)},
@@ -166,8 +169,8 @@ def test_parameters():
     roles = [p.get_metadata().get("role") for p in (gated.decay.log_rate, gated.decay.step_bias)]
     assert roles == ["A", "step"]
     attention = parameter_count("transformer")
-    assert parameter_count("deltanet") == attention + 4 * (4 * 256 + 4 * 3 * 256 + 64)
-    assert parameter_count("gated_deltanet") == attention + 4 * (2 * 4 * 256 + 2 * 4 + 4 * 2 * 256 + 64)
+    assert parameter_count("deltanet") == attention + 4 * (4 * 256 + 4 * 3 * 256 + 64 + 256)
+    assert parameter_count("gated_deltanet") == attention + 4 * (2 * 4 * 256 + 2 * 4 + 4 * 2 * 256 + 64 + 256)
 
 
 @pytest.mark.parametrize("name", NAMES)

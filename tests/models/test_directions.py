@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from models.core.directions import both_ways, reverse
+from models.core.directions import backward_gain, read, reverse
 from tests.helpers.mixing import inputs
 
 MASK = jnp.asarray([[True] * 5, [True, True, True, False, False], [False] * 5, [True, False, True, True, False]])
@@ -23,13 +24,20 @@ def test_the_gradient_is_that_of_the_permutation():
     np.testing.assert_array_equal(gradient, reverse(weight, MASK))
 
 
-def test_both_ways_sums_over_what_is_before_and_after():
-    """A cumulative sum, which counts a position itself twice."""
+def test_what_is_before_and_what_is_after_are_weighed_and_added():
+    """A cumulative sum, of which a position itself is part in both directions."""
     x, mask = inputs(9, 3, (9, 4))
 
     def f(x: jax.Array, mask: jax.Array) -> jax.Array:
         return jnp.cumsum(jnp.where(mask[..., None], x, 0), axis=1)
 
-    y, real = np.asarray(both_ways(f, x, mask)), np.where(np.asarray(mask)[..., None], np.asarray(x), 0)
-    expected = np.array([[row[: t + 1].sum(0) + row[t:].sum(0) for t in range(9)] for row in real])
-    np.testing.assert_allclose(y[np.asarray(mask)], expected[np.asarray(mask)], atol=1e-5)
+    gain, real = nnx.Param(jnp.asarray([1.0, -1.0, 0.25])), np.where(np.asarray(mask)[..., None], np.asarray(x), 0)
+    before = np.array([[row[: t + 1].sum(0) for t in range(9)] for row in real])
+    after = np.array([[row[t:].sum(0) for t in range(9)] for row in real])
+    for backward, expected in ((gain, before + np.asarray(gain[...]) * after), (None, before)):
+        y = np.asarray(read(f, x, mask, backward))
+        np.testing.assert_allclose(y[np.asarray(mask)], expected[np.asarray(mask)], atol=1e-5)
+
+
+def test_half_of_the_features_are_added_and_half_subtracted_at_first():
+    np.testing.assert_array_equal(backward_gain(5)[...], [1, -1, 1, -1, 1])

@@ -32,8 +32,9 @@ def naive(mixer, x, mask, xp=jnp):
     decay = split_heads(xp.where(mask[..., None], decay, 1), mixer.heads)
     q, steps = q / np.sqrt(q.shape[-1]), range(x.shape[1])
     o = recur(q, k, v, decay, steps, xp)
-    if mixer.bidirectional:
-        o = o + recur(q, k, v, decay, reversed(steps), xp)
+    if mixer.backward is not None:
+        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        o = o + gain * recur(q, k, v, decay, reversed(steps), xp)
     o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain)
     g = x @ array(mixer.gate.kernel)
     return ((g / (1 + xp.exp(-g)) * o.reshape(*x.shape[:2], -1)) @ array(mixer.out.kernel)).astype(x.dtype)
@@ -106,15 +107,15 @@ def test_the_future_is_not_seen_one_way():
 
 def test_parameters():
     state = nnx.to_pure_dict(nnx.state(GLA(8, 13, heads=2, qkv=12, rank=3, rngs=nnx.Rngs(0)), nnx.Param))
-    gain = state.pop("gain")
-    assert gain.shape == (6,) and np.all(gain == 1)
+    gain, backward = state.pop("gain"), state.pop("backward")
+    assert gain.shape == (6,) and np.all(gain == 1) and backward.shape == (12,)
     shapes = {name: {part: array.shape for part, array in arrays.items()} for name, arrays in state.items()}
     assert shapes == {
         "query": {"kernel": (8, 6)}, "key": {"kernel": (8, 6)}, "value": {"kernel": (8, 12)},
         "gate": {"kernel": (8, 12)}, "out": {"kernel": (12, 8)},
         "reduce": {"kernel": (8, 3)}, "forget": {"kernel": (3, 6), "bias": (6,)},
     }  # fmt: skip
-    added = 16 * 256 + 16 * 128 + 128 + 64
+    added = 16 * 256 + 16 * 128 + 128 + 64 + 256
     assert parameter_count("gla") == parameter_count("transformer") + 4 * added
 
 

@@ -54,11 +54,14 @@ def naive_with(mixer, x, mask, bound, xp=jnp):
     )
     inner = linear(mixer.content, x32, xp)
     inner = inner * sigmoid(inner, xp)
-    states = len(phase)
+    states = phase.shape[-1]
     decay = bound + (1 - bound) * sigmoid(linear(mixer.forget, x32, xp), xp)
-    turned, driven = decay * xp.exp(1j * phase), (1 - decay) * (inner[..., :states] + 1j * inner[..., states:])
-    h = recur(turned, driven, mask, xp)
-    if mixer.bidirectional:
+    driven = (1 - decay) * (inner[..., :states] + 1j * inner[..., states:])
+    if phase.ndim == 1:
+        h = recur(decay * xp.exp(1j * phase), driven, mask, xp)
+    else:
+        h = recur(decay * xp.exp(1j * phase[0]), driven, mask, xp)
+        turned = decay * xp.exp(1j * phase[1])
         h = h + recur(turned[:, ::-1], driven[:, ::-1], mask[:, ::-1], xp)[:, ::-1]
     parts = xp.concatenate([h.real, h.imag], -1)
     normed = (parts - parts.mean(-1, keepdims=True)) / xp.sqrt(parts.var(-1, keepdims=True) + 1e-6) * scale + bias
@@ -147,7 +150,7 @@ def test_the_encoder_hands_the_bounds_on():
 def test_what_it_starts_from():
     mixer = HGRN(512, 8, layers=5, rngs=nnx.Rngs(0))
     states = 288
-    np.testing.assert_allclose(mixer.phase[...], 10_000 ** (-2 * np.arange(states) / states), rtol=1e-5)
+    np.testing.assert_allclose(mixer.phase[...], [10_000 ** (-2 * np.arange(states) / states)] * 2, rtol=1e-5)
     np.testing.assert_allclose(
         lower_bounds(np.asarray(mixer.bounds[...])), np.tile([[0], [0.2], [0.4], [0.6], [0.8]], states), rtol=1e-6
     )
@@ -178,12 +181,12 @@ def test_parameters():
     mixer = HGRN(16, 13, layers=3, rngs=nnx.Rngs(0))
     state = nnx.to_pure_dict(nnx.state(mixer, nnx.Param))
     assert jax.tree.map(jnp.shape, state) == {
-        "content": {"kernel": (16, 18), "bias": (18,)}, "forget": {"kernel": (16, 9), "bias": (9,)}, "phase": (9,),
+        "content": {"kernel": (16, 18), "bias": (18,)}, "forget": {"kernel": (16, 9), "bias": (9,)}, "phase": (2, 9),
         "bounds": (3, 9), "gate": {"kernel": (16, 18), "bias": (18,)}, "norm": {"scale": (18,), "bias": (18,)},
         "out": {"kernel": (18, 16), "bias": (16,)},
     }  # fmt: skip
     assert {getattr(mixer, name).get_metadata().get("role") for name in ("phase", "bounds")} == {"A"}
-    one = 7 * 256 * 144 + (2 + 1 + 1 + 2 + 2 + 2) * 144 + 256
+    one = 7 * 256 * 144 + (2 + 1 + 2 + 2 + 2 + 2) * 144 + 256
     assert parameter_count("hgrn") == parameter_count("ff_only") + 4 * one + 4 * 144
     assert 7 * 256 * 144 < 4 * 256**2
 

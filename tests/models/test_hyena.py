@@ -50,15 +50,16 @@ def naive(lengths, xp=jnp):
     """The reference for documents of these lengths, each by itself and reversed by itself."""
 
     def call(mixer, x, mask):
-        out, bias = (
-            p[...] if xp is jnp else np.asarray(p[...], np.float64) for p in (mixer.out.kernel, mixer.out.bias)
+        out, bias, gain = (
+            None if p is None else p[...] if xp is jnp else np.asarray(p[...], np.float64)
+            for p in (mixer.out.kernel, mixer.out.bias, mixer.backward)
         )
         rows = []
         for document, length in enumerate(lengths):
             real = x[document : document + 1, :length]
             y = operate(mixer, real, xp)
-            if mixer.bidirectional:
-                y = y + operate(mixer, real[:, ::-1], xp)[:, ::-1]
+            if gain is not None:
+                y = y + gain * operate(mixer, real[:, ::-1], xp)[:, ::-1]
             rows.append(xp.pad((y @ out + bias)[0], ((0, x.shape[1] - length), (0, 0))))
         return xp.stack(rows).astype(x.dtype)
 
@@ -157,8 +158,8 @@ def test_scale_of_filters_and_of_what_comes_out_for_white_noise():
     reach = 1024 * math.log(5) / 2 / (math.log(100) * (1 / 0.3 - 1 / 1.5))
     expected = math.sqrt(1 + variance * reach)
     assert run(mixer, x, mask)[:, 256:768].std() == pytest.approx(expected, rel=0.1)
-    mixer.bidirectional = True
-    assert run(mixer, x, mask)[:, 256:768].std() == pytest.approx(math.sqrt(2) * expected, rel=0.1)
+    both = Hyena(256, 1024, rngs=nnx.Rngs(1))
+    assert run(both, x, mask)[:, 256:768].std() == pytest.approx(math.sqrt(2) * expected, rel=0.1)
 
 
 def test_windows_fall_to_a_hundredth_between_0_3_and_1_5_of_the_length():
@@ -179,7 +180,7 @@ def test_parameters():
     assert {getattr(mixer.filters, name).get_metadata().get("role") for name in NETWORK} == {"A"}
     assert "role" not in mixer.skip.get_metadata() and mixer.skip.shape == (1, 8)
     network = 33 * 64 + 64 + 2 * (64 * 64 + 64) + 64 + 64 * 256
-    rest = 256 * 768 + 768 + 3 * 768 + 768 + 256 + 256 * 256 + 256
+    rest = 256 * 768 + 768 + 3 * 768 + 768 + 256 + 256 + 256 * 256 + 256
     assert parameter_count("hyena") == parameter_count("ff_only") + 4 * (network + rest)
 
 

@@ -36,13 +36,13 @@ def naive(mixer, x, mask, xp=jnp):
     arrays = {
         "into": mixer.into.kernel, "taps": mixer.taps.kernel, "bias": mixer.taps.bias, "select": mixer.select.kernel,
         "step": mixer.step, "step_bias": mixer.step_bias, "log_rate": mixer.log_rate, "skip": mixer.skip,
-        "out": mixer.out.kernel,
+        "out": mixer.out.kernel, "backward": mixer.backward,
     }  # fmt: skip
-    p = {name: v[...] if xp is jnp else np.asarray(v[...], np.float64) for name, v in arrays.items()}
+    p = {name: v[...] if xp is jnp else np.asarray(v[...], np.float64) for name, v in arrays.items() if v is not None}
     u, z = xp.split(zeroed(x, mask, xp) @ p["into"], 2, axis=-1)
     y = one_way(p, u, mask, xp)
-    if mixer.bidirectional:  # the zeros at the end count as little as those before the first position
-        y = y + one_way(p, u[:, ::-1], mask[:, ::-1], xp)[:, ::-1]
+    if mixer.backward is not None:  # the zeros at the end count as little as those before the first position
+        y = y + p["backward"] * one_way(p, u[:, ::-1], mask[:, ::-1], xp)[:, ::-1]
     return ((y * silu(z, xp)) @ p["out"]).astype(x.dtype)
 
 
@@ -121,11 +121,12 @@ def test_parameters():
     state = nnx.to_pure_dict(nnx.state(mixer, nnx.Param))
     assert jax.tree.map(jnp.shape, state) == {
         "into": {"kernel": (40, 100)}, "taps": {"kernel": (4, 50), "bias": (50,)}, "select": {"kernel": (50, 35)},
-        "step": (3, 50), "step_bias": (50,), "log_rate": (50, 16), "skip": (50,), "out": {"kernel": (50, 40)},
+        "step": (3, 50), "step_bias": (50,), "log_rate": (50, 16), "skip": (50,), "backward": (50,),
+        "out": {"kernel": (50, 40)},
     }  # fmt: skip
     roles = {"log_rate": "A", "step": "step", "step_bias": "step", "skip": "D"}
     assert {name: getattr(mixer, name).get_metadata().get("role") for name in roles} == roles
-    one = 256 * 640 + 5 * 320 + 320 * 48 + 17 * 320 + 17 * 320 + 320 * 256
+    one = 256 * 640 + 5 * 320 + 320 * 48 + 17 * 320 + 17 * 320 + 320 + 320 * 256
     assert parameter_count("mamba") == parameter_count("ff_only") + 4 * one
     assert one < 4.2 * 256**2
 

@@ -37,14 +37,14 @@ def naive(mixer, x, mask, xp=jnp):
     arrays = {
         "into": mixer.into.kernel, "taps": mixer.taps.kernel, "bias": mixer.taps.bias, "skip": mixer.skip,
         "log_rate": mixer.decay.log_rate, "step_bias": mixer.decay.step_bias, "gain": mixer.gain,
-        "out": mixer.out.kernel,
+        "out": mixer.out.kernel, "backward": mixer.backward,
     }  # fmt: skip
-    p = {name: v[...] if xp is jnp else np.asarray(v[...], np.float64) for name, v in arrays.items()}
+    p = {name: v[...] if xp is jnp else np.asarray(v[...], np.float64) for name, v in arrays.items() if v is not None}
     projected, width = zeroed(x, mask, xp) @ p["into"], len(p["gain"])
     z, parts = projected[..., :width], projected[..., width:]
     y = one_way(p, parts, mask, xp)
-    if mixer.bidirectional:  # the zeros at the end count as little as those before the first position
-        y = y + one_way(p, parts[:, ::-1], mask[:, ::-1], xp)[:, ::-1]
+    if mixer.backward is not None:  # the zeros at the end count as little as those before the first position
+        y = y + p["backward"] * one_way(p, parts[:, ::-1], mask[:, ::-1], xp)[:, ::-1]
     y = y * silu(z, xp)
     y = y / xp.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p["gain"]
     return (y @ p["out"]).astype(x.dtype)
@@ -144,11 +144,12 @@ def test_parameters():
     state = nnx.to_pure_dict(nnx.state(mixer, nnx.Param))
     assert jax.tree.map(jnp.shape, state) == {
         "into": {"kernel": (40, 117)}, "taps": {"kernel": (4, 62), "bias": (62,)},
-        "decay": {"log_rate": (5,), "step_bias": (5,)}, "skip": (5,), "gain": (50,), "out": {"kernel": (50, 40)},
+        "decay": {"log_rate": (5,), "step_bias": (5,)}, "skip": (5,), "gain": (50,), "backward": (50,),
+        "out": {"kernel": (50, 40)},
     }  # fmt: skip
     roles = [p.get_metadata().get("role") for p in (mixer.decay.log_rate, mixer.decay.step_bias, mixer.skip)]
     assert roles == ["A", "step", "D"]
-    one = 256 * (640 + 128 + 4) + 5 * (320 + 128) + 3 * 4 + 320 + 320 * 256
+    one = 256 * (640 + 128 + 4) + 5 * (320 + 128) + 3 * 4 + 320 + 320 + 320 * 256
     assert parameter_count("mamba2") == parameter_count("ff_only") + 4 * one
     assert one < 4.35 * 256**2
 

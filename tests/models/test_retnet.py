@@ -41,17 +41,20 @@ def scores(q, k, v, distance, elapsed, detach, xp):
 
 def naive(mixer, x, mask, xp=jnp):
     """Section 2 of the paper, both ways by the distances of positions; nothing is reversed."""
-    kernels = (mixer.query, mixer.key, mixer.value, mixer.gate, mixer.out)
-    query, key, value, gate, out = (
-        np.asarray(m.kernel[...], np.float64) if xp is np else m.kernel[...] for m in kernels
-    )
+
+    def array(p):
+        return np.asarray(p[...], np.float64) if xp is np else p[...]
+
+    layers = (mixer.query, mixer.key, mixer.value, mixer.gate, mixer.out)
+    query, key, value, gate, out = (array(layer.kernel) for layer in layers)
     u = zeroed(x, mask, xp)
     q, k, v = (split_heads(u @ kernel, mixer.heads) for kernel in (query, key, value))
     at, detach = np.arange(x.shape[1]), jax.lax.stop_gradient if xp is jnp else (lambda x: x)
     distance, last = at[:, None] - at, xp.max(xp.where(mask, at, 0), 1)[:, None]
     o = scores(q, k, v, distance, xp.broadcast_to(at, mask.shape), detach, xp)
-    if mixer.bidirectional:
-        o = o + scores(q, k, v, -distance, xp.maximum(last - at, 0), detach, xp)
+    if mixer.backward is not None:
+        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        o = o + gain * scores(q, k, v, -distance, xp.maximum(last - at, 0), detach, xp)
     o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6)
     g = x @ gate
     return ((g / (1 + xp.exp(-g)) * o.reshape(*x.shape[:2], -1)) @ out).astype(x.dtype)
@@ -125,13 +128,14 @@ def test_the_future_is_not_seen_one_way():
 
 def test_parameters():
     state = nnx.to_pure_dict(nnx.state(RetNet(8, 13, heads=2, qkv=12, expand=2.0, rngs=nnx.Rngs(0)), nnx.Param))
+    assert state.pop("backward").shape == (24,)
     shapes = {name: {part: array.shape for part, array in arrays.items()} for name, arrays in state.items()}
     assert shapes == {
         "query": {"kernel": (8, 12)}, "key": {"kernel": (8, 12)}, "value": {"kernel": (8, 24)},
         "gate": {"kernel": (8, 24)}, "out": {"kernel": (24, 8)},
     }  # fmt: skip
-    assert parameter_count("retnet") == parameter_count("transformer") + 4 * 256**2
-    assert parameter_count("retnet", expand=2.0) == parameter_count("transformer") + 4 * 4 * 256**2
+    assert parameter_count("retnet") == parameter_count("transformer") + 4 * (256**2 + 256)
+    assert parameter_count("retnet", expand=2.0) == parameter_count("transformer") + 4 * (4 * 256**2 + 512)
 
 
 def test_padding_changes_nothing():
