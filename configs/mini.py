@@ -131,8 +131,9 @@ def recipe(task: str, model: str) -> Recipe:
         attention_dropout=0.0, input="linear" if pictures else "embedding", norm="batch", head="linear",
     )  # fmt: skip
     if tuned.frame == "state_space":
-        positions = "learned" if model in MIRRORED else "none"
-        encoder = dataclasses.replace(encoder, layers=3, positions=positions, block="glu")
+        encoder = dataclasses.replace(encoder, layers=3, block="glu")
+        if model not in MIRRORED:
+            encoder = dataclasses.replace(encoder, positions="none")
     encoder = dataclasses.replace(encoder, **_SIZES.get(model, {}))
     mlp = _MLP_BY_TASK.get((model, task), encoder.mlp)
     taps = _TAPS_BY_TASK.get((model, task))
