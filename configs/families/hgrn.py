@@ -2,7 +2,8 @@
 
 That repository has the command lines, and not the code that they call (S4's with another model). So these are
 assumptions: S4's batch norm, AdamW with its betas, embedding, head and cosine to 0; sinusoids where the script says
-"position"; and a GLU with SiLU, as wide as the script's `expand_ratio_glu` says. Both directions are read.
+"position"; and a GLU with SiLU, as wide as the script's `expand_ratio_glu` says. Both directions are read, each with a
+θ of its own: `param_share` is False.
 
 Pictures are not the paper's: there the script's settings belong to a variant in two dimensions, and Image is in colour
 and augmented. Here they are grey pixels in one dimension.

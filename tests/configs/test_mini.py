@@ -41,11 +41,15 @@ def test_every_model_has_the_transformer_s_size(task):
 def test_models_of_a_family_have_one_rate_and_one_frame():
     for task in mini.STEPS:
         for members in mini.FAMILIES.values():
-            recipes = [PROTOCOLS["mini"].recipe(task, model) for model in members]
-            assert len({(r.optimizer, r.schedule, r.train) for r in recipes}) == 1
-            # Sizes apart, the encoder is the same.
+            recipes = {model: PROTOCOLS["mini"].recipe(task, model) for model in members}
+            assert len({(r.optimizer, r.schedule, r.train) for r in recipes.values()}) == 1
+            # Sizes apart, the encoder is the same, but for the positions of those that need them.
             sizes = {"layers": 1, "qkv": 1, "mlp": 1}
-            assert len({dataclasses.replace(r.encoder, **sizes) for r in recipes}) == 1
+            encoders = {model: dataclasses.replace(r.encoder, **sizes) for model, r in recipes.items()}
+            others = {e for model, e in encoders.items() if model not in mini.MIRRORED}
+            assert len(others) == 1
+            for model in set(members) & set(mini.MIRRORED):
+                assert {dataclasses.replace(encoders[model], positions="none")} == others
 
 
 def test_a_mixer_of_a_user_s_has_the_default_recipe():
