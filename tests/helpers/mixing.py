@@ -107,6 +107,11 @@ def _call(graph: Any, training: bool) -> Callable[..., Any]:
     return jit(call)
 
 
+def array(parameter: Any, xp: Any) -> Any:
+    """A parameter's numbers, in double precision for NumPy."""
+    return parameter[...] if xp is jnp else np.asarray(parameter[...], np.float64)
+
+
 def error(actual: Any, expected: Any) -> float:
     """The largest difference, relative to the largest expected value."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)

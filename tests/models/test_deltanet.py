@@ -8,7 +8,7 @@ from models.core.initial import InitialRngs
 from models.core.layers import split_heads
 from models.recurrent.deltanet import DeltaNet
 from models.recurrent.gated_deltanet import GatedDeltaNet
-from tests.helpers.mixing import assert_equals, build, error, inputs, padding_changes, parameter_count, run
+from tests.helpers.mixing import array, assert_equals, build, error, inputs, padding_changes, parameter_count, run
 from tests.helpers.recurrences import zeroed
 
 NAMES = ("deltanet", "gated_deltanet")
@@ -41,26 +41,23 @@ def one_way(p, mixer, parts, real, xp):
 def naive(mixer, x, mask, xp=jnp):
     """Both directions are added before the norm. Without a decay, e^{−0} = 1."""
 
-    def array(p):
-        return np.asarray(p[...], np.float64) if xp is np else p[...]
-
     u, gated = zeroed(x, mask, xp), isinstance(mixer, GatedDeltaNet)
-    p = {"taps": array(mixer.taps.kernel), "log_rate": -np.inf, "step_bias": 0}
-    qkv = xp.concatenate([u @ array(m.kernel) for m in (mixer.query, mixer.key, mixer.value)], -1)
-    parts = {"qkv": qkv, "beta": u @ array(mixer.beta.kernel)}
-    parts["step"] = u @ array(mixer.step.kernel) if gated else 0 * parts["beta"]
+    p = {"taps": array(mixer.taps.kernel, xp), "log_rate": -np.inf, "step_bias": 0}
+    qkv = xp.concatenate([u @ array(m.kernel, xp) for m in (mixer.query, mixer.key, mixer.value)], -1)
+    parts = {"qkv": qkv, "beta": u @ array(mixer.beta.kernel, xp)}
+    parts["step"] = u @ array(mixer.step.kernel, xp) if gated else 0 * parts["beta"]
     if gated:
-        p |= {"log_rate": array(mixer.decay.log_rate), "step_bias": array(mixer.decay.step_bias)}
+        p |= {"log_rate": array(mixer.decay.log_rate, xp), "step_bias": array(mixer.decay.step_bias, xp)}
     o = one_way(p, mixer, parts, mask, xp)
     if mixer.backward is not None:  # the zeros at the end count as little as those before the first position
         back = {name: part[:, ::-1] for name, part in parts.items()}
-        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        gain = split_heads(array(mixer.backward, xp)[None, None], mixer.heads)
         o = o + gain * one_way(p, mixer, back, mask[:, ::-1], xp)[:, ::-1]
-    o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain)
+    o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain, xp)
     o = o.reshape(*mask.shape, -1)
     if gated:
-        o = o * silu(u @ array(mixer.gate.kernel), xp)
-    return (o @ array(mixer.out.kernel)).astype(x.dtype)
+        o = o * silu(u @ array(mixer.gate.kernel, xp), xp)
+    return (o @ array(mixer.out.kernel, xp)).astype(x.dtype)
 
 
 HOLES = jnp.asarray(

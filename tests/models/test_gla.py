@@ -6,7 +6,7 @@ from flax import nnx
 
 from models.core.layers import split_heads
 from models.recurrent.gla import GLA
-from tests.helpers.mixing import assert_equals, build, error, inputs, jit, padding_changes, parameter_count, run
+from tests.helpers.mixing import array, assert_equals, build, error, inputs, jit, padding_changes, parameter_count, run
 from tests.helpers.recurrences import zeroed
 
 
@@ -22,22 +22,19 @@ def recur(q, k, v, decay, order, xp):
 def naive(mixer, x, mask, xp=jnp):
     """One position after the other; at padding nothing is read and nothing forgotten."""
 
-    def array(p):
-        return np.asarray(p[...], np.float64) if xp is np else p[...]
-
     u = zeroed(x, mask, xp)
-    q, k, v = (split_heads(u @ array(m.kernel), mixer.heads) for m in (mixer.query, mixer.key, mixer.value))
-    logits = u @ array(mixer.reduce.kernel) @ array(mixer.forget.kernel) + array(mixer.forget.bias)
+    q, k, v = (split_heads(u @ array(m.kernel, xp), mixer.heads) for m in (mixer.query, mixer.key, mixer.value))
+    logits = u @ array(mixer.reduce.kernel, xp) @ array(mixer.forget.kernel, xp) + array(mixer.forget.bias, xp)
     decay = (0.5 + 0.5 * xp.tanh(logits / 2)) ** (1 / mixer.slowness)
     decay = split_heads(xp.where(mask[..., None], decay, 1), mixer.heads)
     q, steps = q / np.sqrt(q.shape[-1]), range(x.shape[1])
     o = recur(q, k, v, decay, steps, xp)
     if mixer.backward is not None:
-        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        gain = split_heads(array(mixer.backward, xp)[None, None], mixer.heads)
         o = o + gain * recur(q, k, v, decay, reversed(steps), xp)
-    o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain)
-    g = x @ array(mixer.gate.kernel)
-    return ((g / (1 + xp.exp(-g)) * o.reshape(*x.shape[:2], -1)) @ array(mixer.out.kernel)).astype(x.dtype)
+    o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6) * array(mixer.gain, xp)
+    g = x @ array(mixer.gate.kernel, xp)
+    return ((g / (1 + xp.exp(-g)) * o.reshape(*x.shape[:2], -1)) @ array(mixer.out.kernel, xp)).astype(x.dtype)
 
 
 @pytest.mark.parametrize(

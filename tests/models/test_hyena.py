@@ -8,7 +8,17 @@ from flax import nnx
 from models.convolution.hyena import Hyena
 from models.core.initial import InitialRngs
 from tests.helpers.convolutions import convolved
-from tests.helpers.mixing import assert_equals, build, error, inputs, normal, padding_changes, parameter_count, run
+from tests.helpers.mixing import (
+    array,
+    assert_equals,
+    build,
+    error,
+    inputs,
+    normal,
+    padding_changes,
+    parameter_count,
+    run,
+)
 
 NETWORK = ("into", "into_bias", "hidden", "hidden_bias", "frequency", "out")
 
@@ -50,16 +60,13 @@ def naive(lengths, xp=jnp):
     """The reference for documents of these lengths, each by itself and reversed by itself."""
 
     def call(mixer, x, mask):
-        out, bias, gain = (
-            None if p is None else p[...] if xp is jnp else np.asarray(p[...], np.float64)
-            for p in (mixer.out.kernel, mixer.out.bias, mixer.backward)
-        )
+        out, bias = array(mixer.out.kernel, xp), array(mixer.out.bias, xp)
         rows = []
         for document, length in enumerate(lengths):
             real = x[document : document + 1, :length]
             y = operate(mixer, real, xp)
-            if gain is not None:
-                y = y + gain * operate(mixer, real[:, ::-1], xp)[:, ::-1]
+            if mixer.backward is not None:
+                y = y + array(mixer.backward, xp) * operate(mixer, real[:, ::-1], xp)[:, ::-1]
             rows.append(xp.pad((y @ out + bias)[0], ((0, x.shape[1] - length), (0, 0))))
         return xp.stack(rows).astype(x.dtype)
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from models.recurrent.lion import LionD, LionS, features
-from tests.helpers.mixing import assert_equals, build, error, inputs, jit, padding_changes, parameter_count, run
+from tests.helpers.mixing import array, assert_equals, build, error, inputs, jit, padding_changes, parameter_count, run
 from tests.helpers.recurrences import zeroed
 
 DECAYS = ["none", "fixed", "selective"]
@@ -27,20 +27,17 @@ def mask_of_decays(decay, xp):
 def naive(mixer, x, mask, xp=jnp):
     """The full attention of the paper, with its mask of decays and the sums of its rows."""
 
-    def array(p):
-        return np.asarray(p[...], np.float64) if xp is np else p[...]
-
     p, u = mixer.projections, zeroed(x, mask, xp)
     q, k, v = (
-        (u @ array(m.kernel)).reshape(*x.shape[:2], p.heads, -1).swapaxes(1, 2) for m in (p.query, p.key, p.value)
+        (u @ array(m.kernel, xp)).reshape(*x.shape[:2], p.heads, -1).swapaxes(1, 2) for m in (p.query, p.key, p.value)
     )
-    logits = 1e9 * xp.ones((*x.shape[:2], p.heads)) if mixer.kind == "none" else array(mixer.decay) + 0 * u[..., :1]
+    logits = 1e9 * xp.ones((*x.shape[:2], p.heads)) if mixer.kind == "none" else array(mixer.decay, xp) + 0 * u[..., :1]
     if mixer.kind == "selective":
-        logits = xp.where(mask[..., None], logits + u @ array(mixer.gate.kernel), 1e9)
+        logits = xp.where(mask[..., None], logits + u @ array(mixer.gate.kernel, xp), 1e9)
     weights = phi(q, xp) @ phi(k, xp).swapaxes(-1, -2) * mask[:, None, None, :]
     weights = weights * mask_of_decays(1 / (1 + xp.exp(-logits)), xp)
     y = weights @ v / (weights.sum(-1, keepdims=True) + 1e-6)
-    return (y.swapaxes(1, 2).reshape(*x.shape[:2], -1) @ array(p.out.kernel)).astype(x.dtype)
+    return (y.swapaxes(1, 2).reshape(*x.shape[:2], -1) @ array(p.out.kernel, xp)).astype(x.dtype)
 
 
 @pytest.mark.parametrize("qkv", [None, 12])

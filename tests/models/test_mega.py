@@ -16,6 +16,7 @@ from models.core.relative_attention import RotaryBias, SimpleBias, attend_relati
 from models.moving_average.mega import Mega, MegaChunk
 from tests.helpers.mixing import (
     QUICK,
+    array,
     assert_equals,
     build,
     build_encoder,
@@ -59,10 +60,6 @@ def silu(x, xp):
 
 def erf(x, xp):
     return jax.scipy.special.erf(x) if xp is jnp else np.vectorize(math.erf)(x)
-
-
-def array(parameter, xp):
-    return parameter[...] if xp is jnp else np.asarray(parameter[...], np.float64)
 
 
 def linear(layer, x, xp):

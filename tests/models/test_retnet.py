@@ -7,6 +7,7 @@ from flax import nnx
 from models.core.layers import split_heads
 from models.recurrent.retnet import RetNet, retention
 from tests.helpers.mixing import (
+    array,
     assert_equals,
     build,
     error,
@@ -41,19 +42,15 @@ def scores(q, k, v, distance, elapsed, detach, xp):
 
 def naive(mixer, x, mask, xp=jnp):
     """Section 2 of the paper, both ways by the distances of positions; nothing is reversed."""
-
-    def array(p):
-        return np.asarray(p[...], np.float64) if xp is np else p[...]
-
     layers = (mixer.query, mixer.key, mixer.value, mixer.gate, mixer.out)
-    query, key, value, gate, out = (array(layer.kernel) for layer in layers)
+    query, key, value, gate, out = (array(layer.kernel, xp) for layer in layers)
     u = zeroed(x, mask, xp)
     q, k, v = (split_heads(u @ kernel, mixer.heads) for kernel in (query, key, value))
     at, detach = np.arange(x.shape[1]), jax.lax.stop_gradient if xp is jnp else (lambda x: x)
     distance, last = at[:, None] - at, xp.max(xp.where(mask, at, 0), 1)[:, None]
     o = scores(q, k, v, distance, xp.broadcast_to(at, mask.shape), detach, xp)
     if mixer.backward is not None:
-        gain = split_heads(array(mixer.backward)[None, None], mixer.heads)
+        gain = split_heads(array(mixer.backward, xp)[None, None], mixer.heads)
         o = o + gain * scores(q, k, v, -distance, xp.maximum(last - at, 0), detach, xp)
     o = o / xp.sqrt((o**2).mean(-1, keepdims=True) + 1e-6)
     g = x @ gate
