@@ -30,8 +30,22 @@ from models.core.layers import MASKED
 
 Method = Literal["loop", "at_once"]
 """How to compute it: one chunk after the other, or all of them, and their states by an associative scan."""
-CHUNK, TILE = 64, 16
-"""c and b, in positions. A sequence shorter than a tile is a chunk of one tile of its own length."""
+
+
+class Sizes(NamedTuple):
+    """In positions; chunks of tiles are a multiple of theirs, the others a power of two, as `delta_rule` needs."""
+
+    chunk: int  # c, where a head has one decay
+    tiled_chunk: int  # c, where each key feature has its own
+    tile: int  # b, there
+
+
+SIZES: dict[Method, Sizes] = {"loop": Sizes(32, 16, 4), "at_once": Sizes(64, 64, 16)}
+"""A CPU's time goes into the c×c weights and the [b, b, K] pairs; accelerators want few and large operations.
+
+A sequence shorter than a tile is a chunk of one tile of its own length.
+"""
+
 LEAST = -120.0
 """Smallest ln a: e^−120 is 0 in float32."""
 
@@ -74,9 +88,11 @@ def decayed_attention(
     if reverse:
         arrays = tuple(jnp.flip(x, 1) if x.ndim == 4 else x for x in arrays)
     length = q.shape[1]
-    size = length if length < TILE else min(CHUNK, length + -length % TILE)
+    sizes = SIZES[method]
+    largest, tile = (sizes.tiled_chunk, sizes.tile) if log_decay.shape[-1] > 1 else (sizes.chunk, 1)
+    size = length if length < tile else min(largest, length + -length % tile)
     chunks = Chunk(*(to_chunks(x, size) if x.ndim == 4 else _same_in_all(x, size) for x in arrays))
-    o = from_chunks({"loop": _loop, "at_once": _at_once}[method](chunks, diagonal), length)
+    o = from_chunks({"loop": _loop, "at_once": _at_once}[method](chunks, diagonal, tile), length)
     return jnp.flip(o, 1) if reverse else o
 
 
@@ -188,7 +204,7 @@ def _product_backward(
 product.defvjp(_product_forward, _product_backward)
 
 
-def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> jax.Array:
+def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True, tile: int = 1) -> jax.Array:
     """Computes the weights inside a chunk, (q_t ⊙ e^{G_t − G_m})·k_m for m ≤ t (without `diagonal`: m < t) and 0 else.
 
     Args:
@@ -196,21 +212,22 @@ def weights(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool = True) -> ja
         k: [..., c, K].
         sums: [..., c, D].
         diagonal: whether m = t counts.
+        tile: b, if D = K > 1.
 
     Returns:
         float32 [..., c, c].
     """
     if sums.fine.shape[-1] > 1:
-        return _weights_by_tiles(q, k, sums, diagonal)
+        return _weights_by_tiles(q, k, sums, diagonal, tile)
     at = np.arange(q.shape[-2])
     allowed = at[:, None] >= at + (not diagonal)
     later, earlier = sums, Sums(*(part.swapaxes(-1, -2) for part in sums))
     return product("...ik,...jk->...ij", q.dtype, q, k) * exp_between(later, earlier, allowed)
 
 
-def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool) -> jax.Array:
+def _weights_by_tiles(q: jax.Array, k: jax.Array, sums: Sums, diagonal: bool, tile: int) -> jax.Array:
     *batch, size, features = q.shape
-    tile = min(TILE, size)
+    tile = min(tile, size)
     tiles, at = size // tile, np.arange(size)
 
     def cut(x: jax.Array) -> jax.Array:
@@ -269,7 +286,7 @@ def _pairs_backward(
 _pairs.defvjp(_pairs_forward, _pairs_backward)
 
 
-def _within(x: Chunk, diagonal: bool) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _within(x: Chunk, diagonal: bool, tile: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """What a chunk does by itself.
 
     Returns:
@@ -278,7 +295,7 @@ def _within(x: Chunk, diagonal: bool) -> tuple[jax.Array, jax.Array, jax.Array, 
     """
     sums = cumulative(x.log_decay)
     last = sums.at((..., slice(-1, None), slice(None)))
-    o = product("...ij,...jv->...iv", x.v.dtype, weights(x.q, x.k, sums, diagonal), x.v)
+    o = product("...ij,...jv->...iv", x.v.dtype, weights(x.q, x.k, sums, diagonal, tile), x.v)
     zero = Sums(jnp.zeros_like(sums.coarse), jnp.zeros_like(sums.fine))
     added = product("...jk,...jv->...kv", x.v.dtype, scaled(x.k, exp_between(last, sums)), x.v)
     return o, scaled(x.q, exp_between(sums, zero)), jnp.exp(last.coarse + last.fine).swapaxes(-1, -2), added
@@ -288,7 +305,7 @@ def _read(x: Chunk, q: jax.Array, state: jax.Array) -> jax.Array:
     return product("...ik,...kv->...iv", x.q.dtype, q, state)
 
 
-def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
+def _loop(chunks: Chunk, diagonal: bool, tile: int) -> jax.Array:
     q, k, v, log_decay = chunks
     same = len(log_decay) == 1  # then it is no input of the loop, and compilers compute its powers once
 
@@ -297,16 +314,16 @@ def _loop(chunks: Chunk, diagonal: bool) -> jax.Array:
         state: jax.Array, x: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
     ) -> tuple[jax.Array, jax.Array]:
         chunk = Chunk(*x[:3], log_decay[0] if x[3] is None else x[3])
-        o, q, decay, added = _within(chunk, diagonal)
+        o, q, decay, added = _within(chunk, diagonal, tile)
         return decay * state + added, o + _read(chunk, q, state)
 
     start = jnp.zeros((*v.shape[1:-2], k.shape[-1], v.shape[-1]), jnp.float32)
     return lax.scan(step, start, (q, k, v, None if same else log_decay))[1]
 
 
-@partial(jax.checkpoint, static_argnums=(1,))
-def _at_once(chunks: Chunk, diagonal: bool) -> jax.Array:
-    o, q, decay, added = _within(chunks, diagonal)
+@partial(jax.checkpoint, static_argnums=(1, 2))
+def _at_once(chunks: Chunk, diagonal: bool, tile: int) -> jax.Array:
+    o, q, decay, added = _within(chunks, diagonal, tile)
 
     def combine(first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return first[0] * second[0], second[0] * first[1] + second[1]

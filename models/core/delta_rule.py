@@ -33,6 +33,7 @@ from jax import lax
 
 from models.core.decayed_attention import (
     LEAST,
+    SIZES,
     Method,
     Sums,
     cumulative,
@@ -44,8 +45,6 @@ from models.core.decayed_attention import (
     weights,
 )
 
-CHUNK = 64
-"""c, in positions; a power of two."""
 SMALL = 4
 """Rows of a matrix whose products are computed entry by entry."""
 
@@ -81,7 +80,7 @@ def delta_rule(
     if method is None:
         method = "loop" if jax.default_backend() == "cpu" else "at_once"
     length = q.shape[1]
-    size = min(CHUNK, 1 << (length - 1).bit_length())
+    size = min(SIZES[method].chunk, 1 << (length - 1).bit_length())
     log_decay = jnp.maximum(log_decay.astype(jnp.float32), LEAST)
     numbers = (beta.astype(jnp.float32)[..., None], log_decay[..., None])
     chunks = Chunk(*(to_chunks(x, size) for x in (q, k, v, *numbers)))

@@ -30,12 +30,12 @@ class DeltaNet(nnx.Module):
     rounding can grow: in bfloat16 a run of a thousand equal keys with β = 2 exactly overflows, in float32 on a CPU it
     does not.
 
-    Time L (c + K) (c + V) a head, memory L·D, by chunks of c = 64 positions (models/core/delta_rule.py). The paper's
-    mixer is causal. With `bidirectional` convolution and rule also run over each document's reversed real part, with
-    the same parameters but for a gain of that o, and RMS is of the sum of both. Without it, the mixer is causal. Masked
-    inputs are zero before mixing, and β is 0 there, which leaves the memory as it is: padding changes no logit, and a
-    hole is a zero to the convolution and nothing to the memory. The convolution, lengths, β, the memory and RMS are
-    float32, projections and the products inside chunks in x's type. Attention dropout does not apply.
+    Time L (c + K) (c + V) a head, memory L·D, by chunks of c = 64 positions, 32 on a CPU (models/core/delta_rule.py).
+    The paper's mixer is causal. With `bidirectional` convolution and rule also run over each document's reversed real
+    part, with the same parameters but for a gain of that o, and RMS is of the sum of both. Without it, the mixer is
+    causal. Masked inputs are zero before mixing, and β is 0 there, which leaves the memory as it is: padding changes no
+    logit, and a hole is a zero to the convolution and nothing to the memory. The convolution, lengths, β, the memory
+    and RMS are float32, projections and the products inside chunks in x's type. Attention dropout does not apply.
 
     Lengths are √(‖·‖² + 10⁻⁶), and RMS adds 10⁻⁶, the authors' code 10⁻⁵. That code also divides q by √K, which RMS
     would hide but for this.

@@ -30,9 +30,9 @@ class LionD(nnx.Module):
     with λ = 1 if `decay` is none, σ(a) if fixed, so that M_ij = λ^{|i−j|}, and σ(w·x_i + a) if selective. The position
     itself counts once. φ is positive, so a row's sum vanishes only where all keys are padding.
 
-    Time L (c + K) K a head, memory L·D, by chunks of c = 64 positions from each side. Padded keys are zero and λ = 1
-    there, so padding changes no logit; a hole still counts as a distance where λ is fixed, and not where it is
-    selective. φ, λ, states and the division are float32. Attention dropout does not apply.
+    Time L (c + K) K a head, memory L·D, by chunks of c = 64 positions (32 on a CPU) from each side. Padded keys are
+    zero and λ = 1 there, so padding changes no logit; a hole still counts as a distance where λ is fixed, and not where
+    it is selective. φ, λ, states and the division are float32. Attention dropout does not apply.
 
     The paper solves the benchmark only with decays that start slow, as HiPPO's do, and not with random ones. Here that
     is λ_h = e^{−Δ_h} with steps Δ_h spaced evenly in their logarithm from step_min to step_max, S4's range: the heads

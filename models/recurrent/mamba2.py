@@ -26,7 +26,7 @@ class Mamba2(nnx.Module):
     where S is [N, P] a head, Δ, A and D are a number a head, B and C [N] are shared by the heads (one group), conv is
     depthwise, over a position and those before it, and RMS is over all E features.
 
-    Time L (c + N) P a head, memory L (E + N), by chunks of c = 64 positions, exactly for any Δ
+    Time L (c + N) P a head, memory L (E + N), by chunks of c = 64 positions (32 on a CPU), exactly for any Δ
     (models/core/decayed_attention.py): the states of all positions are never formed. The paper's mixer is causal. With
     `bidirectional` convolution and recurrence also run over each document's reversed real part, with the same
     parameters but for a gain of that y, and both y are added before the gate. Without it, the mixer is causal. Masked

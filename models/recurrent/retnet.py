@@ -28,12 +28,11 @@ class RetNet(nnx.Module):
     the same and the gradients others. RMS is over each head's features and has no gain; it would hide the divisors of
     a row but for its 10⁻⁶ and the sum of two directions.
 
-    Time L (c + K) V a head, memory L·D, by chunks of c = 64 positions, exactly as above: the authors' form by chunks
-    bounds other sums, which makes it another function. With `bidirectional` o is the sum of both directions, with the
-    same parameters but for a gain of the second, and a divisor for each, and RMS and gate follow once: the paper's is
-    causal only. Masked inputs
-    are zero before mixing, so padding changes no logit, and a hole is read as a zero. Angles, decays, states, divisors
-    and RMS are float32. Attention dropout does not apply.
+    Time L (c + K) V a head, memory L·D, by chunks of c = 64 positions (32 on a CPU), exactly as above: the authors'
+    form by chunks bounds other sums, which makes it another function. With `bidirectional` o is the sum of both
+    directions, with the same parameters but for a gain of the second, and a divisor for each, and RMS and gate follow
+    once: the paper's is causal only. Masked inputs are zero before mixing, so padding changes no logit, and a hole is
+    read as a zero. Angles, decays, states, divisors and RMS are float32. Attention dropout does not apply.
 
     Departs from the paper: V = K by default, with 5 D² parameters, where it has V = 2 K and 8 D² (`expand=2`). Linear
     maps start as `encoder.init` asks, where the authors' code shrinks Xavier's by 2^−2.5.
