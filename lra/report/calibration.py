@@ -30,7 +30,7 @@ import functools
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,8 +146,8 @@ def calibrate(board: Leaderboard) -> Calibration:
             f"{most} model{' has' if most == 1 else 's have'} a score here and a published one on the same task, and a "
             f"correlation needs {MIN_MODELS}: run more models"
         )
-    averaged = {point.model for point in points if point.task == AVERAGE}
-    names = sorted({*theirs, *(row.model for row in board.rows)} - averaged)
+    averaged = [point.model for point in points if point.task == AVERAGE]
+    names = sorted({*theirs, *(row.model for row in board.rows)} - {*averaged})
     left_out = {name: _why_not(rows.get(name), columns, theirs.get(name, {})) for name in names}
     without = {task: _without(points, task, averaged) for task in COUNTED}
     reruns = [_reruns(points, task) for task in (AVERAGE, *COUNTED)]
@@ -229,7 +229,7 @@ def _agreement(points: Iterable[Point], task: str, kind: str) -> Agreement:
     return Agreement(task, kind, len(found), *correlate(ours, theirs))
 
 
-def _without(points: Iterable[Point], task: str, averaged: Collection[str]) -> Correlation | None:
+def _without(points: Iterable[Point], task: str, averaged: Sequence[str]) -> Correlation | None:
     if len(averaged) < MIN_MODELS:
         return None
     sums = {model: np.zeros(2) for model in averaged}
