@@ -1,38 +1,20 @@
 """The page in a real browser, opened from disk: sorting, filters, a cell's record, keyboard, phone width, dark mode."""
 
 import json
-import shutil
 
 import pytest
 
 from lra.report import html_page, leaderboard
+from tests.helpers.browser import CHROMIUM, DRIVER, MISSING, set_screen, start
 from tests.helpers.records import HOSTILE, hostile_record, record, result
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="no Chromium with its driver (Debian: apt-get install chromium chromium-driver)",
-    ),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)]
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", "disable-dev-shm-usage",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.implicitly_wait(5)
+    driver = start(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -67,13 +49,6 @@ def shown(browser, tmp_path):
     sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     addresses = [p["request"]["url"] for p in sent if p["documentURL"].startswith("file:")]
     assert addresses and all(address.startswith(("file:", "data:")) for address in addresses)
-
-
-def set_screen(browser, width=1200, dark=False):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
 def names(browser):
@@ -171,7 +146,7 @@ def test_the_figures_are_drawn(shown):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_phone_width_does_not_scroll_sideways_and_dark_mode_is_dark(shown, browser, dark):
-    set_screen(browser, 380, dark)
+    set_screen(browser, 380, dark=dark)
     shown()
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 380
     assert find(browser, "#speed-figure svg").get_dom_attribute("viewBox") == "0 0 380 540"
