@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lra.report.charts import counted
 from lra.report.rows import Column, Row, Score
@@ -83,13 +84,15 @@ def _is_solved(score: Score) -> bool:
 
 
 def _first_steps(score: Score) -> list[float]:
-    """For each seed, the step of the first validation that solved it."""
+    """For each seed that solved it, the step of the first validation that did."""
     results = [result for record in score.records for result in load.seed_results(record)]
-    firsts = (
-        next((step for step, value in load.curve_points(r, "validation_accuracy") if 100 * value >= SOLVED), math.inf)
-        for r in results
-    )
-    return [step for step in firsts if step < math.inf]
+    return [step for result in results if (step := first_step(result)) < math.inf]
+
+
+def first_step(result: dict[str, Any]) -> float:
+    """The step of the first validation at which a seed solved its task; infinite where none did."""
+    points = load.curve_points(result, "validation_accuracy")
+    return next((step for step, value in points if 100 * value >= SOLVED), math.inf)
 
 
 def usual_seeds(found: Iterable[Distance | None]) -> int:

@@ -8,15 +8,15 @@ under and by its own first line.
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lra.report import calibration, headline, leaderboard
+from lra.report import calibration, distance, headline, leaderboard
 from lra.report.correlation import Correlation
-from lra.report.distance import SOLVED
 from lra.results import load
 from lra.results.provenance import ROOT
 from lra.results.records import Record
@@ -151,15 +151,12 @@ def _reach(task: str, seen: Sequence[Seen]) -> Table:
 
 
 def _ordered(seen: Sequence[Seen]) -> Table:
-    def steps(one: Seen) -> int | None:
-        points = load.curve_points(load.seed_results(one.record)[0], "validation_accuracy")
-        return next((int(step) for step, accuracy in points if 100 * accuracy >= SOLVED), None)
-
-    ordered = sorted(seen, key=lambda one: (steps(one) or 10**9, -round(one.test, 1), one.model))
-    rows = [
-        [one.model, f"{one.test:.1f}", f"{steps(one) or ''}", *one.windows(16, 32)[:-1], _range(one.reach["jacobian"])]
-        for one in ordered
-    ]
+    found = [(distance.first_step(load.seed_results(one.record)[0]), one) for one in seen]
+    found.sort(key=lambda pair: (pair[0], -round(pair[1].test, 1), pair[1].model))
+    rows = []
+    for step, one in found:
+        solved = f"{step:.0f}" if step < math.inf else ""
+        rows.append([one.model, f"{one.test:.1f}", solved, *one.windows(16, 32)[:-1], one.ranges()[0]])
     header = ("model", "test at 16", "90 % after steps", "windows of 16", "of 32", "r50/r90")
     return Table("docs/reach.md", "Ordered pairs", header, rows)
 
