@@ -43,7 +43,7 @@ def test_chunks_under_vmap(monkeypatch):
 @pytest.mark.parametrize("name", ["performer", "nystromformer", "skyformer"])
 def test_no_array_of_all_features(name):
     # Not even the backward pass keeps one float32 array of all positions' features.
-    length, features = 16384, 64
+    length, features = 16384, 128
     mixer = build(name, length=length, **{"features" if name == "performer" else "landmarks": features})
     x, mask = inputs(length, lengths=(length,))
     step = jax.jit(jax.grad(lambda x: (mixer(x, mask) ** 2).sum())).lower(x).compile()

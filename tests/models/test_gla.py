@@ -41,8 +41,9 @@ def naive(mixer, x, mask, xp=jnp):
     "options", [{"rank": 3}, {"bidirectional": False, "qkv": 12}, {"expand_k": 1.0, "slowness": 1.0}], ids=str
 )
 def test_equals_the_recurrence(options):
-    x, mask = inputs(9, lengths=(9, 5, 1))
-    assert_equals(build("gla", **options), naive, x, mask, tolerance=2e-5, rounded=0.05)
+    # With the usual seed a head's output has an RMS of 0.005: the division by it makes rounding 200 times as large.
+    x, mask = inputs(9, lengths=(9, 5, 1), seed=2)
+    assert_equals(build("gla", **options), naive, x, mask, tolerance=1e-5, rounded=0.05)
 
 
 @pytest.mark.parametrize("slowness", [16.0, 0.05])
