@@ -75,6 +75,7 @@ def tables(results: Path = RESULTS) -> list[Table]:
     board = leaderboard.build(records)
     seen = {task: list(_seen(records, task)) for task in (*ARENA, "ordered_pair_16")}
     return [
+        _cost(records),
         _scores(board),
         _calibration(board),
         *(_reach(task, seen[task]) for task in ("retrieval_mini", "pathfinder_mini", "listops_mini", "text_mini")),
@@ -105,6 +106,24 @@ def rewritten(text: str, table: Table) -> str:
 
 def _first_line(table: Table) -> str:
     return f"| {' | '.join(table.header)} |"
+
+
+def _cost(records: Sequence[Record]) -> Table:
+    """Minutes on a CPU's core of the cells that ran in one go: the others' records tell of their last part only."""
+    minutes: dict[str, list[float]] = {task: [] for task in ARENA}
+    for record in records:
+        cell = record["cell"]
+        if cell["task"] in ARENA and record["device"]["platform"] == "cpu" and not record.get("resumed"):
+            minutes[cell["task"]].append(record["wall_seconds"] / 60)
+
+    def row(name: str, taken: list[float], hours: float) -> list[str]:
+        return [name, str(len(taken)), f"{statistics.median(taken):.1f}", f"{max(taken):.0f}", f"{hours:.0f}"]
+
+    hours = {task: 40 * statistics.fmean(taken) / 60 for task, taken in minutes.items()}
+    rows = [row(name, minutes[task], hours[task]) for task, name in ARENA.items()]
+    rows.append(row("the five", [each for taken in minutes.values() for each in taken], sum(hours.values())))
+    header = ("task", "cells", "half take at most", "the longest", "all 40, hours")
+    return Table("docs/mini.md", "Cost", header, rows)
 
 
 def _scores(board: leaderboard.Leaderboard) -> Table:
