@@ -119,10 +119,11 @@ def _cost(records: Sequence[Record]) -> Table:
     def row(name: str, taken: list[float], hours: float) -> list[str]:
         return [name, str(len(taken)), f"{statistics.median(taken):.1f}", f"{max(taken):.0f}", f"{hours:.0f}"]
 
-    hours = {task: 40 * statistics.fmean(taken) / 60 for task, taken in minutes.items()}
+    models = len({record["cell"]["model"] for record in records})
+    hours = {task: models * statistics.fmean(taken) / 60 for task, taken in minutes.items()}
     rows = [row(name, minutes[task], hours[task]) for task, name in ARENA.items()]
     rows.append(row("the five", [each for taken in minutes.values() for each in taken], sum(hours.values())))
-    header = ("task", "cells", "half take at most", "the longest", "all 40, hours")
+    header = ("task", "cells", "half take at most", "the longest", f"all {models}, hours")
     return Table("docs/mini.md", "Cost", header, rows)
 
 
