@@ -78,7 +78,7 @@ def tables(results: Path = RESULTS) -> list[Table]:
         _cost(records),
         _scores(board),
         _calibration(board),
-        *(_reach(task, seen[task]) for task in ("retrieval_mini", "pathfinder_mini", "listops_mini", "text_mini")),
+        *(_reach(task, seen[task]) for task in ARENA),
         _ordered(seen["ordered_pair_16"]),
         _counts(records),
     ]
@@ -157,6 +157,7 @@ def _reach(task: str, seen: Sequence[Seen]) -> Table:
     sizes, parts = {
         "retrieval_mini": ((8, 16, 64), shuffles),
         "text_mini": ((8, 16, 64), shuffles),
+        "image_mini": ((16, 64, 128), shuffles),
         "pathfinder_mini": ((16, 64, 128), shuffles),
         "listops_mini": ((4, 16, 32, 64), ends),
     }[task]
