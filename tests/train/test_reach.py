@@ -132,17 +132,19 @@ def test_windows_see_only_themselves():
     model, sample = model_of("transformer", shape), random_sample(count=12)
     tokens, mask = tokens_of(SimpleNamespace(values=jnp.asarray(sample.values), lengths=jnp.asarray(sample.lengths)))
     tokens, mask = tokens[:, 0], np.asarray(mask[:, 0])
+    states_of = jax.jit(lambda mask: model.states(model.embed(tokens), mask)[0])
+    cut_into = jax.jit(partial(model.encode_windows, tokens, jnp.asarray(mask)), static_argnums=(0, 1))
     for size, first in ((1, 1), (3, 3), (4, 4), (16, 16), (3, 1), (4, 2), (16, 8)):
         total = np.zeros((12, SHAPE.dim))
         for window in range(-(-16 // size) + 1):
             inside = mask & ((np.arange(16) + size - first) // size == window)
-            states = np.asarray(model.states(model.embed(tokens), jnp.asarray(inside))[0])
+            states = np.asarray(states_of(inside))
             total += np.where(inside[..., None], states, 0).sum(1)
         expected = total / mask.sum(1, keepdims=True)
-        cut = model.encode_windows(tokens, jnp.asarray(mask), size, first)
+        cut = cut_into(size, first)
         np.testing.assert_allclose(cut, expected, atol=2e-5)
         if first == size:
-            np.testing.assert_array_equal(model.encode_windows(tokens, jnp.asarray(mask), size), cut)
+            np.testing.assert_array_equal(cut_into(size), cut)
     whole = model.encode_windows(tokens, jnp.asarray(mask), 16)
     np.testing.assert_array_equal(whole, model.encode(tokens, jnp.asarray(mask)))
 
