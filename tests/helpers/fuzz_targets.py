@@ -227,7 +227,7 @@ def read_predictions(data: bytes) -> None:
 
 def read_archive(data: bytes) -> None:
     """An archive of records: read within its limits, or named in one line."""
-    file = _file("archive.zip", data)
+    file = _file("inside/archive.zip", data)
     with _one_line(UsageError):
         found, lines = load.load_records([file])
         assert all(map(one_line, lines)) and len(found) + len(lines) <= archive.MAX_RECORDS
