@@ -100,20 +100,15 @@ def grid_of_records(folder: Path, settings: int) -> int:
     """Writes records of 4 models × 5 tasks and lengths × 5 seeds × `settings` numbers of steps, and counts them."""
     rng = random.Random(0)
     folder.mkdir(parents=True)
-    grid = itertools.product(
-        range(settings),
-        ("transformer", "fnet", "local", "performer"),
-        (("listops", 2000), ("text", 4000), ("image", 1024), ("retrieval", 4000), ("text", 9)),
-        range(5),
-    )
-    number = 0
-    for setting, model, (task, length), seed in grid:
+    inputs = (("listops", 2000), ("text", 4000), ("image", 1024), ("retrieval", 4000), ("text", 9))
+    models = ("transformer", "fnet", "local", "performer")
+    grid = list(itertools.product(range(settings), models, inputs, range(5)))
+    for number, (setting, model, (task, length), seed) in enumerate(grid):
         score = rng.random()
         cell = record(model, task, score, seed, length=length, overrides=[f"train.steps={setting}"])
         cell |= {"key": f"{number:064x}", "results": [result(score, seed, points=20)]}
-        (folder / f"{number}.json").write_text(json.dumps(cell, indent=1))
-        number += 1
-    return number
+        (folder / f"{number}.json").write_bytes(records.to_bytes(cell))
+    return len(grid)
 
 
 def measurement(
