@@ -8,18 +8,17 @@ under and by its own first line.
 
 from __future__ import annotations
 
-import math
-import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from lra.report import calibration, distance, headline, leaderboard
+from lra.report import calibration, headline, leaderboard
 from lra.report.correlation import Correlation
 from lra.results import load
 from lra.results.provenance import ROOT
 from lra.results.records import Record
+from tests.docs import reach_tables
+from tests.docs.table import Table, rewritten
 
 RESULTS = ROOT / "results" / "mini"
 ARENA = {
@@ -29,83 +28,18 @@ ARENA = {
 """The arena's tasks, with their names in tables."""
 
 
-class Table(NamedTuple):
-    """A table of a page."""
-
-    page: str
-    heading: str
-    header: tuple[str, ...]
-    rows: list[list[str]]
-
-    @property
-    def lines(self) -> list[str]:
-        """The table in Markdown, without padding; all columns but the first are numbers."""
-        rule = ["---", *("---:" for _ in self.header[1:])]
-        body = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in self.rows)
-        return [_first_line(self), f"|{'|'.join(rule)}|", *body]
-
-
-class Seen(NamedTuple):
-    """A record's one seed that tells how far its model looks."""
-
-    model: str
-    test: float
-    """%."""
-    record: Record
-    reach: dict[str, Any]
-
-    def windows(self, *sizes: int) -> list[str]:
-        """Accuracy in windows of these sizes, and of the whole input."""
-        found = dict(zip(self.reach["k"], self.reach["windows"], strict=True)) if self.reach["windows"] else {}
-        return [_percent(found.get(k)) for k in (*sizes, self.reach["k"][-1])]
-
-    def coarse(self, measure: str, k: int) -> str:
-        """A measure that is taken at few sizes, at k."""
-        values = self.reach[measure]
-        return _percent(values[self.reach["coarse_k"].index(k)] if values else None)
-
-    def ranges(self) -> list[str]:
-        """r50/r90 of the trained model, and of it before training."""
-        return [_range(self.reach["jacobian"]), _range(self.reach["jacobian_initial"])]
-
-
-def tables(results: Path = RESULTS) -> list[Table]:
-    """All tables, of the records in a folder."""
-    records, _ = load.load_records([results])
+def tables() -> list[Table]:
+    """All tables."""
+    records, _ = load.load_records([RESULTS])
     board = leaderboard.build(records)
-    seen = {task: list(_seen(records, task)) for task in (*ARENA, "ordered_pair_16")}
     return [
         _cost(records),
         _scores(board),
         _calibration(board),
-        *(_reach(task, seen[task]) for task in ARENA),
-        _ordered(seen["ordered_pair_16"]),
+        *(reach_tables.frozen(records, task, name) for task, name in ARENA.items()),
+        reach_tables.ordered(records, board),
         _counts(records),
     ]
-
-
-def rewritten(text: str, table: Table) -> str:
-    """A page with this table in place of the one under the same heading with the same first line.
-
-    Raises:
-        ValueError: there is no such heading, or no such table under it.
-    """
-    lines = text.split("\n")
-    marks = [place for place, line in enumerate(lines) if re.fullmatch(rf"#+ {re.escape(table.heading)}", line)]
-    if not marks:
-        raise ValueError(f"{table.page} has no heading '{table.heading}'")
-    first = _first_line(table)
-    start = next((place for place in range(marks[0] + 1, len(lines)) if lines[place] == first), None)
-    if start is None or any(line.startswith("#") for line in lines[marks[0] + 1 : start]):
-        raise ValueError(f"{table.page} has no table under '{table.heading}' that begins with {first}")
-    end = next(
-        place for place in range(start, len(lines) + 1) if place == len(lines) or not lines[place].startswith("|")
-    )
-    return "\n".join([*lines[:start], *table.lines, *lines[end:]])
-
-
-def _first_line(table: Table) -> str:
-    return f"| {' | '.join(table.header)} |"
 
 
 def _cost(records: Sequence[Record]) -> Table:
@@ -151,37 +85,6 @@ def _calibration(board: leaderboard.Leaderboard) -> Table:
     return Table("docs/mini.md", "Calibration", header, rows)
 
 
-def _reach(task: str, seen: Sequence[Seen]) -> Table:
-    shuffles = (("shuffled within 16", "within", 16), ("blocks of 16 shuffled", "blocks", 16))
-    ends = (("first 64", "first", 64), ("last 64", "last", 64))
-    sizes, parts = {
-        "retrieval_mini": ((8, 16, 64), shuffles),
-        "text_mini": ((8, 16, 64), shuffles),
-        "image_mini": ((16, 64, 128), shuffles),
-        "pathfinder_mini": ((16, 64, 128), shuffles),
-        "listops_mini": ((4, 16, 32, 64), ends),
-    }[task]
-    shown = [one for one in seen if task != "pathfinder_mini" or one.test > 55]
-    rows = [
-        [one.model, f"{one.test:.1f}", *one.windows(*sizes), *(one.coarse(m, k) for _, m, k in parts), *one.ranges()]
-        for one in sorted(shown, key=lambda one: (-one.test, one.model))
-    ]
-    windows = [f"windows of {sizes[0]}", *(f"of {k}" for k in sizes[1:]), "whole"]
-    header = ("model", "test", *windows, *(name for name, _, _ in parts), "r50/r90", "before training")
-    return Table("docs/reach.md", ARENA[task], header, rows)
-
-
-def _ordered(seen: Sequence[Seen]) -> Table:
-    found = [(distance.first_step(load.seed_results(one.record)[0]), one) for one in seen]
-    found.sort(key=lambda pair: (pair[0], -round(pair[1].test, 1), pair[1].model))
-    rows = []
-    for step, one in found:
-        solved = f"{step:.0f}" if step < math.inf else ""
-        rows.append([one.model, f"{one.test:.1f}", solved, *one.windows(16, 32)[:-1], one.ranges()[0]])
-    header = ("model", "test at 16", "90 % after steps", "windows of 16", "of 32", "r50/r90")
-    return Table("docs/reach.md", "Ordered pairs", header, rows)
-
-
 def _counts(records: Sequence[Record]) -> Table:
     """How many models each task has records of, by number of seeds, and how many tell how far they look."""
     by_task: dict[str, list[Record]] = {}
@@ -205,23 +108,6 @@ def _models(records: Iterable[Record]) -> list[str]:
         if record.get("reach"):
             seen.add(pair)
     return [str(len(pairs)) for pairs in (gpu | cpu, gpu, cpu, gpu & cpu, seen)]
-
-
-def _seen(records: Sequence[Record], task: str) -> Iterable[Seen]:
-    for record in records:
-        if record["cell"]["task"] == task and record["status"] == "ok" and (found := load.reach(record)):
-            test = 100 * statistics.fmean(result["test_best"] for result in load.seed_results(record))
-            yield Seen(record["cell"]["model"], test, record, found[0])
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f}"
-
-
-def _range(jacobian: dict[str, Any]) -> str:
-    if not jacobian:
-        return ""
-    return "none" if jacobian.get("r50") is None else f"{jacobian['r50']}/{jacobian['r90']}"
 
 
 def _correlation(found: Correlation | None) -> str:

@@ -5,7 +5,7 @@ import pytest
 from lra.results import load
 from lra.results.provenance import ROOT
 from tests.docs import tables
-from tests.docs.tables import Table
+from tests.docs.table import Table, rewritten
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def test_the_pages_have_the_tables_of_the_records(shipped):
     old = []
     for table in shipped:
         text = (ROOT / table.page).read_text(encoding="utf-8")
-        if tables.rewritten(text, table) != text:
+        if rewritten(text, table) != text:
             old.append(f"{table.page}, {table.heading}")
     assert not old, f"`python -m tests.docs.tables` writes these anew: {old}"
 
@@ -63,9 +63,9 @@ More words.
 
 
 def test_the_table_under_the_heading_is_replaced_and_nothing_else():
-    new = tables.rewritten(PAGE, TABLE)
+    new = rewritten(PAGE, TABLE)
     assert new == PAGE.replace("| old | 0.0 |\n| older | 0.0 |", "| fnet | 1.0 |\n| local | |")
-    assert tables.rewritten(new, TABLE) == new
+    assert rewritten(new, TABLE) == new
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_the_table_under_the_heading_is_replaced_and_nothing_else():
 )
 def test_a_page_without_the_table_is_an_error(table, missing):
     with pytest.raises(ValueError, match=missing):
-        tables.rewritten(PAGE, table)
+        rewritten(PAGE, table)
