@@ -86,7 +86,7 @@ def _calibration(board: leaderboard.Leaderboard) -> Table:
 
 
 def _counts(records: Sequence[Record]) -> Table:
-    """How many models each task has records of, by number of seeds, and how many tell how far they look."""
+    """How many models each task has records of, by device, and how many tell how far they look."""
     by_task: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: str(record["cell"]["task"])):
         by_task.setdefault(record["cell"]["task"], []).append(record)
@@ -95,7 +95,7 @@ def _counts(records: Sequence[Record]) -> Table:
         [ARENA.get(task, f"`{task}`"), *_models(by_task[task])] for task in (*ARENA, *sorted({*by_task} - {*ARENA}))
     ]
     rows.insert(len(ARENA), ["the five", *_models(total)])
-    header = ("task", "models", "three seeds on the H200", "one seed on the CPU", "on both", "with reach")
+    header = ("task", "models", "on the CPU", "on the H200", "with reach")
     return Table("results/README.md", "The mini arena", header, rows)
 
 
@@ -104,10 +104,10 @@ def _models(records: Iterable[Record]) -> list[str]:
     gpu, cpu, seen = set(), set(), set()
     for record in records:
         pair = record["cell"]["task"], record["cell"]["model"]
-        (gpu if len(record["cell"]["seeds"]) > 1 else cpu).add(pair)
+        (cpu if record["device"]["platform"] == "cpu" else gpu).add(pair)
         if record.get("reach"):
             seen.add(pair)
-    return [str(len(pairs)) for pairs in (gpu | cpu, gpu, cpu, gpu & cpu, seen)]
+    return [str(len(pairs)) for pairs in (gpu | cpu, cpu, gpu, seen)]
 
 
 def _correlation(found: Correlation | None) -> str:
