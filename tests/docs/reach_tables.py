@@ -1,10 +1,10 @@
-"""The tables of docs/reach.md: how far the models of the mini arena look."""
+"""The tables of docs/reach.md: how far the models of the mini arena look, and what they reach in windows."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lra.report import distance, headline, leaderboard
@@ -101,6 +101,21 @@ def ordered(records: Sequence[Record], board: leaderboard.Leaderboard) -> Table:
         found.append(((-solved.solved, steps, -round(mean, 1), one.model), [*row, _range(one.reach["jacobian"])]))
     header = ("model", "distance", "at 4", "at 16", "90 % after steps", "windows of 16", "of 32", "r50/r90")
     return Table(PAGE, "Ordered pairs", header, [row for _, row in sorted(found)])
+
+
+def trained(records: Sequence[Record], windowed: Sequence[Record], tasks: Mapping[str, str]) -> Table:
+    """What models reach that were trained on windows, beside those that never saw one."""
+    whole = {(task, one.model): one for task in tasks for one in seen(records, task)}
+    found = []
+    for record in windowed:
+        task, model = record["cell"]["task"], record["cell"]["model"]
+        k = int(dict(each.split("=") for each in record["overrides"])["data.window"])
+        tests = [100 * result["test_best"] for result in load.seed_results(record)]
+        one = whole[task, model]
+        row = [tasks[task], model, str(k), one.window(k), f"{statistics.fmean(tests):.1f}", f"{one.test:.1f}"]
+        found.append(((list(tasks).index(task), model, k), row))
+    header = ("task", "model", "windows of", "frozen", "trained on them", "whole inputs")
+    return Table(PAGE, "Trained on windows", header, [row for _, row in sorted(found)])
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The tables of docs/ and results/README.md that follow from the records of results/mini.
+"""The tables of docs/ and results/README.md that follow from the records of results/mini and results/reach.
 
     python -m tests.docs.tables
 
@@ -21,6 +21,8 @@ from tests.docs import reach_tables
 from tests.docs.table import Table, rewritten
 
 RESULTS = ROOT / "results" / "mini"
+WINDOWED = ROOT / "results" / "reach"
+"""Cells of the arena that were trained on windows."""
 ARENA = {
     "listops_mini": "ListOps", "text_mini": "Text", "retrieval_mini": "Retrieval", "image_mini": "Image",
     "pathfinder_mini": "Pathfinder",
@@ -31,6 +33,7 @@ ARENA = {
 def tables() -> list[Table]:
     """All tables."""
     records, _ = load.load_records([RESULTS])
+    windowed, _ = load.load_records([WINDOWED])
     board = leaderboard.build(records)
     return [
         _cost(records),
@@ -38,6 +41,7 @@ def tables() -> list[Table]:
         _calibration(board),
         *(reach_tables.frozen(records, task, name) for task, name in ARENA.items()),
         reach_tables.ordered(records, board),
+        reach_tables.trained(records, windowed, ARENA),
         _counts(records),
     ]
 
