@@ -171,7 +171,8 @@ def _arrays(batch: int, heads: int, length: int, width: int, dtype: Any) -> Any:
     """q, k, v, a mask with ends of several lengths, and the gradient of the output."""
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, g = (jax.random.normal(key, (batch, length, heads, width), dtype) for key in keys)
-    return q, k, v, jnp.arange(length) < (length - jnp.arange(batch)[:, None] * (length // (2 * batch))), g
+    ends = length - jnp.arange(batch) * (length // (2 * batch))
+    return q, k, v, jnp.arange(length)[None] < ends[:, None], g
 
 
 def _passes(attend: Any, rate: float) -> tuple[Any, Any]:
