@@ -56,8 +56,7 @@ def seen(records: Sequence[Record], task: str) -> Iterable[Seen]:
     """The records of a task that tell how far their models look."""
     for record in records:
         if record["cell"]["task"] == task and record["status"] == "ok" and (found := load.reach(record)):
-            test = 100 * statistics.fmean(result["test_best"] for result in load.seed_results(record))
-            yield Seen(record["cell"]["model"], test, record, found[0])
+            yield Seen(record["cell"]["model"], statistics.fmean(_tests(record)), record, found[0])
 
 
 def frozen(records: Sequence[Record], task: str, heading: str) -> Table:
@@ -82,8 +81,7 @@ def ordered(records: Sequence[Record], board: leaderboard.Leaderboard) -> Table:
     for record in records:
         cell = record["cell"]
         if distance.asked(cell["task"]):
-            tests = [100 * result["test_best"] for result in load.seed_results(record)]
-            scores.setdefault((cell["task"], cell["model"]), []).extend(tests)
+            scores.setdefault((cell["task"], cell["model"]), []).extend(_tests(record))
 
     def listed(task: str, model: str) -> str:
         return ", ".join(f"{score:.1f}" for score in sorted(scores.get((task, model), ())))
@@ -110,12 +108,16 @@ def trained(records: Sequence[Record], windowed: Sequence[Record], tasks: Mappin
     for record in windowed:
         task, model = record["cell"]["task"], record["cell"]["model"]
         k = int(dict(each.split("=") for each in record["overrides"])["data.window"])
-        tests = [100 * result["test_best"] for result in load.seed_results(record)]
         one = whole[task, model]
-        row = [tasks[task], model, str(k), one.window(k), f"{statistics.fmean(tests):.1f}", f"{one.test:.1f}"]
+        row = [tasks[task], model, str(k), one.window(k), f"{statistics.fmean(_tests(record)):.1f}", f"{one.test:.1f}"]
         found.append(((list(tasks).index(task), model, k), row))
     header = ("task", "model", "windows of", "frozen", "trained on them", "whole inputs")
     return Table(PAGE, "Trained on windows", header, [row for _, row in sorted(found)])
+
+
+def _tests(record: Record) -> list[float]:
+    """The test accuracies of a record's seeds, in %."""
+    return [100 * result["test_best"] for result in load.seed_results(record)]
 
 
 def _percent(value: float | None) -> str:
