@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lra.report import distance, headline, leaderboard
+from lra.report import distance, headline
 from lra.results import load
 from lra.results.records import Record
 from tests.docs.table import Table
@@ -59,10 +59,10 @@ def seen(records: Sequence[Record], task: str) -> Iterable[Seen]:
             yield Seen(record["cell"]["model"], statistics.fmean(_tests(record)), record, found[0])
 
 
-def frozen(records: Sequence[Record], task: str, heading: str) -> Table:
+def frozen(task: str, heading: str, seen: Sequence[Seen]) -> Table:
     """What the models of a task keep in windows and of shuffled inputs, and where their dependence lies."""
     sizes, parts = _SHOWN[task]
-    shown = [one for one in seen(records, task) if task != "pathfinder_mini" or one.test > _LEARNT]
+    shown = [one for one in seen if task != "pathfinder_mini" or one.test > _LEARNT]
     rows = []
     for one in sorted(shown, key=lambda one: (-one.test, one.model)):
         windows = [one.window(k) for k in (*sizes, one.length)]
@@ -73,10 +73,9 @@ def frozen(records: Sequence[Record], task: str, heading: str) -> Table:
     return Table(PAGE, heading, header, rows)
 
 
-def ordered(records: Sequence[Record], board: leaderboard.Leaderboard) -> Table:
+def ordered(records: Sequence[Record], seen: Sequence[Seen], first: headline.Headline) -> Table:
     """Up to which distance the models find two tokens and their order; the scores of all seeds, the lowest first."""
-    first = headline.choose(board, ())
-    assert first is not None, "no results"
+    distances = {entry.row.model: entry.distance for entry in first.entries}
     scores: dict[tuple[str, str], list[float]] = {}
     for record in records:
         cell = record["cell"]
@@ -87,10 +86,10 @@ def ordered(records: Sequence[Record], board: leaderboard.Leaderboard) -> Table:
         return ", ".join(f"{score:.1f}" for score in sorted(scores.get((task, model), ())))
 
     found = []
-    for one in seen(records, "ordered_pair_16"):
+    for one in seen:
         if 0 not in one.record["cell"]["seeds"]:
             continue
-        (solved,) = (entry.distance for entry in first.entries if entry.row.model == one.model)
+        solved = distances[one.model]
         assert solved is not None
         steps = solved.steps if solved.steps is not None else math.inf
         row = [one.model, solved.reached, listed("ordered_pair_4", one.model), listed("ordered_pair_16", one.model)]
@@ -101,9 +100,9 @@ def ordered(records: Sequence[Record], board: leaderboard.Leaderboard) -> Table:
     return Table(PAGE, "Ordered pairs", header, [row for _, row in sorted(found)])
 
 
-def trained(records: Sequence[Record], windowed: Sequence[Record], tasks: Mapping[str, str]) -> Table:
+def trained(windowed: Sequence[Record], seen: Mapping[str, Sequence[Seen]], tasks: Mapping[str, str]) -> Table:
     """What models reach that were trained on windows, beside those that never saw one."""
-    whole = {(task, one.model): one for task in tasks for one in seen(records, task)}
+    whole = {(task, one.model): one for task in tasks for one in seen[task]}
     found = []
     for record in windowed:
         task, model = record["cell"]["task"], record["cell"]["model"]

@@ -35,13 +35,16 @@ def tables() -> list[Table]:
     records, _ = load.load_records([RESULTS])
     windowed, _ = load.load_records([WINDOWED])
     board = leaderboard.build(records)
+    first = headline.choose(board, ())
+    assert first is not None, "no results"
+    seen = {task: list(reach_tables.seen(records, task)) for task in (*ARENA, "ordered_pair_16")}
     return [
         _cost(records),
-        _scores(board),
+        _scores(first),
         _calibration(board),
-        *(reach_tables.frozen(records, task, name) for task, name in ARENA.items()),
-        reach_tables.ordered(records, board),
-        reach_tables.trained(records, windowed, ARENA),
+        *(reach_tables.frozen(task, name, seen[task]) for task, name in ARENA.items()),
+        reach_tables.ordered(records, seen["ordered_pair_16"], first),
+        reach_tables.trained(windowed, seen, ARENA),
         _counts(records),
     ]
 
@@ -65,9 +68,7 @@ def _cost(records: Sequence[Record]) -> Table:
     return Table("docs/mini.md", "Cost", header, rows)
 
 
-def _scores(board: leaderboard.Leaderboard) -> Table:
-    table = headline.choose(board, ())
-    assert table is not None, "no results"
+def _scores(table: headline.Headline) -> Table:
     columns = {name.partition("@")[0]: name for name in table.columns}
     rows = []
     for entry in table.entries:
